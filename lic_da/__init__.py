@@ -1,0 +1,1 @@
+"""Decoder-side domain adaptation of learned image codecs."""

@@ -1,0 +1,27 @@
+"""Errors that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something in the user's input or surroundings is wrong; the message says what and what to do.
+
+    The commands print the message as one line and leave with exit code 2, without a traceback.
+    """
+
+
+def unknown(kind: str, value: object, known: Iterable[object]) -> UserError:
+    """Error for a name or number that does not exist, listing what does.
+
+    Args:
+        kind: what was looked up, such as ``"domain"``.
+        value: what the user wrote.
+        known: everything that would have been accepted.
+    """
+    choices = [str(k) for k in known]
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return UserError(f"Unknown {kind} '{value}'.{hint} Available: {', '.join(choices)}.")
