@@ -1,0 +1,1 @@
+"""Base codecs: building them, their weights, and what identifies them. Nothing here knows of adapters."""

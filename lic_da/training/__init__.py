@@ -1,0 +1,1 @@
+"""Training: the Lightning modules, losses and programs."""
