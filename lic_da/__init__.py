@@ -1,1 +1,28 @@
-"""Decoder-side domain adaptation of learned image codecs."""
+"""Decoder-side domain adaptation of learned image codecs.
+
+>>> from lic_da import AdaptedCodec
+>>> codec = AdaptedCodec.load("outputs/NAME/pack")
+>>> picture = codec.decompress(codec.compress(image))
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lic_da.adaptation.codec import AdaptedCodec
+
+__all__ = ["AdaptedCodec"]
+
+# CompressAI's own use of TorchScript; nothing that a user of lic_da could change.
+warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated", category=FutureWarning)
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and what stands on it only when it is asked for."""
+    if name == "AdaptedCodec":
+        from lic_da.adaptation.codec import AdaptedCodec
+
+        return AdaptedCodec
+    raise AttributeError(f"module 'lic_da' has no attribute '{name}'")

@@ -13,15 +13,16 @@ class UserError(Exception):
     """
 
 
-def unknown(kind: str, value: object, known: Iterable[object]) -> UserError:
+def unknown(kind: str, value: object, known: Iterable[object], where: str = "") -> UserError:
     """Error for a name or number that does not exist, listing what does.
 
     Args:
         kind: what was looked up, such as ``"domain"``.
         value: what the user wrote.
         known: everything that would have been accepted.
+        where: what the choice depends on, such as ``"for codec x"``.
     """
     choices = [str(k) for k in known]
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return UserError(f"Unknown {kind} '{value}'.{hint} Available: {', '.join(choices)}.")
+    return UserError(f"Unknown {kind} '{value}'{f' {where}' if where else ''}.{hint} Available: {', '.join(choices)}.")

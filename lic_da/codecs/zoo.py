@@ -39,7 +39,7 @@ def check_quality(config: DictConfig) -> int:
     """
     quality = config.quality
     if quality not in list(config.qualities):
-        raise unknown(f"quality for codec {config.name}", quality, config.qualities)
+        raise unknown("quality", quality, config.qualities, f"for codec {config.name}")
     return int(quality)
 
 

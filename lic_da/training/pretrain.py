@@ -34,6 +34,7 @@ from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.data.images import atomic_path
 from lic_da.training.losses import bits_per_pixel, rate_distortion
+from lic_da.training.schedule import warmup_cosine
 
 
 class Pretraining(L.LightningModule):
@@ -132,14 +133,6 @@ class Pretraining(L.LightningModule):
         )
 
 
-def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """Factor of the learning rate: a linear rise over ``warmup`` steps, then a cosine to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
 @torch.inference_mode()
 def real_coding(codec: CompressionModel, data: Any) -> dict[str, float]:
     """Mean bpp (real and estimated) and PSNR over validation squares, by real entropy coding."""
@@ -191,7 +184,9 @@ def pretrain_quality(
         max_epochs=math.ceil(config.steps[phase] / config.data.batches_per_epoch),
         logger=CSVLogger(folder, name="", version="log"),
         callbacks=[
-            ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0),
+            ModelCheckpoint(
+                folder / "checkpoints", filename="last", enable_version_counter=False
+            ),
             RichProgressBar(leave=False),
         ],
         log_every_n_steps=50,

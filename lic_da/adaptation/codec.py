@@ -1,0 +1,229 @@
+"""An adapted codec: a CompressAI codec whose ``g_s`` was replaced by an ``AdaptedSynthesis``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from compressai.models import CompressionModel
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lic_da.adaptation.synthesis import AdaptedSynthesis
+from lic_da.bitstream import Stream, StreamError
+from lic_da.codecs import zoo
+from lic_da.codecs.symbols import symbol_checksum
+from lic_da.data.images import MIN_SIDE, RGB
+from lic_da.errors import UserError
+
+_BASE = "g_s.base."
+_ADDED = ("g_s.bank.", "g_s.gate.")
+
+
+def adapt(codec: CompressionModel, config: DictConfig, domains: Sequence[str]) -> AdaptedSynthesis:
+    """Freeze a codec and replace its ``g_s`` by an adapted one, in place.
+
+    Encoder, entropy model and every bitstream stay what they are.
+
+    Args:
+        codec: any CompressAI codec.
+        config: its configuration (``conf/codec``), which lists sites and the size of the gate.
+        domains: names of all domains, the source first.
+
+    Returns:
+        The new ``g_s``, with adapters at zero.
+    """
+    codec.requires_grad_(False).eval()
+    sites = [instantiate(site) for site in config.sites]
+    codec.g_s = AdaptedSynthesis(codec.g_s, codec.M, sites, domains, config.gate.mid)
+    return codec.g_s
+
+
+def base_state(codec: CompressionModel) -> dict[str, Tensor]:
+    """State dict of the codec as it was before ``adapt``, by CompressAI's names."""
+    return {
+        key.replace(_BASE, "g_s.", 1): value
+        for key, value in codec.state_dict().items()
+        if not key.startswith(_ADDED)
+    }
+
+
+def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
+    """Tensors of bank and gate, named ``bank.…`` and ``gate.…``."""
+    return {
+        key.removeprefix("g_s."): value
+        for key, value in codec.state_dict().items()
+        if key.startswith(_ADDED)
+    }
+
+
+def pad(x: Tensor, stride: int) -> Tensor:
+    """Continue images ``(B, 3, H, W)`` at right and bottom to multiples of ``stride``."""
+    height, width = x.shape[2:]
+    return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
+
+
+def to_8_bit(x_hat: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded."""
+    return x_hat.mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass
+class AdaptedCodec:
+    """A codec with adapters for several domains, ready to code pictures.
+
+    Example:
+        >>> codec = AdaptedCodec.load("outputs/run/pack")
+        >>> data = codec.compress(image)
+        >>> picture = codec.decompress(data)
+
+    Attributes:
+        codec: the CompressAI codec with its adapted ``g_s``.
+        config: the ``codec`` configuration it was built from.
+        fingerprint: SHA-256 of the base weights.
+    """
+
+    codec: CompressionModel
+    config: DictConfig
+    fingerprint: str
+
+    @classmethod
+    def build(
+        cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True
+    ) -> AdaptedCodec:
+        """A codec with untrained adapters, which decodes exactly as the base codec does.
+
+        Args:
+            config: the ``codec`` configuration.
+            domains: names of all domains, the source first.
+            weights: load the base weights; without them they are random.
+        """
+        codec = zoo.build(config, weights=weights)
+        adapt(codec, config, domains)
+        return cls(codec, config, zoo.fingerprint(base_state(codec)))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> AdaptedCodec:
+        """Load an adapter pack; see :func:`lic_da.adaptation.pack.load`."""
+        from lic_da.adaptation.pack import load
+
+        return load(Path(folder))
+
+    @property
+    def synthesis(self) -> AdaptedSynthesis:
+        """The adapted synthesis transform."""
+        synthesis = self.codec.g_s
+        assert isinstance(synthesis, AdaptedSynthesis)
+        return synthesis
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, the source first."""
+        return self.synthesis.domains
+
+    @property
+    def stride(self) -> int:
+        """Sides of coded images are padded to multiples of this."""
+        return int(self.config.stride)
+
+    def check_base_unchanged(self) -> None:
+        """Raise a RuntimeError if the base weights are not those the codec was built with."""
+        now = zoo.fingerprint(base_state(self.codec))
+        if now != self.fingerprint:
+            raise RuntimeError(f"The base weights have changed: {self.fingerprint} became {now}.")
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Stream:
+        """Code one image.
+
+        Args:
+            x: ``(1, 3, H, W)`` in [0, 1].
+
+        Returns:
+            The stream; its strings are those of the base codec.
+        """
+        height, width = x.shape[2:]
+        with symbol_checksum(self.codec) as checksum:
+            coded = self.codec.compress(pad(x, self.stride))
+        shape = tuple(int(side) for side in coded["shape"])
+        assert len(shape) == 2
+        return Stream(
+            fingerprint=bytes.fromhex(self.fingerprint)[:8],
+            width=width,
+            height=height,
+            shape=shape,
+            strings=tuple(strings[0] for strings in coded["strings"]),
+            latent_crc=checksum.value,
+        )
+
+    @torch.inference_mode()
+    def decode(self, stream: Stream) -> Tensor:
+        """Decode one image with the current blend.
+
+        Returns:
+            ``(1, 3, H, W)`` in [0, 1].
+
+        Raises:
+            StreamError: the stream was made with other base weights, or its latents decode to other
+                values than were encoded.
+        """
+        if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
+            raise StreamError(
+                f"The stream was made with base weights {stream.fingerprint.hex()}…, but this is a codec "
+                f"with base weights {self.fingerprint[:16]}…. Use the pack it was made with."
+            )
+        strings = [[string] for string in stream.strings]
+        with symbol_checksum(self.codec) as checksum:
+            x_hat: Tensor = self.codec.decompress(strings, stream.shape)["x_hat"]
+        if checksum.value != stream.latent_crc:
+            raise StreamError(
+                "The latents decode to other values than were encoded, so the picture would be garbage. "
+                "The stream was probably written by another version of the codec or other hardware."
+            )
+        if x_hat.shape[2] < stream.height or x_hat.shape[3] < stream.width:
+            raise StreamError("The stream's latents are too small for the size it states.")
+        return x_hat[..., : stream.height, : stream.width]
+
+    def compress(self, image: Any) -> bytes:
+        """Code a picture.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
+
+        Returns:
+            Contents of a ``.lic`` file.
+        """
+        if hasattr(image, "convert"):
+            image = image.convert("RGB")
+        pixels = np.array(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
+        if min(pixels.shape[:2]) < MIN_SIDE:
+            raise UserError(f"A picture needs at least {MIN_SIDE} pixels a side.")
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255)
+        return self.encode(x.to(self._device)).to_bytes()
+
+    def decompress(self, data: bytes, blend: str = "weighted", domain: str | None = None) -> RGB:
+        """Decode a picture.
+
+        Args:
+            data: contents of a ``.lic`` file.
+            blend: ``weighted``, ``top1``, ``oracle`` or ``base``.
+            domain: for ``oracle``, the domain whose adapters to use.
+
+        Returns:
+            ``(H, W, 3)`` uint8 array.
+        """
+        with self.synthesis.blending(blend, domain):
+            x_hat = self.decode(Stream.from_bytes(data))
+        return to_8_bit(x_hat)[0].permute(1, 2, 0).cpu().numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.codec.parameters()).device

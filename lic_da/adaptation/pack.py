@@ -1,0 +1,117 @@
+"""Adapter packs: what a training run leaves behind, and all that is needed beside the base codec.
+
+A pack is a folder::
+
+    adapters.safetensors   bank and gate
+    config.yaml            codec, quality, domains, blend, fingerprint of the base weights
+    metrics.json           what was measured at the end of training
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lic_da.adaptation.codec import AdaptedCodec, adapter_state
+from lic_da.data.images import atomic_path
+from lic_da.errors import UserError
+
+_TENSORS, _CONFIG, _METRICS = "adapters.safetensors", "config.yaml", "metrics.json"
+
+
+def save(
+    adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any], state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a pack.
+
+    Args:
+        adapted: the codec with its trained adapters.
+        folder: where to; it is made if need be.
+        metrics: goes into ``metrics.json``.
+        state: tensors of bank and gate; None: those of ``adapted``.
+    """
+    tensors = adapter_state(adapted.codec) if state is None else state
+    with atomic_path(folder / _TENSORS) as temporary:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            temporary,
+            {"base_fingerprint": adapted.fingerprint},
+        )
+    config = OmegaConf.create(
+        {
+            "codec": adapted.config,
+            "quality": adapted.config.quality,
+            "domains": list(adapted.domains),
+            "blend": adapted.synthesis.blend,
+            "base_fingerprint": adapted.fingerprint,
+        }
+    )
+    with atomic_path(folder / _CONFIG) as temporary:
+        OmegaConf.save(config, temporary, resolve=True)
+    with atomic_path(folder / _METRICS) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def load(folder: Path) -> AdaptedCodec:
+    """The codec of a pack, with its adapters.
+
+    Raises:
+        UserError: the folder is no pack, or it belongs to other base weights.
+    """
+    config = read_config(folder)
+    adapted = AdaptedCodec.build(config.codec, list(config.domains))
+    if adapted.fingerprint != config.base_fingerprint:
+        raise UserError(
+            f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
+            f"codec {config.codec.name} at quality {config.quality} here are {adapted.fingerprint}."
+        )
+    try:
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / _TENSORS} cannot be read ({error}).") from error
+    load_adapters(adapted, tensors, str(folder / _TENSORS))
+    adapted.synthesis.blend = config.blend
+    return adapted
+
+
+def read_config(folder: Path) -> DictConfig:
+    """``config.yaml`` of a pack.
+
+    Raises:
+        UserError: the folder is no pack.
+    """
+    missing = [name for name in (_TENSORS, _CONFIG) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is not an adapter pack: it has no {' and no '.join(missing)}.")
+    config = OmegaConf.load(folder / _CONFIG)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def load_adapters(adapted: AdaptedCodec, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy tensors of bank and gate into a codec.
+
+    Raises:
+        UserError: names or shapes differ; the message says which.
+    """
+    own = adapter_state(adapted.codec)
+    wrong = sorted(
+        key for key in own.keys() | tensors.keys()
+        if key not in own or key not in tensors or own[key].shape != tensors[key].shape
+    )
+    if wrong:
+        raise UserError(
+            f"{origin} does not fit this codec and these domains; first differences: "
+            f"{', '.join(wrong[:4])}."
+        )
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(tensors[key])

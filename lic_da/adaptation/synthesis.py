@@ -1,0 +1,133 @@
+"""The adapted synthesis transform, which takes the place of a codec's ``g_s``.
+
+::
+
+              ┌──────┐ logits            v
+    ŷ ──┬────►│ gate ├────────► blend ───────┐
+        │     └──────┘                       ▼
+        │     ┌───────┐   ┌────────┐   ┌────────┐
+        └────►│ g_s 0 ├ … ┤ site 3 ├ … ┤ site 6 ├──► x̂
+              └───────┘   └────────┘   └────────┘
+                             v mixes the adapters of all domains, the same v at every site
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lic_da.adaptation.bank import AdapterBank
+from lic_da.adaptation.gate import Gate
+from lic_da.adaptation.mixture import Mixture
+from lic_da.adaptation.sites import Site
+from lic_da.errors import UserError, unknown
+
+BLENDS = ("weighted", "top1", "oracle", "base")
+"""v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
+
+
+class AdaptedSynthesis(nn.Module):
+    """A frozen ``g_s`` with a bank of adapters and a gate.
+
+    Args:
+        g_s: the synthesis transform; it is frozen and kept in eval mode.
+        latent_channels: M, channels of the latent.
+        sites: where adapters act.
+        domains: names of the domains, the source first.
+        gate_mid: channels inside the gate.
+    """
+
+    def __init__(
+        self,
+        g_s: nn.Sequential,
+        latent_channels: int,
+        sites: Sequence[Site],
+        domains: Sequence[str],
+        gate_mid: int,
+    ) -> None:
+        super().__init__()
+        self.base = g_s.requires_grad_(False).eval()
+        self.sites = {site.at: site for site in sites}
+        self.domains = tuple(domains)
+        self.bank = AdapterBank(g_s, latent_channels, sites, domains)
+        self.gate = Gate(latent_channels, gate_mid, len(domains))
+        self.blend = "weighted"
+        self.domain: str | None = None
+        self.last_v: Tensor | None = None
+
+    def train(self, mode: bool = True) -> AdaptedSynthesis:
+        """Adapters and gate follow ``mode``; the frozen base stays in eval mode."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    @contextmanager
+    def blending(self, blend: str, domain: str | None = None) -> Iterator[None]:
+        """Use another blend inside the block.
+
+        Args:
+            blend: one of ``BLENDS``.
+            domain: name of the domain, for ``oracle``.
+
+        Raises:
+            UserError: unknown blend or domain, or ``oracle`` without a domain.
+        """
+        check_blend(blend, domain, self.domains)
+        before = self.blend, self.domain
+        self.blend, self.domain = blend, domain
+        try:
+            yield
+        finally:
+            self.blend, self.domain = before
+
+    def blend_weights(self, y_hat: Tensor) -> Tensor | None:
+        """v of shape ``(B, K+1)`` for the current blend, or None for ``base``."""
+        if self.blend == "base":
+            return None
+        if self.blend == "oracle":
+            assert self.domain is not None
+            label = self.domains.index(self.domain)
+            return one_hot(torch.full((len(y_hat),), label, device=y_hat.device), len(self.domains))
+        v = self.gate(y_hat).float().softmax(dim=1)
+        return v if self.blend == "weighted" else one_hot(v.argmax(dim=1), len(self.domains))
+
+    def forward(self, y_hat: Tensor, v: Tensor | None = None) -> Tensor:
+        """Decode latents.
+
+        Args:
+            y_hat: decoded latents, ``(B, M, H, W)``.
+            v: weights of the adapters, ``(B, K+1)``; None: as the blend says.
+
+        Returns:
+            Images ``(B, 3, H', W')``, not clamped.
+        """
+        if v is None:
+            v = self.blend_weights(y_hat)
+        self.last_v = None if v is None else v.detach()
+        x = y_hat
+        for index, layer in enumerate(self.base):
+            site = self.sites.get(index)
+            if v is None or site is None:
+                x = layer(x)
+            else:
+                x = site(layer, x, Mixture(self.bank.at(site), v))
+        return x
+
+
+def one_hot(labels: Tensor, domains: int) -> Tensor:
+    """``(B,)`` labels -> ``(B, K+1)`` float32."""
+    return F.one_hot(labels, domains).float()
+
+
+def check_blend(blend: str, domain: str | None, domains: Sequence[str]) -> None:
+    """Raise a UserError unless blend and domain go together."""
+    if blend not in BLENDS:
+        raise unknown("blend", blend, BLENDS)
+    if blend == "oracle" and domain is None:
+        raise UserError("The blend 'oracle' needs the name of a domain.")
+    if domain is not None and domain not in domains:
+        raise unknown("domain", domain, domains)

@@ -1,0 +1,64 @@
+"""``python -m lic_da.evaluate pack=DIR``: measure a pack on test pictures, by real coding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lic_da.command import command
+from lic_da.config import CONF
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+@command
+def main(config: DictConfig) -> None:
+    """Write ``rd_points.csv`` and ``summary.json``, print the table."""
+    from lic_da.adaptation.codec import AdaptedCodec
+    from lic_da.data.datamodule import LabelledPicture
+    from lic_da.data.domains import load_domain, prepare
+    from lic_da.data.images import atomic_path
+    from lic_da.evaluation.rate_distortion import measure, write_points
+    from lic_da.evaluation.summary import summarise, table
+
+    console = Console(stderr=True)
+    pack = Path(config.pack)
+    adapted = AdaptedCodec.load(pack)
+    seen = list(adapted.domains if config.domains is None else config.domains)
+    names = [*seen, *(name for name in config.unseen if name not in seen)]
+    for name in names:
+        load_domain(name)
+    pictures = []
+    for name in names:
+        images = prepare(name, Path(config.data_dir), console=console)
+        label = adapted.domains.index(name) if name in adapted.domains else -1
+        pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
+    folder = Path(config.output) if config.output else pack.resolve().parent
+    points = measure(
+        adapted,
+        pictures,
+        run=folder.name,
+        blends=config.blends,
+        ms_ssim=config.ms_ssim,
+        console=console,
+    )
+    write_points(points, folder / "rd_points.csv", adapted.domains)
+    summary = {
+        "run": folder.name,
+        "codec": adapted.config.name,
+        "quality": adapted.config.quality,
+        "base_fingerprint": adapted.fingerprint,
+        **summarise(points, adapted.domains),
+    }
+    with atomic_path(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    title = f"{adapted.config.name}, quality {adapted.config.quality}: test pictures, real streams"
+    Console().print(table(summary, title))
+    print(f"Tables rd_points.csv and summary.json are in {folder}")
+
+
+if __name__ == "__main__":
+    main()

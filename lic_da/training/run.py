@@ -1,0 +1,176 @@
+"""One training run from beginning to end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from lic_da import tracking
+from lic_da.adaptation import pack
+from lic_da.adaptation.codec import AdaptedCodec, adapter_state
+from lic_da.codecs import zoo
+from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names
+from lic_da.data.domains import load_domain
+from lic_da.data.images import atomic_path
+from lic_da.errors import UserError
+from lic_da.evaluation.pictures import Examples, comparison
+from lic_da.evaluation.rate_distortion import measure, write_points
+from lic_da.evaluation.summary import summarise, table
+
+
+def train(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Train adapters and gate, measure them on the test pictures, write everything to ``folder``.
+
+    Args:
+        config: composed from ``conf/train.yaml``.
+        folder: of the run; see README for what it holds afterwards.
+
+    Returns:
+        The contents of ``summary.json``.
+    """
+    console = Console(stderr=True)
+    names = _check(config)
+    _quiet()
+    L.seed_everything(config.seed, verbose=False)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    data: DomainsDataModule = instantiate(config.data, console=console)
+    data.prepare_data()
+    data.setup()
+    adapted = AdaptedCodec.build(config.codec, names)
+    module: L.LightningModule = instantiate(config.method)(adapted)
+    best, *callbacks = _callbacks(config, folder)
+    console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
+    with tracking.tracked(config, folder) as loggers:
+        trainer: L.Trainer = instantiate(
+            config.trainer,
+            logger=loggers,
+            callbacks=[best, *callbacks, RichProgressBar(leave=False)],
+            default_root_dir=folder,
+            max_epochs=math.ceil(config.trainer.max_steps / config.data.batches_per_epoch),
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if best.best_model_path:
+            load_checkpoint(adapted, Path(best.best_model_path))
+        adapted.check_base_unchanged()
+        adapted.codec.to("cpu")
+        return _result(config, folder, adapted, data, loggers, console)
+
+
+def load_checkpoint(adapted: AdaptedCodec, path: Path) -> None:
+    """Copy bank and gate of a training checkpoint into the codec."""
+    state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    tensors = {key.removeprefix("codec.g_s."): value for key, value in state.items()}
+    pack.load_adapters(adapted, tensors, str(path))
+
+
+def _check(config: DictConfig) -> tuple[str, ...]:
+    """Refuse what cannot work before anything is downloaded; all domains, the source first."""
+    zoo.check_quality(config.codec)
+    with open_dict(config):
+        config.unseen = [name for name in config.unseen if name not in config.domains]
+    names = domain_names(config.domains)
+    for name in (*names, *config.unseen):
+        load_domain(name)
+    if config.ckpt_path and not Path(config.ckpt_path).is_file():
+        raise UserError(f"There is no checkpoint {config.ckpt_path}.")
+    return names
+
+
+def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
+    checkpoints = folder / "checkpoints"
+    at_end = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    callbacks: list[Any] = [
+        ModelCheckpoint(checkpoints, filename="best", monitor="val/gain", mode="max", **at_end),
+        ModelCheckpoint(checkpoints, filename="last", **at_end),
+    ]
+    if config.get("early_stopping"):
+        callbacks.append(
+            EarlyStopping(
+                "val/gain", mode="max", patience=config.early_stopping, check_on_train_epoch_end=True
+            )
+        )
+    return callbacks
+
+
+def _result(
+    config: DictConfig,
+    folder: Path,
+    adapted: AdaptedCodec,
+    data: DomainsDataModule,
+    loggers: list[Any],
+    console: Console,
+) -> dict[str, Any]:
+    """Code the test pictures, write pack, tables and pictures, print the table."""
+    pictures = test_pictures(data)
+    examples = Examples(config.evaluation.examples)
+    points = measure(
+        adapted,
+        pictures,
+        run=folder.name,
+        blends=config.evaluation.blends,
+        ms_ssim=config.evaluation.ms_ssim,
+        decoded=examples,
+        console=console,
+    )
+    write_points(points, folder / "rd_points.csv", adapted.domains)
+    summary = {
+        "run": folder.name,
+        "codec": config.codec.name,
+        "quality": config.codec.quality,
+        "base_fingerprint": adapted.fingerprint,
+        "git_commit": tracking.git_commit(),
+        **summarise(points, adapted.domains),
+        "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
+    }
+    with atomic_path(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    pack.save(adapted, folder / "pack", summary, adapter_state(adapted.codec))
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number, example in enumerate(examples.kept):
+        with atomic_path(folder / "pictures" / f"{example.domain}_{number}.png") as temporary:
+            comparison(example).save(temporary, format="PNG")
+    tracking.log_result(loggers, summary, adapted.domains, examples.kept)
+    title = f"{config.codec.name}, quality {config.codec.quality}: test pictures, real streams"
+    out = Console()
+    out.print(table(summary, title))
+    for images in data.images.values():
+        if images.skipped or images.notes:
+            out.print(images.summary(), *images.notes, sep="\n", highlight=False)
+    out.print(
+        f"\nTables rd_points.csv and summary.json, pictures/ and the adapter pack are in {folder}\n"
+        f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return summary
+
+
+def test_pictures(data: DomainsDataModule) -> list[LabelledPicture]:
+    """Test pictures of all domains of a data module, seen ones first."""
+    return [p for n in (*data.domain_names, *data.unseen_names) for p in data.pictures(n, "test")]
+
+
+def _quiet() -> None:
+    """Lightning's notices about things that are as they should be here."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*",
+        ".*isinstance.treespec.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
