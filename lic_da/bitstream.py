@@ -81,10 +81,14 @@ class Stream:
             StreamError: not a stream, damaged, or of a version this program does not know.
         """
         if len(data) < _HEAD.size + _TAIL.size or data[:4] != MAGIC:
-            raise StreamError("This is not a lic_da stream (it does not start with LICD, or is cut off).")
+            raise StreamError(
+                "This is not a lic_da stream (it does not start with LICD, or is cut off)."
+            )
         if zlib.crc32(data[:-4]) != _LENGTH.unpack(data[-4:])[0]:
             raise StreamError("The stream is damaged: its checksum does not match its bytes.")
-        _, version, flags, fingerprint, width, height, rows, columns, count = _HEAD.unpack_from(data)
+        _, version, flags, fingerprint, width, height, rows, columns, count = _HEAD.unpack_from(
+            data
+        )
         if version != VERSION or flags:
             raise StreamError(
                 f"The stream has version {version} and flags {flags}; this program reads version "

@@ -25,4 +25,6 @@ def unknown(kind: str, value: object, known: Iterable[object], where: str = "") 
     choices = [str(k) for k in known]
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return UserError(f"Unknown {kind} '{value}'{f' {where}' if where else ''}.{hint} Available: {', '.join(choices)}.")
+    return UserError(
+        f"Unknown {kind} '{value}'{f' {where}' if where else ''}.{hint} Available: {', '.join(choices)}."
+    )

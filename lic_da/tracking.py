@@ -110,7 +110,10 @@ def git_commit() -> str:
 
 
 def log_result(
-    loggers: Sequence[Logger], summary: dict[str, Any], domains: Sequence[str], examples: Sequence[Example]
+    loggers: Sequence[Logger],
+    summary: dict[str, Any],
+    domains: Sequence[str],
+    examples: Sequence[Example],
 ) -> None:
     """Log the test result to W&B, if it is there: scalars, confusion matrix, table of pictures."""
     runs = [logger.experiment for logger in loggers if isinstance(logger, WandbLogger)]

@@ -19,7 +19,9 @@ def run_name(domains: Sequence[str], quality: int) -> str:
     return f"{'-'.join(domains)}_q{quality}"
 
 
-def run_folder(name: str | None, ckpt_path: str | None, domains: Sequence[str], quality: int) -> str:
+def run_folder(
+    name: str | None, ckpt_path: str | None, domains: Sequence[str], quality: int
+) -> str:
     """Folder of a run: named, or that of the checkpoint it resumes, or a new one."""
     if name:
         return f"outputs/{name}"

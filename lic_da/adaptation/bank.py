@@ -24,7 +24,11 @@ class AdapterBank(nn.Module):
     """
 
     def __init__(
-        self, g_s: nn.Sequential, latent_channels: int, sites: Sequence[Site], domains: Sequence[str]
+        self,
+        g_s: nn.Sequential,
+        latent_channels: int,
+        sites: Sequence[Site],
+        domains: Sequence[str],
     ) -> None:
         super().__init__()
         channels = _output_channels(g_s, latent_channels)

@@ -28,7 +28,10 @@ _TENSORS, _CONFIG, _METRICS = "adapters.safetensors", "config.yaml", "metrics.js
 
 
 def save(
-    adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any], state: Mapping[str, Tensor] | None = None
+    adapted: AdaptedCodec,
+    folder: Path,
+    metrics: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a pack.
 
@@ -104,7 +107,8 @@ def load_adapters(adapted: AdaptedCodec, tensors: Mapping[str, Tensor], origin: 
     """
     own = adapter_state(adapted.codec)
     wrong = sorted(
-        key for key in own.keys() | tensors.keys()
+        key
+        for key in own.keys() | tensors.keys()
         if key not in own or key not in tensors or own[key].shape != tensors[key].shape
     )
     if wrong:

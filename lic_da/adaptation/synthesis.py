@@ -85,7 +85,7 @@ class AdaptedSynthesis(nn.Module):
             self.blend, self.domain = before
 
     def blend_weights(self, y_hat: Tensor) -> Tensor | None:
-        """v of shape ``(B, K+1)`` for the current blend, or None for ``base``."""
+        """V of shape ``(B, K+1)`` for the current blend, or None for ``base``."""
         if self.blend == "base":
             return None
         if self.blend == "oracle":
@@ -108,13 +108,13 @@ class AdaptedSynthesis(nn.Module):
         if v is None:
             v = self.blend_weights(y_hat)
         self.last_v = None if v is None else v.detach()
+        if v is None:
+            decoded: Tensor = self.base(y_hat)
+            return decoded
         x = y_hat
         for index, layer in enumerate(self.base):
             site = self.sites.get(index)
-            if v is None or site is None:
-                x = layer(x)
-            else:
-                x = site(layer, x, Mixture(self.bank.at(site), v))
+            x = layer(x) if site is None else site(layer, x, Mixture(self.bank.at(site), v))
         return x
 
 

@@ -30,7 +30,6 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 """Folder of the weights that come with the package."""
 
 
-
 def check_quality(config: DictConfig) -> int:
     """The configured quality, if the codec has it.
 

@@ -50,9 +50,7 @@ class Examples:
     per_domain: int = 4
     kept: list[Example] = field(default_factory=list)
 
-    def __call__(
-        self, entry: LabelledPicture, original: Tensor, images: dict[str, Tensor]
-    ) -> None:
+    def __call__(self, entry: LabelledPicture, original: Tensor, images: dict[str, Tensor]) -> None:
         if not {"base", "weighted"} <= images.keys():
             return
         if sum(e.domain == entry.domain for e in self.kept) < self.per_domain:

@@ -40,7 +40,9 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
 
 
 def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
-    by_blend = {b: [p for p in points if p.blend == b] for b in dict.fromkeys(p.blend for p in points)}
+    by_blend = {
+        b: [p for p in points if p.blend == b] for b in dict.fromkeys(p.blend for p in points)
+    }
     some = next(iter(by_blend.values()))
     result: dict[str, Any] = {
         "images": len(some),
@@ -48,7 +50,8 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
         "bpp": mean(p.bpp for p in some),
         "psnr": {b: mean(p.psnr for p in rows) for b, rows in by_blend.items()},
         "ms_ssim": {
-            b: mean(p.ms_ssim for p in rows if p.ms_ssim == p.ms_ssim) for b, rows in by_blend.items()
+            b: mean(p.ms_ssim for p in rows if p.ms_ssim == p.ms_ssim)
+            for b, rows in by_blend.items()
         },
     }
     if "base" in by_blend:
@@ -66,31 +69,34 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
 
 def table(summary: dict[str, Any], title: str) -> Table:
     """The summary as a table for the terminal: a row a domain."""
-    rich = Table(title=title, title_justify="left", caption_justify="left")
-    rich.add_column("domain")
-    for name in ("images", "bpp", "PSNR base", "→ weighted", "weighted", "top1", "oracle"):
-        rich.add_column(name, justify="right")
-    rich.add_column("gate")
+    rich = Table(title=title, title_justify="left", caption_justify="left", caption_style="")
+    rich.add_column("domain", no_wrap=True)
+    for name in ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate right"):
+        rich.add_column(name, justify="right", no_wrap=True)
     for name, row in summary["domains"].items():
-        gains = row.get("gain", {})
-        psnr = row["psnr"]
+        gains, psnr = row.get("gain", {}), row["psnr"]
         rich.add_row(
-            name if row["seen"] else f"{name} (unseen)",
+            name if row["seen"] else f"{name}*",
             str(row["images"]),
             f"{row['bpp']:.3f}",
-            *(f"{psnr[b]:.2f} dB" if b in psnr else "–" for b in ("base", "weighted")),
-            *(f"{gains[b]:+.2f} dB" if b in gains else "–" for b in ("weighted", "top1", "oracle")),
-            _gate(row),
+            *(f"{psnr[b]:.2f}" if b in psnr else "–" for b in ("base", "weighted")),
+            *(f"{gains[b]:+.2f}" if b in gains else "–" for b in ("weighted", "top1", "oracle")),
+            f"{100 * row['gate_accuracy']:.0f} %" if "gate_accuracy" in row else "–",
         )
-    rich.caption = (
-        f"Gains over the base decoder from the same streams. Gate accuracy over all seen domains "
-        f"{100 * summary['gate_accuracy']:.1f} %."
-    )
+    rich.caption = "\n".join(_notes(summary))
     return rich
 
 
-def _gate(row: dict[str, Any]) -> str:
-    if "gate_accuracy" in row:
-        return f"{100 * row['gate_accuracy']:.0f} % right"
-    mixture = row.get("gate", {})
-    return "v: " + " ".join(f"{domain} {v:.2f}" for domain, v in mixture.items())
+def _notes(summary: dict[str, Any]) -> list[str]:
+    lines = [
+        "base, adapted: PSNR in dB; weighted, top1, oracle: gain in dB over the base decoder",
+        f"from the same streams. Gate right for {100 * summary['gate_accuracy']:.1f} % of all pictures "
+        "of seen domains.",
+    ]
+    for name, row in summary["domains"].items():
+        if not row["seen"]:
+            v = ", ".join(
+                f"{domain} {weight:.2f}" for domain, weight in row.get("gate", {}).items()
+            )
+            lines.append(f"* {name} was never trained on; mean gate output: {v}.")
+    return lines

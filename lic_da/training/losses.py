@@ -51,4 +51,8 @@ def adaptation(
     """
     mse = F.mse_loss(x_hat.float(), x)
     cross_entropy = F.cross_entropy(logits.float(), labels)
-    return {"loss": gamma * 255**2 * mse + cross_entropy, "mse": mse, "cross_entropy": cross_entropy}
+    return {
+        "loss": gamma * 255**2 * mse + cross_entropy,
+        "mse": mse,
+        "cross_entropy": cross_entropy,
+    }

@@ -107,9 +107,7 @@ class DecoderAdaptation(L.LightningModule):
         means = {key: sum(v) / len(v) for key, v in self._means.items()}
         self._means.clear()
         logged = {f"val/psnr_{b}/{d}": value for (b, d), value in means.items()}
-        gains = {
-            (b, d): value - means["base", d] for (b, d), value in means.items() if b != "base"
-        }
+        gains = {(b, d): value - means["base", d] for (b, d), value in means.items() if b != "base"}
         logged |= {f"val/gain_{b}/{d}": value for (b, d), value in gains.items()}
         counts = self.confusion.compute().float()
         logged["val/gate_accuracy"] = (counts.diagonal().sum() / counts.sum()).item()

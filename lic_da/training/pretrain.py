@@ -15,7 +15,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import lightning as L
@@ -48,6 +48,7 @@ class Pretraining(L.LightningModule):
         warmup: steps until the peak; then a cosine decay to zero.
         clip: largest norm of the gradient.
         precondition_every: steps between updates of SOAP's preconditioner.
+        seed: of the noise.
         bf16: run the transforms in bfloat16 (entropy models stay in float32).
         compile: compile the forward pass.
     """
@@ -62,6 +63,7 @@ class Pretraining(L.LightningModule):
         warmup: int,
         clip: float,
         precondition_every: int,
+        seed: int,
         bf16: bool,
         compile: bool,
     ) -> None:
@@ -70,7 +72,7 @@ class Pretraining(L.LightningModule):
         zoo.keep_entropy_models_in_float32(self.codec)
         self.lmbda, self.lr, self.aux_lr = lmbda, lr, aux_lr
         self.warmup, self.clip, self.precondition_every = warmup, clip, precondition_every
-        self.bf16 = bf16
+        self.seed, self.bf16 = seed, bf16
         self.automatic_optimization = False
         self._loss = torch.compile(self._losses) if compile else self._losses
 
@@ -98,8 +100,12 @@ class Pretraining(L.LightningModule):
             )
         ]
 
+    def on_train_epoch_start(self) -> None:
+        """The noise of an epoch depends on seed and epoch alone, so that a resumed run is exact."""
+        torch.manual_seed(self.seed + self.current_epoch)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        optimiser, aux_optimiser = self.optimizers()  # type: ignore[misc]
+        optimiser, aux_optimiser = cast(list[Any], self.optimizers())
         x = batch["image"].contiguous(memory_format=torch.channels_last)
         losses = self._loss(x)
         if not torch.isfinite(losses["loss"]):
@@ -124,7 +130,9 @@ class Pretraining(L.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         x = batch["image"]
         out = self.codec(x)
-        losses = rate_distortion(out["x_hat"].float().clamp(0, 1), x, out["likelihoods"], self.lmbda)
+        losses = rate_distortion(
+            out["x_hat"].float().clamp(0, 1), x, out["likelihoods"], self.lmbda
+        )
         psnr = -10 * torch.log10(losses["mse"])
         self.log_dict(
             {"val/loss": losses["loss"], "val/bpp": losses["bpp"], "val/psnr": psnr},
@@ -176,6 +184,7 @@ def pretrain_quality(
         warmup=config.warmup,
         clip=config.clip,
         precondition_every=config.precondition_every,
+        seed=config.seed,
         bf16=config.bf16,
         compile=config.compile,
     )
@@ -184,9 +193,7 @@ def pretrain_quality(
         max_epochs=math.ceil(config.steps[phase] / config.data.batches_per_epoch),
         logger=CSVLogger(folder, name="", version="log"),
         callbacks=[
-            ModelCheckpoint(
-                folder / "checkpoints", filename="last", enable_version_counter=False
-            ),
+            ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
             RichProgressBar(leave=False),
         ],
         log_every_n_steps=50,
@@ -204,7 +211,7 @@ def pretrain_quality(
         "codec": config.codec.name,
         "quality": quality,
         "lmbda": zoo.LAMBDAS[quality],
-        "started_from": "scratch" if start is None else start.parent.name,
+        "started_from": "scratch" if start is None else f"quality {start.parent.name[1:]}",
         "steps": config.steps[phase],
         "minutes_of_last_session": round((time.time() - began) / 60, 1),
         "training_images": len(data.train_dataset()),
@@ -215,7 +222,9 @@ def pretrain_quality(
     recipe["config"].pop("folder")
     zoo.save_weights(codec, weights, {"codec": config.codec.name, "quality": str(quality)})
     zoo.save_weights(
-        codec, export / f"q{quality}.safetensors", {"codec": config.codec.name, "quality": str(quality)}
+        codec,
+        export / f"q{quality}.safetensors",
+        {"codec": config.codec.name, "quality": str(quality)},
     )
     with atomic_path(export / f"q{quality}.json") as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")

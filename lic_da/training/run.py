@@ -91,7 +91,7 @@ def _check(config: DictConfig) -> tuple[str, ...]:
 
 def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
     checkpoints = folder / "checkpoints"
-    at_end = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     callbacks: list[Any] = [
         ModelCheckpoint(checkpoints, filename="best", monitor="val/gain", mode="max", **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
@@ -99,7 +99,10 @@ def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
     if config.get("early_stopping"):
         callbacks.append(
             EarlyStopping(
-                "val/gain", mode="max", patience=config.early_stopping, check_on_train_epoch_end=True
+                "val/gain",
+                mode="max",
+                patience=config.early_stopping,
+                check_on_train_epoch_end=True,
             )
         )
     return callbacks

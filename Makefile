@@ -1,0 +1,60 @@
+# lic_da: 'make help' lists the targets.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+DOMAINS ?= sketch,comic
+QUALITY ?= 3
+QUALITIES ?= 1,2,3,4
+CODEC ?= bmshj2018_factorized_n64
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data train sweep test test-slow lint lock pretrain
+
+help:  ## list the targets
+	@grep -hE '^[a-zA-Z/_%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
+	  awk -F '\t' '{printf "  %-14s %s\n", $$1, $$2}'
+	@echo "  variables: DOMAINS=$(DOMAINS) QUALITY=$(QUALITY) CODEC=$(CODEC) ARGS='Hydra overrides'"
+
+setup: .venv/installed  ## make .venv from requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else \
+	  f"lic_da needs Python 3.11 or 3.12, but $(PYTHON) is {v.major}.{v.minor}; use make PYTHON=python3.11")'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-uv.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock || \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+data: setup  ## bring the default domains to data/ (natural, sketch, comic, clipart)
+	$(PY) -m lic_da.data
+
+train: data  ## train adapters and gate: DOMAINS=sketch,comic [QUALITY=3] [CODEC=…] [ARGS="…"]
+	$(PY) -m lic_da.train 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITY) $(ARGS)
+
+sweep: data  ## one run a quality: DOMAINS=… QUALITIES=1,2,3,4
+	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)
+
+test: setup  ## run the tests (under 10 minutes on 2 cores)
+	$(PY) -m pytest
+
+test-slow: data  ## also the tests that train for minutes or need the images of make data
+	$(PY) -m pytest -m "slow or not slow"
+
+lint: setup  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+lock:  ## resolve requirements.lock anew from pyproject.toml
+	$(PY) -m uv pip compile --quiet --python-version 3.11 --all-extras --generate-hashes \
+	  --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	grep -A100 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/^ *#/' > requirements-uv.lock
+
+pretrain: data  ## train the bundled base codecs (hours on a CPU; resumes)
+	$(PY) -m lic_da.training.pretrain $(ARGS)
+
+experiments/%: data  ## run an experiment, e.g. make experiments/base_codecs
+	$(PY) experiments/$*/run.py

@@ -1,0 +1,63 @@
+"""Bjøntegaard deltas, by the bjontegaard package, on curves averaged over pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import bjontegaard
+
+INTERPOLATIONS = ("akima", "pchip")
+MIN_POINTS = 4
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rate-distortion curve: bpp and PSNR in dB, a pair a quality."""
+
+    bpp: tuple[float, ...]
+    psnr: tuple[float, ...]
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[float, float]]) -> Curve:
+        """Curve through (bpp, psnr) points, in order of their rate."""
+        ordered = sorted(points)
+        return cls(tuple(p[0] for p in ordered), tuple(p[1] for p in ordered))
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A Bjøntegaard delta; ``reason`` says why it is nan, and is empty otherwise.
+
+    ``bd_rate_percent``: change of rate at equal PSNR, negative is better. ``bd_psnr_db``: change of
+    PSNR at equal rate, positive is better.
+    """
+
+    bd_rate_percent: float
+    bd_psnr_db: float
+    reason: str = ""
+
+
+def delta(anchor: Curve, test: Curve, interpolation: str = "akima") -> Delta:
+    """Bjøntegaard delta of ``test`` against ``anchor`` (Bjøntegaard 2001, VCEG-M33).
+
+    Args:
+        anchor: what is compared with.
+        test: what is judged.
+        interpolation: ``akima`` or ``pchip``.
+    """
+    if min(len(anchor.bpp), len(test.bpp)) < MIN_POINTS:
+        return Delta(math.nan, math.nan, f"fewer than {MIN_POINTS} points")
+    if not _overlap(anchor.psnr, test.psnr):
+        return Delta(math.nan, math.nan, "the PSNR ranges do not overlap")
+    common = {"method": interpolation, "require_matching_points": False, "min_overlap": 0}
+    curves = (anchor.bpp, anchor.psnr, test.bpp, test.psnr)
+    rate = float(bjontegaard.bd_rate(*curves, **common))
+    if not _overlap(anchor.bpp, test.bpp):
+        return Delta(rate, math.nan, "the rates do not overlap")
+    return Delta(rate, float(bjontegaard.bd_psnr(*curves, **common)))
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    return max(min(a), min(b)) < min(max(a), max(b))

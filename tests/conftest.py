@@ -1,0 +1,125 @@
+"""Small worlds for the tests: real codecs, real pictures from installed packages, folder domains."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compressai.models import CompressionModel
+from omegaconf import DictConfig, OmegaConf
+
+import lic_da.config
+import lic_da.data.domains
+from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.codecs import zoo
+from lic_da.data.images import RGB, read_rgb, save_png
+
+CODEC = "bmshj2018_factorized_n64"
+DOMAINS = ("natural", "sketch", "comic")
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def codec_config(quality: int = 3) -> DictConfig:
+    """Configuration of the bundled codec."""
+    config = OmegaConf.load(lic_da.config.CONF / "codec" / f"{CODEC}.yaml")
+    assert isinstance(config, DictConfig)
+    config.quality = quality
+    return config
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[RGB]:
+    """Real photographs of several sizes, from scikit-image and scikit-learn."""
+    import skimage
+    import sklearn
+
+    files = [
+        Path(skimage.__file__).parent / "data" / "astronaut.png",
+        Path(skimage.__file__).parent / "data" / "chelsea.png",
+        Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg",
+    ]
+    return [read_rgb(f)[:301, :395] for f in files]
+
+
+@pytest.fixture
+def base() -> CompressionModel:
+    """The bundled codec, untouched."""
+    return zoo.build(codec_config())
+
+
+@pytest.fixture
+def adapted() -> AdaptedCodec:
+    """The bundled codec with untrained adapters for three domains."""
+    return AdaptedCodec.build(codec_config(), DOMAINS)
+
+
+def disturb(codec: AdaptedCodec, scale: float = 0.02) -> AdaptedCodec:
+    """Give all adapters values, as training would."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in codec.synthesis.bank.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return codec
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of conf/ that a test may add domains to."""
+    copy = tmp_path / "conf"
+    shutil.copytree(lic_da.config.CONF, copy)
+    for module in (lic_da.config, lic_da.data.domains):
+        monkeypatch.setattr(module, "CONF", copy)
+    return copy
+
+
+@pytest.fixture
+def folder_domain(conf: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a domain of a new folder: ``folder_domain("mine", count=12, kind=...)``."""
+
+    def make(name: str, pictures: list[RGB] | None = None) -> Path:
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for number, pixels in enumerate(pictures or []):
+            save_png(folder / f"{number:03d}.png", pixels)
+        (conf / "domain" / f"{name}.yaml").write_text(
+            f"sources:\n  - _target_: lic_da.data.sources.FolderSource\n    path: {folder}\n"
+        )
+        return folder
+
+    return make
+
+
+def scribbles(count: int, side: int = 160, seed: int = 0) -> list[RGB]:
+    """Black random curves on white, each different."""
+    from PIL import Image, ImageDraw
+
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(count):
+        image = Image.new("RGB", (side, side), "white")
+        draw = ImageDraw.Draw(image)
+        for _ in range(12):
+            points = [tuple(p) for p in rng.integers(0, side, (4, 2)).tolist()]
+            draw.line(points, fill="black", width=int(rng.integers(1, 4)))
+        pictures.append(np.array(image))
+    return pictures
+
+
+def photo_crops(photographs: list[RGB], count: int, side: int = 160, seed: int = 0) -> list[RGB]:
+    """Crops of photographs, each different."""
+    rng = np.random.default_rng(seed)
+    crops = []
+    for i in range(count):
+        picture = photographs[i % len(photographs)]
+        y = int(rng.integers(picture.shape[0] - side + 1))
+        x = int(rng.integers(picture.shape[1] - side + 1))
+        crops.append(np.ascontiguousarray(picture[y : y + side, x : x + side]))
+    return crops

@@ -1,0 +1,226 @@
+"""The decoder swap: what it must leave alone, and what it adds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compressai.models import CompressionModel
+from torch import Tensor, nn
+
+from lic_da.adaptation import pack
+from lic_da.adaptation.codec import AdaptedCodec, base_state, pad
+from lic_da.adaptation.gate import Gate
+from lic_da.adaptation.mixture import Mixture, convolve
+from lic_da.adaptation.synthesis import BLENDS
+from lic_da.bitstream import Stream
+from lic_da.codecs import zoo
+from lic_da.codecs.latents import decoder_latent
+from lic_da.data.images import RGB
+from lic_da.errors import UserError
+from tests.conftest import DOMAINS, codec_config, disturb
+
+
+def as_batch(pixels: RGB) -> Tensor:
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float().div(255)
+
+
+def blending_domain(blend: str) -> str | None:
+    return "sketch" if blend == "oracle" else None
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_untrained_adapters_leave_the_decoder_bit_identical(
+    base: CompressionModel, adapted: AdaptedCodec, photographs: list[RGB], blend: str
+) -> None:
+    for pixels in photographs:
+        x = pad(as_batch(pixels), 16)
+        with torch.inference_mode():
+            coded = base.compress(x)
+            expected = base.decompress(coded["strings"], coded["shape"])["x_hat"]
+        with torch.inference_mode(), adapted.synthesis.blending(blend, blending_domain(blend)):
+            got = adapted.codec.decompress(coded["strings"], coded["shape"])["x_hat"]
+        assert torch.equal(got, expected)
+
+
+def test_strings_are_those_of_an_untouched_codec(
+    base: CompressionModel, adapted: AdaptedCodec, photographs: list[RGB]
+) -> None:
+    disturb(adapted)
+    for pixels in photographs:
+        stream = Stream.from_bytes(adapted.compress(pixels))
+        with torch.inference_mode():
+            coded = base.compress(pad(as_batch(pixels), 16))
+        assert list(stream.strings) == [strings[0] for strings in coded["strings"]]
+        assert stream.shape == tuple(coded["shape"])
+
+
+def test_trained_adapters_change_the_picture_and_base_does_not(
+    base: CompressionModel, adapted: AdaptedCodec, photographs: list[RGB]
+) -> None:
+    disturb(adapted)
+    data = adapted.compress(photographs[0])
+    stream = Stream.from_bytes(data)
+    with torch.inference_mode():
+        plain = base.decompress([[s] for s in stream.strings], stream.shape)["x_hat"]
+    height, width = photographs[0].shape[:2]
+    expected = plain[0, :, :height, :width].mul(255).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(adapted.decompress(data, "base"), expected)
+    pictures = [adapted.decompress(data, "oracle", d) for d in DOMAINS]
+    assert all(not np.array_equal(p, expected) for p in pictures)
+    assert not np.array_equal(pictures[0], pictures[1])
+
+
+def test_one_kernel_equals_the_sum_of_the_branches(adapted: AdaptedCodec) -> None:
+    disturb(adapted)
+    synthesis = adapted.synthesis
+    u = torch.randn(2, 64, 9, 7)
+    v = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    for site in synthesis.sites.values():
+        adapters = synthesis.bank.at(site)
+        expected = sum(v[:, k, None, None, None] * a(u) for k, a in enumerate(adapters))
+        with torch.no_grad():
+            each = Mixture(adapters, v)(u)
+            shared = torch.cat([Mixture(adapters, v[i : i + 1])(u[i : i + 1]) for i in range(2)])
+        torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_into_the_frozen_kernel_equals_adding_its_output(adapted: AdaptedCodec) -> None:
+    disturb(adapted)
+    synthesis = adapted.synthesis
+    y_hat = torch.randn(1, 64, 6, 5).round()
+    v = torch.tensor([[0.5, 0.3, 0.2]])
+    with torch.no_grad():
+        folded = synthesis(y_hat, v)
+    branches = synthesis(y_hat, v).detach()  # with autograd the kernels stay apart
+    torch.testing.assert_close(folded, branches, rtol=1e-4, atol=1e-5)
+
+
+def test_adapter_formula_at_each_site(adapted: AdaptedCodec) -> None:
+    """U + A(u) after layer 3; W(u) + A(u) at 4 and 6."""
+    disturb(adapted)
+    g_s, bank = adapted.synthesis.base, adapted.synthesis.bank.adapters["sketch"]
+    x = torch.randn(1, 64, 4, 4).round()
+    with torch.no_grad():
+        u = g_s[:4](x)
+        u = u + bank["3"](u)
+        u = g_s[5](g_s[4](u) + convolve(g_s[4], u, bank["4"].weight, bank["4"].bias))
+        expected = g_s[6](u) + bank["6"](u)
+        got = adapted.synthesis(x, torch.tensor([[0.0, 1.0, 0.0]]))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (3, 7)])
+def test_gate_works_on_latents_of_any_size(size: tuple[int, int]) -> None:
+    logits = Gate(latent_channels=64, mid=64, domains=3)(torch.randn(2, 64, *size))
+    assert logits.shape == (2, 3)
+    assert torch.isfinite(logits).all()
+
+
+def test_blends(adapted: AdaptedCodec) -> None:
+    y_hat = torch.randn(3, 64, 4, 4).round()
+    synthesis = adapted.synthesis
+    with torch.no_grad():
+        weighted = synthesis.blend_weights(y_hat)
+        with synthesis.blending("top1"):
+            top1 = synthesis.blend_weights(y_hat)
+        with synthesis.blending("oracle", "comic"):
+            oracle = synthesis.blend_weights(y_hat)
+        with synthesis.blending("base"):
+            assert synthesis.blend_weights(y_hat) is None
+    assert weighted is not None and top1 is not None and oracle is not None
+    torch.testing.assert_close(weighted.sum(dim=1), torch.ones(3))
+    assert torch.equal(top1.argmax(dim=1), weighted.argmax(dim=1))
+    assert torch.equal(top1.sum(dim=1), torch.ones(3))
+    assert oracle.tolist() == [[0, 0, 1]] * 3
+
+
+def test_decoder_latent_is_what_decompress_decodes(
+    adapted: AdaptedCodec, photographs: list[RGB]
+) -> None:
+    x = pad(as_batch(photographs[0]), 16)
+    given: list[Tensor] = []
+    hook = adapted.codec.g_s.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    with torch.inference_mode():
+        coded = adapted.codec.compress(x)
+        adapted.codec.decompress(coded["strings"], coded["shape"])
+    hook.remove()
+    assert torch.equal(decoder_latent(adapted.codec, x), given[0])
+
+
+def test_nothing_frozen_is_trainable(adapted: AdaptedCodec) -> None:
+    trainable = {n for n, p in adapted.codec.named_parameters() if p.requires_grad}
+    assert trainable == {
+        n for n, _ in adapted.codec.named_parameters() if n.startswith(("g_s.bank.", "g_s.gate."))
+    }
+    adapted.codec.train()
+    assert not adapted.synthesis.base.training
+
+
+def test_fingerprint_is_that_of_the_plain_codec_and_sees_every_weight(
+    base: CompressionModel, adapted: AdaptedCodec
+) -> None:
+    assert adapted.fingerprint == zoo.fingerprint(base.state_dict())
+    assert zoo.fingerprint(base_state(adapted.codec)) == adapted.fingerprint
+    adapted.check_base_unchanged()
+    with torch.no_grad():
+        adapted.codec.g_a[0].bias[0] += 1e-6
+    with pytest.raises(RuntimeError, match="base weights have changed"):
+        adapted.check_base_unchanged()
+
+
+def test_pack_round_trip(adapted: AdaptedCodec, photographs: list[RGB], tmp_path: Path) -> None:
+    disturb(adapted)
+    pack.save(adapted, tmp_path / "pack", {"psnr": 30.0})
+    assert sorted(p.name for p in (tmp_path / "pack").iterdir()) == [
+        "adapters.safetensors",
+        "config.yaml",
+        "metrics.json",
+    ]
+    again = AdaptedCodec.load(tmp_path / "pack")
+    data = adapted.compress(photographs[1])
+    assert again.compress(photographs[1]) == data
+    assert np.array_equal(again.decompress(data), adapted.decompress(data))
+
+
+def test_pack_on_other_base_weights_is_refused_by_both_fingerprints(
+    adapted: AdaptedCodec, tmp_path: Path
+) -> None:
+    pack.save(adapted, tmp_path, {})
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace(adapted.fingerprint, "0" * 64))
+    with pytest.raises(UserError, match=f"{'0' * 64}.*{adapted.fingerprint}"):
+        AdaptedCodec.load(tmp_path)
+
+
+def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not an adapter pack.*adapters\.safetensors"):
+        AdaptedCodec.load(tmp_path)
+
+
+def test_adapters_go_into_any_convolution() -> None:
+    """Strides, paddings and both kinds of convolution, against the modules themselves."""
+    for conv in (
+        nn.Conv2d(5, 7, 3, stride=2, padding=1),
+        nn.Conv2d(5, 7, 5, dilation=2, padding=4),
+        nn.ConvTranspose2d(5, 7, 5, stride=2, padding=2, output_padding=1),
+    ):
+        u = torch.randn(2, 5, 8, 9)
+        mixture = Mixture([conv, conv], torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
+        torch.testing.assert_close(mixture(u), conv(u), rtol=1e-4, atol=1e-5)
+
+
+def test_sites_are_configuration() -> None:
+    config = codec_config()
+    config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 1}]
+    adapted = AdaptedCodec.build(config, ("natural", "sketch"))
+    assert sum(p.numel() for p in adapted.synthesis.bank.parameters()) == 2 * (64 * 64 * 9 + 64)
+    config.sites = [{"_target_": "lic_da.adaptation.sites.Parallel", "at": 3}]
+    with pytest.raises(UserError, match=r"needs a convolution.*g_s\[3\] is GDN"):
+        AdaptedCodec.build(config, ("natural",))
+    config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 9}]
+    with pytest.raises(UserError, match="layers 0 to 6"):
+        AdaptedCodec.build(config, ("natural",))

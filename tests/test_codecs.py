@@ -1,0 +1,91 @@
+"""The bundled codecs and their weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from compressai.models import CompressionModel, FactorizedPrior, ScaleHyperprior
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lic_da.adaptation.codec import pad
+from lic_da.codecs import zoo
+from lic_da.codecs.latents import decoder_latent
+from lic_da.data.images import RGB
+from lic_da.errors import UserError
+from tests.conftest import CODEC, codec_config
+from tests.test_adaptation import as_batch
+
+
+@pytest.mark.parametrize("quality", [1, 2, 3, 4])
+def test_bundled_weights_code_photographs_as_their_recipe_says(
+    quality: int, photographs: list[RGB]
+) -> None:
+    codec = zoo.build(codec_config(quality))
+    recipe = json.loads((zoo.WEIGHTS / CODEC / f"q{quality}.json").read_text())
+    assert recipe["lmbda"] == zoo.LAMBDAS[quality]
+    assert (zoo.WEIGHTS / CODEC / f"q{quality}.safetensors").stat().st_size < 2_700_000
+    for pixels in photographs:
+        x = pad(as_batch(pixels), 16)
+        with torch.inference_mode():
+            coded = codec.compress(x)
+            x_hat = codec.decompress(coded["strings"], coded["shape"])["x_hat"]
+            likelihoods = codec(x)["likelihoods"]["y"]
+        bits = 8 * len(coded["strings"][0][0])
+        assert bits == pytest.approx(-likelihoods.log2().sum().item(), rel=0.02)
+        psnr = -10 * torch.log10(((x - x_hat) ** 2).mean()).item()
+        assert abs(psnr - recipe["validation"]["psnr"]) < 6
+
+
+def test_quality_orders_rate_and_distortion(photographs: list[RGB]) -> None:
+    x = pad(as_batch(photographs[2]), 16)
+    rates, errors = [], []
+    for quality in (1, 2, 3, 4):
+        codec = zoo.build(codec_config(quality))
+        with torch.inference_mode():
+            coded = codec.compress(x)
+            x_hat = codec.decompress(coded["strings"], coded["shape"])["x_hat"]
+        rates.append(len(coded["strings"][0][0]))
+        errors.append(((x - x_hat) ** 2).mean().item())
+    assert rates == sorted(rates) and errors == sorted(errors, reverse=True)
+
+
+def test_weights_of_another_shape_are_refused_by_key(
+    tmp_path: Path, base: CompressionModel
+) -> None:
+    path = tmp_path / "w.safetensors"
+    zoo.save_weights(FactorizedPrior(32, 64), path, {})
+    with pytest.raises(UserError, match=r"other shape: .*g_a\.0\.weight is \(32, 3, 5, 5\)"):
+        zoo.load_weights(base, path)
+    state = load_file(path)
+    del state["g_a.0.bias"]
+    save_file(state, path)
+    with pytest.raises(UserError, match=r"missing: g_a\.0\.bias"):
+        zoo.load_weights(FactorizedPrior(32, 64), path)
+    path.write_bytes(b"no")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        zoo.load_weights(base, path)
+
+
+def test_tables_travel_with_the_weights(tmp_path: Path, base: CompressionModel) -> None:
+    zoo.save_weights(base, tmp_path / "w.safetensors", {})
+    again = FactorizedPrior(64, 64)
+    zoo.load_weights(again, tmp_path / "w.safetensors")
+    assert torch.equal(
+        again.entropy_bottleneck._quantized_cdf, base.entropy_bottleneck._quantized_cdf
+    )
+
+
+def test_the_latent_of_a_codec_with_hyperprior_is_found_too() -> None:
+    torch.manual_seed(0)
+    codec = ScaleHyperprior(16, 24).eval()
+    x = torch.rand(1, 3, 64, 64)
+    given: list[Tensor] = []
+    with torch.no_grad():
+        y_hat = decoder_latent(codec, x)
+        codec.g_s.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+        codec(x)
+    assert torch.equal(y_hat, given[0])

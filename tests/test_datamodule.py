@@ -1,0 +1,98 @@
+"""Batches: balanced, labelled, and a function of seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lic_da.data.datamodule import DomainsDataModule, domain_names
+from lic_da.data.images import RGB
+from lic_da.errors import UserError
+from tests.conftest import photo_crops, scribbles
+
+
+@pytest.fixture
+def data(
+    folder_domain: Callable[..., Path], photographs: list[RGB], tmp_path: Path
+) -> Callable[..., DomainsDataModule]:
+    folder_domain("photos", photo_crops(photographs, 15))
+    folder_domain("lines", scribbles(30))
+    folder_domain("small", scribbles(9, side=40, seed=2))
+    folder_domain("other", scribbles(9, seed=4))
+
+    def make(**settings: object) -> DomainsDataModule:
+        module = DomainsDataModule(
+            ["lines", "small"],
+            ["other"],
+            source="photos",
+            data_dir=tmp_path / "data",
+            crop=64,
+            batches_per_epoch=4,
+            **{"batch_size": 8, **settings},  # type: ignore[arg-type]
+        )
+        module.prepare_data()
+        module.setup()
+        return module
+
+    return make
+
+
+def test_batches_are_balanced_over_domains_of_any_size(
+    data: Callable[..., DomainsDataModule],
+) -> None:
+    labels = Counter(int(x) for b in data().train_dataloader() for x in b["label"])
+    assert sum(labels.values()) == 32
+    assert max(labels.values()) - min(labels.values()) <= 1
+
+
+def test_crops_have_values_in_0_1_also_from_pictures_smaller_than_the_crop(
+    data: Callable[..., DomainsDataModule],
+) -> None:
+    for batch in data().train_dataloader():
+        assert batch["image"].shape == (8, 3, 64, 64)
+        assert batch["image"].min() >= 0 and batch["image"].max() <= 1
+
+
+@pytest.mark.parametrize("settings", [{"num_workers": 2}, {"cache_gb": 0.0}])
+def test_batches_do_not_depend_on_workers_or_cache(
+    data: Callable[..., DomainsDataModule], settings: dict
+) -> None:
+    for one, other in zip(
+        data().train_dataloader(), data(**settings).train_dataloader(), strict=True
+    ):
+        assert torch.equal(one["image"], other["image"]) and one["file"] == other["file"]
+
+
+def test_epochs_differ_and_repeat(data: Callable[..., DomainsDataModule]) -> None:
+    loader = data().train_dataloader()
+
+    def epoch(number: int) -> list[str]:
+        loader.batch_sampler.set_epoch(number)  # type: ignore[union-attr]
+        return [f for b in loader for f in b["file"]]
+
+    assert epoch(0) == epoch(0) != epoch(1)
+
+
+def test_unseen_pictures_are_tested_whole_and_never_trained_on(
+    data: Callable[..., DomainsDataModule],
+) -> None:
+    module = data()
+    trained = {f for b in module.train_dataloader() for f in b["file"]}
+    tested = list(module.test_dataloader())
+    unseen = [b for b in tested if b["domain"] == "other"]
+    assert unseen and all(int(b["label"]) == -1 for b in unseen)
+    assert not trained & {b["file"] for b in tested}
+    assert {tuple(b["image"].shape[2:]) for b in unseen} == {(160, 160)}
+
+
+def test_names_of_domains() -> None:
+    assert domain_names(["b", "a"]) == ("natural", "b", "a")
+    assert domain_names(["natural", "b"]) == ("natural", "b")
+    with pytest.raises(UserError, match="named twice"):
+        domain_names(["b", "b"])
+    with pytest.raises(UserError, match="both trained on and unseen"):
+        DomainsDataModule(["lines"], ["lines"])

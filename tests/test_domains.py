@@ -1,0 +1,178 @@
+"""Preparing domains: bad files, splits, series, repeatability."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lic_da.data import sources
+from lic_da.data.domains import load_domain, prepare, refuse_shared_files
+from lic_da.data.images import RGB, save_png
+from lic_da.data.selection import is_colour_drawing, is_ink_drawing
+from lic_da.data.sources import DebianSource, DiceBearSource, HuggingFaceSource, PypiSource
+from lic_da.errors import UserError
+from tests.conftest import photo_crops, scribbles
+
+MakeDomain = Callable[..., Path]
+
+
+def test_bad_files_are_counted_by_reason_and_good_ones_used(
+    folder_domain: MakeDomain, tmp_path: Path
+) -> None:
+    folder = folder_domain("mine", scribbles(12))
+    png = io.BytesIO()
+    Image.fromarray(scribbles(1, seed=9)[0]).save(png, "PNG")
+    (folder / "cut.png").write_bytes(png.getvalue()[:400])
+    (folder / "text.jpg").write_text("hello")
+    Image.new("CMYK", (64, 64), (10, 200, 30, 0)).save(folder / "cmyk.jpg")
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(
+        folder / "16bit.png"
+    )
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    images = prepare("mine", tmp_path / "data")
+    assert images.skipped == {
+        "truncated or damaged": 1,
+        "not a picture": 1,
+        "smaller than 16 pixels": 1,
+    }
+    names = {p.name for p in images.pictures}
+    assert len(images.pictures) == 14 and {"cmyk.jpg", "16bit.png"} <= names
+    assert "skipped 1 not a picture" in images.summary()
+    assert (images.folder / "contact_sheet.png").is_file()
+
+
+def test_an_empty_folder_is_an_error_with_its_name(
+    folder_domain: MakeDomain, tmp_path: Path
+) -> None:
+    folder = folder_domain("mine", [])
+    with pytest.raises(UserError, match=f"'mine' has no usable images in folder {folder}"):
+        prepare("mine", tmp_path / "data")
+
+
+def test_a_missing_folder_and_an_unknown_domain(folder_domain: MakeDomain, tmp_path: Path) -> None:
+    folder_domain("mine", []).rmdir()
+    with pytest.raises(UserError, match="There is no folder"):
+        prepare("mine", tmp_path / "data")
+    with pytest.raises(UserError, match=r"Unknown domain 'minne'. Did you mean 'mine'\? Available"):
+        load_domain("minne")
+
+
+def test_a_mistake_in_a_domain_file_names_the_file(conf: Path) -> None:
+    (conf / "domain" / "odd.yaml").write_text("sources:\n  - _target_: lic_da.nothing\n")
+    with pytest.raises(UserError, match=r"odd\.yaml does not describe a domain"):
+        load_domain("odd")
+
+
+def test_splits_depend_on_content_alone(folder_domain: MakeDomain, tmp_path: Path) -> None:
+    pictures = scribbles(60)
+    folder_domain("one", pictures)
+    folder_domain("two", pictures[::-1])
+    first = {p.sha256: p.split for p in prepare("one", tmp_path / "data").pictures}
+    second = {p.sha256: p.split for p in prepare("two", tmp_path / "data").pictures}
+    assert first == second
+    counts = [list(first.values()).count(s) for s in ("train", "val", "test")]
+    assert counts[0] > 35 and min(counts) >= 1
+
+
+def test_few_pictures_still_fill_every_split(folder_domain: MakeDomain, tmp_path: Path) -> None:
+    folder_domain("few", scribbles(3))
+    images = prepare("few", tmp_path / "data")
+    assert [len(images.split(s)) for s in ("train", "val", "test")] == [1, 1, 1]
+
+
+def test_near_identical_pictures_share_a_split(
+    folder_domain: MakeDomain, tmp_path: Path, photographs: list[RGB]
+) -> None:
+    folder = folder_domain("mine", photo_crops(photographs, 30))
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            image.save(folder / f"{path.stem}-again.jpg", quality=60)
+    images = prepare("mine", tmp_path / "data")
+    split = {p.name: p.split for p in images.pictures}
+    assert len(split) == 60
+    assert all(split[f"{n:03d}.png"] == split[f"{n:03d}-again.jpg"] for n in range(30))
+    assert len({p.series for p in images.pictures}) > 15
+
+
+def test_prepared_once_and_again_when_the_folder_changes(
+    folder_domain: MakeDomain, tmp_path: Path
+) -> None:
+    folder = folder_domain("mine", scribbles(10))
+    index = prepare("mine", tmp_path / "data").folder / "index.csv"
+    before = index.stat().st_mtime_ns
+    assert len(prepare("mine", tmp_path / "data").pictures) == 10
+    assert index.stat().st_mtime_ns == before
+    save_png(folder / "new.png", scribbles(1, seed=5)[0])
+    assert len(prepare("mine", tmp_path / "data").pictures) == 11
+    index.write_text("damaged")
+    assert len(prepare("mine", tmp_path / "data").pictures) == 11
+
+
+def test_domains_that_share_files_are_refused(folder_domain: MakeDomain, tmp_path: Path) -> None:
+    pictures = scribbles(8)
+    folder_domain("one", pictures)
+    folder_domain("two", pictures[:2] + scribbles(6, seed=3))
+    images = [prepare(n, tmp_path / "data") for n in ("one", "two")]
+    with pytest.raises(UserError, match="'one' and 'two' share 2 files"):
+        refuse_shared_files(images)
+
+
+def test_a_source_out_of_reach_is_replaced_and_that_is_said(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources.shutil, "which", lambda _: None)
+    (conf / "domain" / "drawn.yaml").write_text(
+        "sources:\n  - {_target_: lic_da.data.sources.DebianSource, package: openclipart-svg}\n"
+        "fallback:\n  - {_target_: lic_da.data.sources.DiceBearSource, style: croodles, count: 6}\n"
+    )
+    images = prepare("drawn", tmp_path / "data")
+    assert len(images.pictures) >= 5
+    assert "needs the program 'apt-get', which is not here" in images.notes[0]
+    assert images.notes[1] == "drawn: using DiceBear style croodles instead"
+
+
+def test_packages_are_searched_by_glob(tmp_path: Path) -> None:
+    source = PypiSource(
+        package="scikit-image", module="skimage", include=["data/*"], exclude=["*coffee*"]
+    )
+    names = [f.name for f in source.files(tmp_path)]
+    assert "data/astronaut.png" in names and "data/coffee.png" not in names
+    assert names == sorted(names)
+
+
+def test_hugging_face_folders_are_read(tmp_path: Path) -> None:
+    import datasets
+
+    pictures = [Image.fromarray(p) for p in scribbles(4)]
+    table = datasets.Dataset.from_dict({"image": pictures}).cast_column("image", datasets.Image())
+    table.save_to_disk(str(tmp_path / "set"))
+    found = HuggingFaceSource(name=str(tmp_path / "set")).files(tmp_path / "store")
+    assert [f.name for f in found] == [f"{i:06d}.png" for i in range(4)]
+    with Image.open(found[2].path) as image:
+        assert np.array_equal(np.asarray(image), scribbles(4)[2])
+
+
+def test_version_in_a_package_name_is_looked_for() -> None:
+    class Apt:
+        def run(self, *_: object) -> str:
+            return "wesnoth-1.8-data\nwesnoth-1.16-data\nwesnoth-1.16-core\n"
+
+    assert DebianSource(package="wesnoth-*-data")._resolve(Apt()) == "wesnoth-1.16-data"  # type: ignore[arg-type]
+
+
+def test_series_by_name() -> None:
+    source = DiceBearSource(series=r"[_0-9]+(?=\.svg$)")
+    assert source.series_of("people/man_01.svg") == source.series_of("people/man_02.svg")
+    assert source.series_of("people/man_01.svg") != source.series_of("animals/man_01.svg")
+
+
+def test_rules_tell_ink_from_colour(photographs: list[RGB]) -> None:
+    assert is_ink_drawing(scribbles(1, side=256)[0])
+    assert not is_colour_drawing(scribbles(1, side=256)[0])
+    assert is_colour_drawing(photographs[0]) and not is_ink_drawing(photographs[0])
+    assert not is_ink_drawing(np.full((256, 256, 3), 255, np.uint8))

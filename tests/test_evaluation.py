@@ -1,0 +1,133 @@
+"""Measuring: scores, Bjøntegaard deltas, classical anchors, summaries."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from scipy.integrate import quad
+from scipy.interpolate import PchipInterpolator
+
+from lic_da.data.datamodule import to_tensor
+from lic_da.data.images import RGB
+from lic_da.errors import UserError
+from lic_da.evaluation.bd_rate import Curve, delta
+from lic_da.evaluation.classical import JPEG, WEBP
+from lic_da.evaluation.pictures import Example, comparison
+from lic_da.evaluation.rate_distortion import Point, read_points, score, write_points
+from lic_da.evaluation.summary import summarise, table
+
+# Published points on Kodak: bmshj2018-factorized and bmshj2018-hyperprior.
+FACTORIZED = Curve((0.123, 0.189, 0.288, 0.440), (26.91, 28.22, 29.62, 31.28))
+HYPERPRIOR = Curve((0.131, 0.209, 0.320, 0.478), (27.58, 29.20, 30.97, 32.84))
+
+
+def test_bd_rate_agrees_with_an_independent_implementation() -> None:
+    low = max(min(FACTORIZED.psnr), min(HYPERPRIOR.psnr))
+    high = min(max(FACTORIZED.psnr), max(HYPERPRIOR.psnr))
+    areas = []
+    for curve in (FACTORIZED, HYPERPRIOR):
+        area, _ = quad(PchipInterpolator(curve.psnr, np.log10(curve.bpp)), low, high)
+        areas.append(area)
+    expected = 100 * (10 ** ((areas[1] - areas[0]) / (high - low)) - 1)
+    got = delta(FACTORIZED, HYPERPRIOR, "pchip")
+    assert got.bd_rate_percent == pytest.approx(expected, rel=1e-3)
+    assert delta(FACTORIZED, HYPERPRIOR).bd_rate_percent == pytest.approx(expected, abs=1)
+    assert got.bd_psnr_db > 0
+
+
+def test_bd_rate_of_a_curve_with_itself_and_with_half_the_rate() -> None:
+    assert delta(FACTORIZED, FACTORIZED).bd_rate_percent == pytest.approx(0, abs=1e-9)
+    half = Curve(tuple(b / 2 for b in FACTORIZED.bpp), FACTORIZED.psnr)
+    assert delta(FACTORIZED, half).bd_rate_percent == pytest.approx(-50)
+
+
+def test_curves_without_overlap_give_nan_and_a_reason() -> None:
+    far = Curve(FACTORIZED.bpp, tuple(p + 20 for p in FACTORIZED.psnr))
+    assert math.isnan(delta(FACTORIZED, far).bd_rate_percent)
+    assert "do not overlap" in delta(FACTORIZED, far).reason
+    few = Curve.of([(0.3, 30.0), (0.1, 28.0)])
+    assert few.bpp == (0.1, 0.3)
+    assert "fewer than 4 points" in delta(FACTORIZED, few).reason
+
+
+def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
+    original = to_tensor(photographs[0])
+    noise = torch.randint(-3, 4, original.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (original.int() + noise).clamp(0, 255).byte()
+    mse = ((noisy.float() - original.float()) ** 2).mean().item()
+    psnr, ms_ssim = score(noisy, original)
+    assert psnr == pytest.approx(10 * math.log10(255**2 / mse), abs=1e-4)
+    assert 0.98 < ms_ssim < 1
+    assert math.isnan(score(noisy[:, :160], original[:, :160])[1])
+
+
+def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:
+    for codec in (JPEG, WEBP):
+        sizes, psnrs = [], []
+        for quality in (10, 50, 90):
+            size, decoded = codec.code(photographs[2], quality)
+            sizes.append(size)
+            psnrs.append(score(decoded, to_tensor(photographs[2]), ms_ssim=False)[0])
+        assert sizes == sorted(sizes) and psnrs == sorted(psnrs) and psnrs[-1] > 33
+
+
+def point(domain: str, blend: str, psnr: float, gate: dict[str, float], seen: bool = True) -> Point:
+    return Point(
+        run="r", codec="c", quality=3, lmbda=0.0067, method="adapters", blend=blend, domain=domain,
+        seen=seen, image=f"{domain}.png", width=64, height=64, string_bytes=100, file_bytes=139,
+        bpp=0.2, bpp_estimated=0.19, psnr=psnr, ms_ssim=0.9, encode_s=0.1, decode_s=0.2, gate=gate,
+    )  # fmt: skip
+
+
+def test_points_survive_the_csv_file(tmp_path: Path) -> None:
+    points = [point("a", "base", 30.25, {}), point("a", "weighted", 31.5, {"a": 0.75, "b": 0.25})]
+    points[0] = dataclasses.replace(points[0], ms_ssim=math.nan)
+    write_points(points, tmp_path / "rd_points.csv", ["a", "b"])
+    header = (tmp_path / "rd_points.csv").read_text().splitlines()[0]
+    assert header == (
+        "run,codec,quality,lmbda,method,blend,domain,seen,image,width,height,string_bytes,file_bytes,"
+        "bpp,bpp_estimated,psnr,ms_ssim,encode_s,decode_s,gate_a,gate_b"
+    )
+    again = read_points(tmp_path / "rd_points.csv")
+    assert again[1] == points[1] and math.isnan(again[0].ms_ssim)
+    with pytest.raises(UserError, match=r"There is no .*nothing\.csv"):
+        read_points(tmp_path / "nothing.csv")
+
+
+def test_summary_and_table() -> None:
+    right, wrong = {"a": 0.9, "b": 0.1}, {"a": 0.6, "b": 0.4}
+    points = [
+        point("a", "base", 30, {}), point("a", "weighted", 31, right), point("a", "oracle", 31.5, right),
+        point("b", "base", 20, {}), point("b", "weighted", 22, wrong), point("b", "oracle", 22, right),
+        point("c", "base", 25, {}, False), point("c", "weighted", 24, wrong, False),
+    ]  # fmt: skip
+    summary = summarise(points, ["a", "b"])
+    assert summary["domains"]["a"]["gain"] == {"weighted": 1, "oracle": 1.5}
+    assert summary["domains"]["b"]["predicted"] == {"a": 1, "b": 0}
+    assert summary["gate_accuracy"] == 0.5
+    assert summary["weighted_minus_oracle_db"] == -0.5
+    assert "gate_accuracy" not in summary["domains"]["c"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(summary, "title"))
+    text = console.export_text()
+    assert "+1.00" in text and "c*" in text and "mean gate output: a 0.60, b 0.40" in text
+
+
+def test_pictures_show_the_part_that_changed(photographs: list[RGB]) -> None:
+    original = to_tensor(photographs[0])
+    base = original.clone()
+    base[:, 200:230, 300:330] = 0
+    example = Example("natural", "x.png", original, base, original)
+    image = np.asarray(comparison(example, crop=64))
+    assert image.shape[1] == 4 * 64 + 3 * 6
+    panels = [image[22:, i * 70 : i * 70 + 64].astype(int) for i in range(4)]
+    assert np.array_equal(panels[0], panels[2]) and np.abs(panels[0] - panels[1]).max() > 50
+    error = example.error_map()
+    assert error[0, 215, 315] < error[1, 215, 315]  # green: the adapted picture is closer

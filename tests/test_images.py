@@ -1,0 +1,130 @@
+"""Any picture becomes 8-bit RGB, or is refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.io import write_png
+
+from lic_da.data.images import ImageProblem, atomic_path, rasterise_svg, read_rgb, save_png
+from tests.conftest import scribbles
+
+
+def gradient(side: int = 32) -> np.ndarray:
+    return np.tile(np.linspace(0, 65535, side).round().astype(np.uint16), (side, 1))
+
+
+def test_16_bit_grey_is_scaled_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "grey16.png"
+    Image.fromarray(gradient()).save(path)
+    expected = np.rint(gradient() / 257).astype(np.uint8)
+    assert np.array_equal(read_rgb(path), np.repeat(expected[..., None], 3, axis=2))
+
+
+def test_16_bit_colour_is_scaled_not_cut(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    rgb = np.stack([gradient(), gradient()[:, ::-1], gradient().T], axis=2)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+    (tmp_path / "rgb16.png").write_bytes(png + chunk(b"IEND", b""))
+    assert np.array_equal(read_rgb(tmp_path / "rgb16.png"), np.rint(rgb / 257).astype(np.uint8))
+
+
+def test_cmyk_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
+    picture = Image.fromarray(scribbles(1)[0])
+    for mode in ("CMYK", "L", "P", "1"):
+        path = tmp_path / f"{mode}.tif"
+        picture.convert(mode).save(path)
+        pixels = read_rgb(path)
+        assert pixels.shape == (160, 160, 3) and pixels.dtype == np.uint8
+    cmyk = tmp_path / "cmyk.jpg"
+    Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(cmyk, quality=100)
+    assert np.abs(read_rgb(cmyk).astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_alpha_is_composed_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    image.putpixel((3, 4), (0, 0, 255, 255))
+    image.save(tmp_path / "a.png")
+    pixels = read_rgb(tmp_path / "a.png")
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[4, 3].tolist() == [0, 0, 255]
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 20), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_rgb(tmp_path / "turned.jpg").shape == (40, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("text.jpg", b"not a picture at all", "not a picture"),
+        ("empty.png", b"", "not a picture"),
+        ("missing.png", None, "file not found"),
+    ],
+)
+def test_what_is_no_picture_is_named(
+    tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageProblem, match=f"{name}: {reason}"):
+        read_rgb(tmp_path / name)
+
+
+def test_truncated_pictures_are_refused(tmp_path: Path) -> None:
+    for kind in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.fromarray(scribbles(1)[0]).save(file, kind)
+        path = tmp_path / f"cut.{kind.lower()}"
+        path.write_bytes(file.getvalue()[: file.tell() // 2])
+        with pytest.raises(ImageProblem, match="truncated or damaged"):
+            read_rgb(path)
+
+
+def test_size_limits(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    with pytest.raises(ImageProblem, match="smaller than 16 pixels"):
+        read_rgb(tmp_path / "dot.png")
+    write_png(torch.zeros(3, 64, 64, dtype=torch.uint8), str(tmp_path / "large.png"))
+    with pytest.raises(ImageProblem, match="more than"):
+        read_rgb(tmp_path / "large.png", max_pixels=64 * 63)
+
+
+def test_svg_is_drawn_on_white() -> None:
+    head = b'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10">'
+    svg = head + b'<rect width="10" height="10"/></svg>'
+    pixels = rasterise_svg(svg, size=64)
+    assert pixels.shape == (32, 64, 3)
+    assert pixels[16, 8].tolist() == [0, 0, 0] and pixels[16, 48].tolist() == [255, 255, 255]
+    with pytest.raises(ImageProblem, match="cannot be drawn"):
+        rasterise_svg(b"<svg")
+
+
+def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("old")
+    with pytest.raises(ValueError), atomic_path(tmp_path / "table.csv") as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert (tmp_path / "table.csv").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+    save_png(tmp_path / "a" / "b.png", scribbles(1)[0])
+    assert np.array_equal(read_rgb(tmp_path / "a" / "b.png"), scribbles(1)[0])
