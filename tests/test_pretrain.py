@@ -65,7 +65,7 @@ def test_interrupted_pretraining_ends_with_the_same_weights(
         theirs = load_file(tmp_path / "whole" / "export" / f"q{quality}.safetensors")
         assert all(torch.equal(ours[k], theirs[k]) for k in ours.keys() | theirs.keys())
         recipe = json.loads((tmp_path / "whole" / "export" / f"q{quality}.json").read_text())
-        assert recipe["started_from"] == ("scratch" if quality == 4 else "quality 4")
+        assert recipe["training"][0]["started_from"] == ("scratch" if quality == 4 else "quality 4")
         assert recipe["validation"]["bpp"] > 0
         assert (tmp_path / "whole" / "export" / f"q{quality}.log.csv").is_file()
     config = codec_config()

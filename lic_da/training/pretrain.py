@@ -100,12 +100,10 @@ class Pretraining(L.LightningModule):
             )
         ]
 
-    def on_train_epoch_start(self) -> None:
-        """The noise of an epoch depends on seed and epoch alone, so that a resumed run is exact."""
-        torch.manual_seed(self.seed + self.current_epoch)
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         optimiser, aux_optimiser = cast(list[Any], self.optimizers())
+        # The noise depends on seed and step alone, so that a resumed run is exact.
+        torch.manual_seed(self.seed + self.global_step)
         x = batch["image"].contiguous(memory_format=torch.channels_last)
         losses = self._loss(x)
         if not torch.isfinite(losses["loss"]):
@@ -160,12 +158,39 @@ def real_coding(codec: CompressionModel, data: Any) -> dict[str, float]:
     return dict(zip(("bpp", "bpp_estimated", "psnr"), means, strict=True))
 
 
+def history_of(recipe_file: Path) -> list[dict[str, Any]]:
+    """Earlier trainings that led to the exported weights, as their recipe tells."""
+    if not recipe_file.is_file():
+        return []
+    history: list[dict[str, Any]] = json.loads(recipe_file.read_text())["training"]
+    return history
+
+
+def origin(start: Path | None, exported: Path) -> str:
+    """What a training started from, in words."""
+    if start is None:
+        return "scratch"
+    return "the weights before" if start == exported else f"quality {start.parent.name[1:]}"
+
+
 def pretrain_quality(
     config: DictConfig, quality: int, start: Path | None, console: Console
 ) -> Path:
-    """Train one quality unless its weights are there already; the file of its weights."""
+    """Train one quality unless its weights are there already; the file of its weights.
+
+    Args:
+        config: composed from ``conf/pretrain.yaml``.
+        quality: which λ.
+        start: weights to start from; None: from scratch.
+        console: where progress is shown.
+    """
     folder = Path(config.folder) / f"q{quality}"
     export = Path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
+    exported, recipe_file = export / f"q{quality}.safetensors", export / f"q{quality}.json"
+    history: list[dict[str, Any]] = []
+    if config.refine and exported.is_file():
+        start = exported
+        history = history_of(recipe_file)
     weights = folder / "weights.safetensors"
     if weights.is_file():
         console.print(f"quality {quality} is trained already: {weights}")
@@ -211,22 +236,28 @@ def pretrain_quality(
         "codec": config.codec.name,
         "quality": quality,
         "lmbda": zoo.LAMBDAS[quality],
-        "started_from": "scratch" if start is None else f"quality {start.parent.name[1:]}",
-        "steps": config.steps[phase],
-        "minutes_of_last_session": round((time.time() - began) / 60, 1),
+        "training": [
+            *history,
+            {
+                "started_from": origin(start, exported),
+                "steps": config.steps[phase],
+                "lr": config.lr[phase],
+                "batch_size": config.data.batch_size,
+                "crop": config.data.crop,
+                "batches_per_epoch": config.data.batches_per_epoch,
+                "minutes_of_last_session": round((time.time() - began) / 60, 1),
+            },
+        ],
         "training_images": len(data.train_dataset()),
         "validation": real_coding(codec, data),
         "config": OmegaConf.to_container(config, resolve=True),
         "torch": torch.__version__,
     }
     recipe["config"].pop("folder")
-    zoo.save_weights(codec, weights, {"codec": config.codec.name, "quality": str(quality)})
-    zoo.save_weights(
-        codec,
-        export / f"q{quality}.safetensors",
-        {"codec": config.codec.name, "quality": str(quality)},
-    )
-    with atomic_path(export / f"q{quality}.json") as temporary:
+    metadata = {"codec": config.codec.name, "quality": str(quality)}
+    for path in (exported, weights):
+        zoo.save_weights(codec, path, metadata)
+    with atomic_path(recipe_file) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
     log = folder / "log" / "metrics.csv"
     if log.is_file():
