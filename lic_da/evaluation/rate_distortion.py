@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure as ms_ssim_index,
 )
@@ -95,7 +95,7 @@ def measure(
         RuntimeError: a stream does not hold the base codec's strings, or decodes to something else.
     """
     points = []
-    codec = adapted.codec.eval()
+    adapted.codec.eval()
     for entry in track(
         pictures, "Coding test pictures", console=console or Console(quiet=True), transient=True
     ):
@@ -152,15 +152,18 @@ def measure(
             )
         if decoded is not None:
             decoded(entry, original, images)
-    codec.eval()
     return points
 
 
 @torch.inference_mode()
 def _estimated_bits(adapted: AdaptedCodec, x: Tensor) -> float:
-    """Σ −log2 of the likelihoods that the entropy model gives."""
-    with adapted.synthesis.blending("base"):
-        likelihoods = adapted.codec(pad(x, adapted.stride))["likelihoods"]
+    """Σ −log2 of the likelihoods that the entropy model gives; nothing is decoded for it."""
+    codec, g_s = adapted.codec, adapted.codec.g_s
+    codec.g_s = nn.Identity()
+    try:
+        likelihoods = codec(pad(x, adapted.stride))["likelihoods"]
+    finally:
+        codec.g_s = g_s
     return float(sum(-p.double().log2().sum() for p in likelihoods.values()))
 
 

@@ -147,11 +147,13 @@ def _result(
             comparison(example).save(temporary, format="PNG")
     tracking.log_result(loggers, summary, adapted.domains, examples.kept)
     title = f"{config.codec.name}, quality {config.codec.quality}: test pictures, real streams"
-    out = Console()
+    out = Console(record=True)
     out.print(table(summary, title))
     for images in data.images.values():
         if images.skipped or images.notes:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False)
+    with atomic_path(folder / "table.txt") as temporary:
+        temporary.write_text(out.export_text())
     out.print(
         f"\nTables rd_points.csv and summary.json, pictures/ and the adapter pack are in {folder}\n"
         f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",
