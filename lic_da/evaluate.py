@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lic_da.command import command
 from lic_da.config import CONF
+from lic_da.errors import UserError, unknown
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
@@ -18,25 +19,32 @@ from lic_da.config import CONF
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.adaptation.codec import AdaptedCodec
+    from lic_da.adaptation.synthesis import BLENDS
     from lic_da.data.datamodule import LabelledPicture
-    from lic_da.data.domains import load_domain, prepare
+    from lic_da.data.domains import load_domain, prepare, refuse_shared_files
     from lic_da.data.images import atomic_path
     from lic_da.evaluation.rate_distortion import measure, write_points
     from lic_da.evaluation.summary import summarise, table
 
     console = Console(stderr=True)
+    if config.pack is None:
+        raise UserError("Give the folder of an adapter pack: pack=outputs/NAME/pack.")
+    for blend in config.blends:
+        if blend not in BLENDS:
+            raise unknown("blend", blend, BLENDS)
     pack = Path(config.pack)
     adapted = AdaptedCodec.load(pack)
     seen = list(adapted.domains if config.domains is None else config.domains)
-    names = [*seen, *(name for name in config.unseen if name not in seen)]
+    names = [*seen, *(name for name in config.unseen or () if name not in seen)]
     for name in names:
         load_domain(name)
+    prepared = {name: prepare(name, Path(config.data_dir), console=console) for name in names}
+    refuse_shared_files(prepared.values())
     pictures = []
-    for name in names:
-        images = prepare(name, Path(config.data_dir), console=console)
+    for name, images in prepared.items():
         label = adapted.domains.index(name) if name in adapted.domains else -1
         pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
-    folder = Path(config.output) if config.output else pack.resolve().parent
+    folder = Path(config.output) if config.output else pack.resolve().parent / "evaluation"
     points = measure(
         adapted,
         pictures,

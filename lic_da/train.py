@@ -22,11 +22,11 @@ def run_name(domains: Sequence[str], quality: int) -> str:
 def run_folder(
     name: str | None, ckpt_path: str | None, domains: Sequence[str], quality: int
 ) -> str:
-    """Folder of a run: named, or that of the checkpoint it resumes, or a new one."""
+    """Folder of a run: that of the checkpoint it resumes, or the named one, or a new one."""
+    if ckpt_path and Path(ckpt_path).parent.name == "checkpoints":
+        return str(Path(ckpt_path).absolute().parents[1])
     if name:
         return f"outputs/{name}"
-    if ckpt_path:
-        return str(Path(ckpt_path).absolute().parents[1])
     now = datetime.datetime.now()
     return f"outputs/{run_name(domains, quality)}_{now:%Y-%m-%d_%H-%M-%S}"
 

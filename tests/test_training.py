@@ -142,6 +142,15 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
     assert evaluated.returncode == 0, evaluated.stderr
     assert table(tmp_path / "again") == table(folder)
 
+    # a checkpoint of other domains or other weights is refused in words
+    for overrides, message in (
+        (["domains=[lines,other]", "unseen=[]"], "was made for the domains photos, lines, not"),
+        (["domains=[lines]", "codec.quality=2"], "belongs to base weights"),
+    ):
+        last = folder / "checkpoints" / "last.ckpt"
+        refused = world("lic_da.train", *SMALL, *overrides, f"ckpt_path={last}", "name=refused")
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
+
 
 def test_a_killed_run_resumes_to_the_same_table(world: Callable, tmp_path: Path) -> None:
     assert train(world, "whole").returncode == 0

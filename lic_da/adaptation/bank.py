@@ -35,6 +35,9 @@ class AdapterBank(nn.Module):
         for site in sites:
             if not 0 <= site.at < len(g_s):
                 raise UserError(f"There is no site {site.at}: g_s has layers 0 to {len(g_s) - 1}.")
+        for domain in domains:
+            if hasattr(nn.ModuleDict, domain):  # such as "train": torch could not hold it
+                raise UserError(f"'{domain}' cannot be the name of a domain; choose another one.")
         self.adapters = nn.ModuleDict(
             {
                 domain: nn.ModuleDict(

@@ -100,7 +100,7 @@ def load_weights(codec: CompressionModel, path: Path) -> None:
     if problems:
         raise UserError(f"The weights in {path} do not fit this codec; {'; '.join(problems)}.")
     codec.load_state_dict(state)
-    if not tables <= state.keys():
+    if any(key not in state or not state[key].numel() for key in tables):
         codec.update(force=True)
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from lic_da.adaptation.codec import AdaptedCodec, to_8_bit
+from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
 from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot
 from lic_da.codecs.latents import decoder_latent
+from lic_da.errors import UserError
 from lic_da.training.losses import adaptation
 from lic_da.training.schedule import warmup_cosine
 
@@ -85,7 +86,7 @@ class DecoderAdaptation(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         x, label, domain = batch["image"], batch["label"], batch["domain"]
-        y_hat = decoder_latent(self.codec, x)
+        y_hat = decoder_latent(self.codec, pad(x, self.adapted.stride))
         gate = self.synthesis.gate(y_hat).softmax(dim=1)
         domains = len(self.adapted.domains)
         self.confusion.update(gate, label)
@@ -149,17 +150,29 @@ class DecoderAdaptation(L.LightningModule):
             if key.startswith(("codec.g_s.bank.", "codec.g_s.gate."))
         }
         checkpoint["base_fingerprint"] = self.adapted.fingerprint
+        checkpoint["domains"] = self.adapted.domains
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was made over other base weights."""
-        found = checkpoint.get("base_fingerprint")
-        if found != self.adapted.fingerprint:
-            raise RuntimeError(
-                f"The checkpoint belongs to base weights {found}, not {self.adapted.fingerprint}."
+        """Refuse a checkpoint of other base weights or other domains."""
+        self.check_checkpoint(checkpoint)
+
+    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise a UserError unless the checkpoint belongs to these base weights and domains."""
+        base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
+        if base != self.adapted.fingerprint:
+            raise UserError(
+                f"The checkpoint belongs to base weights {base}, but this codec has "
+                f"{self.adapted.fingerprint}: give the codec and quality it was made with."
+            )
+        if domains != self.adapted.domains:
+            raise UserError(
+                f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
+                f"{', '.join(self.adapted.domains)}."
             )
 
 
 def psnr_8_bit(x_hat: Tensor, x: Tensor) -> float:
-    """PSNR in dB of one image after rounding to 8 bits."""
-    mse = torch.mean((to_8_bit(x_hat).float() - to_8_bit(x).float()) ** 2).item()
+    """PSNR in dB of one image after rounding to 8 bits; padding of ``x_hat`` is left out."""
+    decoded = to_8_bit(x_hat[..., : x.shape[2], : x.shape[3]])
+    mse = torch.mean((decoded.float() - to_8_bit(x).float()) ** 2).item()
     return 10 * math.log10(255**2 / max(mse, 1e-9))

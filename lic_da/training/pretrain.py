@@ -255,14 +255,14 @@ def pretrain_quality(
     }
     recipe["config"].pop("folder")
     metadata = {"codec": config.codec.name, "quality": str(quality)}
-    for path in (exported, weights):
-        zoo.save_weights(codec, path, metadata)
     with atomic_path(recipe_file) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
+    zoo.save_weights(codec, exported, metadata)
     log = folder / "log" / "metrics.csv"
     if log.is_file():
         with atomic_path(export / f"q{quality}.log.csv") as temporary:
             temporary.write_text(log.read_text())
+    zoo.save_weights(codec, weights, metadata)  # the last file: it says that all is done
     console.print(f"quality {quality}: {recipe['validation']}")
     return weights
 

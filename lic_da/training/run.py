@@ -19,14 +19,17 @@ from rich.console import Console
 from lic_da import tracking
 from lic_da.adaptation import pack
 from lic_da.adaptation.codec import AdaptedCodec, adapter_state
+from lic_da.adaptation.synthesis import BLENDS
 from lic_da.codecs import zoo
+from lic_da.config import available
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.rate_distortion import measure, write_points
 from lic_da.evaluation.summary import summarise, table
+from lic_da.training.module import DecoderAdaptation
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -43,12 +46,15 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = _check(config)
     _quiet()
     L.seed_everything(config.seed, verbose=False)
+    adapted = AdaptedCodec.build(config.codec, names)
+    module: DecoderAdaptation = instantiate(config.method)(adapted)
+    if config.ckpt_path:
+        module.check_checkpoint(read_checkpoint(Path(config.ckpt_path)))
+    tracking.wandb_mode(config.logger.mode)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     data: DomainsDataModule = instantiate(config.data, console=console)
     data.prepare_data()
     data.setup()
-    adapted = AdaptedCodec.build(config.codec, names)
-    module: L.LightningModule = instantiate(config.method)(adapted)
     best, *callbacks = _callbacks(config, folder)
     console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
     with tracking.tracked(config, folder) as loggers:
@@ -57,11 +63,14 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
             logger=loggers,
             callbacks=[best, *callbacks, RichProgressBar(leave=False)],
             default_root_dir=folder,
-            max_epochs=math.ceil(config.trainer.max_steps / config.data.batches_per_epoch),
+            max_epochs=math.ceil(config.codec.training.steps / config.data.batches_per_epoch),
         )
         trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
         if trainer.interrupted:
-            raise KeyboardInterrupt
+            raise UserError(
+                f"Stopped. To go on: python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and "
+                "the same settings."
+            )
         if best.best_model_path:
             load_checkpoint(adapted, Path(best.best_model_path))
         adapted.check_base_unchanged()
@@ -69,9 +78,25 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         return _result(config, folder, adapted, data, loggers, console)
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Contents of a training checkpoint.
+
+    Raises:
+        UserError: no such file, or it is no checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint["state_dict"]
+    except Exception as error:  # unpickling fails in many ways
+        raise UserError(f"{path} is not a checkpoint of a training run.") from error
+    return checkpoint
+
+
 def load_checkpoint(adapted: AdaptedCodec, path: Path) -> None:
     """Copy bank and gate of a training checkpoint into the codec."""
-    state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    state = read_checkpoint(path)["state_dict"]
     tensors = {key.removeprefix("codec.g_s."): value for key, value in state.items()}
     pack.load_adapters(adapted, tensors, str(path))
 
@@ -79,13 +104,25 @@ def load_checkpoint(adapted: AdaptedCodec, path: Path) -> None:
 def _check(config: DictConfig) -> tuple[str, ...]:
     """Refuse what cannot work before anything is downloaded; all domains, the source first."""
     zoo.check_quality(config.codec)
+    names = domain_names(config.domains, config.data.source)
+    if len(names) < 2:
+        raise UserError(
+            f"Name at least one target domain, such as domains=[sketch]. Available: "
+            f"{', '.join(available('domain'))}."
+        )
     with open_dict(config):
-        config.unseen = [name for name in config.unseen if name not in config.domains]
-    names = domain_names(config.domains)
+        config.domains = list(names[1:])
+        config.unseen = [name for name in config.unseen if name not in names]
     for name in (*names, *config.unseen):
         load_domain(name)
-    if config.ckpt_path and not Path(config.ckpt_path).is_file():
-        raise UserError(f"There is no checkpoint {config.ckpt_path}.")
+    for key in ("crop", "val_crop"):
+        if config.data[key] % config.codec.stride:
+            raise UserError(
+                f"data.{key} must be a multiple of {config.codec.stride} for this codec."
+            )
+    for blend in config.evaluation.blends:
+        if blend not in BLENDS:
+            raise unknown("blend", blend, BLENDS)
     return names
 
 
@@ -96,7 +133,7 @@ def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
         ModelCheckpoint(checkpoints, filename="best", monitor="val/gain", mode="max", **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
     ]
-    if config.get("early_stopping"):
+    if config.early_stopping is not None:
         callbacks.append(
             EarlyStopping(
                 "val/gain",

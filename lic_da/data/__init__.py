@@ -1,0 +1,1 @@
+"""Images: reading them, finding them, splitting them into domains, batching them."""

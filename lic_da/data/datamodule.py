@@ -1,0 +1,397 @@
+"""Batches of labelled crops for training, whole pictures for measuring (LightningDataModule)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lic_da.data.domains import (
+    SOURCE_DOMAIN,
+    DomainImages,
+    Picture,
+    prepare,
+    refuse_shared_files,
+)
+from lic_da.data.images import RGB, read_rgb
+from lic_da.errors import UserError
+
+CropKey = tuple[int, int, int]
+"""What a sampler asks a :class:`CropDataset` for: (label, number of the picture, crop seed)."""
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture and the index of its domain among the run's domains (-1: a domain not trained on)."""
+
+    picture: Picture
+    path: Path
+    domain: str
+    label: int
+
+
+class CropDataset(Dataset[dict[str, Any]]):
+    """Random square crops, flipped at random; a crop is a function of its key alone.
+
+    That makes a run reproducible and exactly resumable whatever the number of workers. Pictures are
+    decoded once and kept in memory as long as they fit, and read again each time otherwise.
+
+    Args:
+        pictures: for every label, the files of its pictures.
+        crop: side of the crops in pixels; smaller pictures are continued at their edges.
+        cache_bytes: keep decoded pictures in memory if all of them together need no more.
+        half_from: pictures whose shorter side is at least this many pixels are also there a second
+            time at half their size (artefacts of their own compression shrink); None: they are not.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Sequence[LabelledPicture]],
+        crop: int,
+        *,
+        cache_bytes: int = 4 << 30,
+        half_from: int | None = None,
+    ) -> None:
+        self.crop = crop
+        self.entries: list[list[tuple[LabelledPicture, bool]]] = []
+        for group in pictures:
+            entries = [(p, False) for p in group]
+            if half_from is not None:
+                large = (p for p in group if min(p.picture.width, p.picture.height) >= half_from)
+                entries += [(p, True) for p in large]
+            self.entries.append(entries)
+        size = sum(3 * self.pixels(p, h) for group in self.entries for p, h in group)
+        self.in_memory = size <= cache_bytes
+        self._cache: list[list[Tensor]] | None = None
+
+    @staticmethod
+    def pixels(picture: LabelledPicture, half: bool) -> int:
+        """Number of pixels of an entry."""
+        return picture.picture.width * picture.picture.height // (4 if half else 1)
+
+    def preload(self, console: Console | None = None) -> None:
+        """Decode all pictures into memory, if they fit."""
+        if not self.in_memory or self._cache is not None:
+            return
+        flat = [entry for group in self.entries for entry in group]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            decoded = list(
+                track(
+                    pool.map(_decode, flat),
+                    total=len(flat),
+                    description="Decoding training pictures",
+                    console=console,
+                    transient=True,
+                )
+            )
+        pictures = iter(decoded)
+        self._cache = [[next(pictures) for _ in group] for group in self.entries]
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.entries)
+
+    def __getitem__(self, key: CropKey) -> dict[str, Any]:
+        """A sample.
+
+        Returns:
+            ``image``: ``(3, crop, crop)`` float32 in [0, 1]; ``label``: int; ``file``: its path.
+        """
+        label, number, seed = key
+        entry = self.entries[label][number]
+        pixels = self._cache[label][number] if self._cache is not None else _decode(entry)
+        rng = np.random.default_rng(seed)
+        image = random_crop(pixels, self.crop, rng)
+        return {"image": image.float().div(255), "label": label, "file": str(entry[0].path)}
+
+
+def _decode(entry: tuple[LabelledPicture, bool]) -> Tensor:
+    picture, half = entry
+    pixels = read_rgb(picture.path)
+    if half:
+        size = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return to_tensor(pixels)
+
+
+def to_tensor(pixels: RGB) -> Tensor:
+    """``(H, W, 3)`` uint8 array -> ``(3, H, W)`` uint8 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def random_crop(pixels: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """A random square of ``(3, H, W)``, mirrored every second time; continued at edges if too small."""
+    height, width = pixels.shape[1:]
+    if height < size or width < size:
+        padding = (0, max(0, size - width), 0, max(0, size - height))
+        pixels = F.pad(pixels[None].float(), padding, mode="replicate")[0].to(pixels.dtype)
+        height, width = pixels.shape[1:]
+    y = int(rng.integers(height - size + 1))
+    x = int(rng.integers(width - size + 1))
+    crop = pixels[:, y : y + size, x : x + size]
+    return crop.flip(2) if rng.random() < 0.5 else crop
+
+
+class BalancedBatches(Sampler[list[CropKey]]):
+    """Batches in which every domain has the same share, up to one picture.
+
+    Epoch e is a function of (seed, e) alone, so a resumed run sees what it would have seen.
+
+    Args:
+        dataset: what to sample from.
+        batch_size: crops in a batch.
+        batches: batches in an epoch.
+        seed: of the run.
+        area_power: within a domain a picture is drawn in proportion to (its pixels)^area_power.
+    """
+
+    def __init__(
+        self,
+        dataset: CropDataset,
+        batch_size: int,
+        batches: int,
+        *,
+        seed: int = 0,
+        area_power: float = 0.0,
+    ) -> None:
+        self.batch_size = batch_size
+        self.batches = batches
+        self.seed = seed
+        self.epoch = 0
+        self.weights = []
+        for group in dataset.entries:
+            weight = np.array([dataset.pixels(p, h) for p, h in group], float) ** area_power
+            self.weights.append(weight / weight.sum())
+
+    @property
+    def sampler(self) -> BalancedBatches:
+        """Itself: Lightning calls ``set_epoch`` on the ``sampler`` of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[CropKey]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        domains = len(self.weights)
+        for batch in range(self.batches):
+            # Where the batch size is no multiple of the number of domains, the surplus moves on.
+            labels = [(batch * self.batch_size + i) % domains for i in range(self.batch_size)]
+            yield [
+                (
+                    label,
+                    int(rng.choice(len(self.weights[label]), p=self.weights[label])),
+                    int(rng.integers(2**31)),
+                )
+                for label in labels
+            ]
+
+
+class WholePictures(Dataset[dict[str, Any]]):
+    """Whole pictures, or their central square.
+
+    Args:
+        pictures: what to read.
+        centre: side of the central square to cut out, in pixels; None: the whole picture.
+    """
+
+    def __init__(self, pictures: Sequence[LabelledPicture], centre: int | None = None) -> None:
+        self.pictures = list(pictures)
+        self.centre = centre
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``image``: ``(3, H, W)`` float32 in [0, 1]; ``label``, ``domain``, ``file``."""
+        entry = self.pictures[index]
+        image = to_tensor(read_rgb(entry.path))
+        if self.centre is not None:
+            side = min(self.centre, *image.shape[1:])
+            y, x = ((s - side) // 2 for s in image.shape[1:])
+            image = image[:, y : y + side, x : x + side]
+        return {
+            "image": image.float().div(255),
+            "label": entry.label,
+            "domain": entry.domain,
+            "file": str(entry.path),
+        }
+
+
+def _only_item(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pictures differ in size, so a batch of them is one picture, with a batch dimension."""
+    (item,) = batch
+    return {**item, "image": item["image"][None], "label": torch.tensor([item["label"]])}
+
+
+class DomainsDataModule(L.LightningDataModule):
+    """Source and target domains, mixed and labelled.
+
+    Label 0 is the source domain, label k the k-th target in the order given. Unseen domains are
+    measured and never trained on; their label is -1.
+
+    Args:
+        domains: target domains, names in ``conf/domain``.
+        unseen: domains that are only tested.
+        source: the domain the codec was pre-trained on.
+        data_dir: folder of the prepared images.
+        batch_size: crops in a training batch, balanced over the domains.
+        crop: side of the training crops in pixels.
+        batches_per_epoch: training steps between validations.
+        val_images: at most this many validation pictures a domain.
+        val_crop: side of the central square that is validated on, in pixels.
+        train_images: at most this many training pictures a domain; None: all.
+        num_workers: processes that decode; None: none if the pictures fit into memory, else one
+            fewer than there are cores.
+        cache_gb: memory for decoded training pictures, in GiB.
+        seed: of the order and place of the crops.
+        half_from: see :class:`CropDataset`.
+        area_power: see :class:`BalancedBatches`.
+        console: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[str],
+        unseen: Sequence[str] = (),
+        *,
+        source: str = SOURCE_DOMAIN,
+        data_dir: str | Path = "data",
+        batch_size: int = 16,
+        crop: int = 128,
+        batches_per_epoch: int = 250,
+        val_images: int = 16,
+        val_crop: int = 256,
+        train_images: int | None = None,
+        num_workers: int | None = None,
+        cache_gb: float = 4.0,
+        seed: int = 0,
+        half_from: int | None = None,
+        area_power: float = 0.0,
+        console: Console | None = None,
+    ) -> None:
+        super().__init__()
+        self.domain_names = domain_names(domains, source)
+        self.unseen_names = tuple(unseen)
+        for name in self.unseen_names:
+            if name in self.domain_names:
+                raise UserError(f"Domain '{name}' cannot be both trained on and unseen.")
+        self.data_dir = Path(data_dir)
+        self.batch_size, self.crop, self.batches_per_epoch = batch_size, crop, batches_per_epoch
+        self.val_images, self.val_crop, self.train_images = val_images, val_crop, train_images
+        self.num_workers, self.cache_gb, self.seed = num_workers, cache_gb, seed
+        self.half_from, self.area_power = half_from, area_power
+        self.console = console
+        self.images: dict[str, DomainImages] = {}
+        self._train: CropDataset | None = None
+
+    def prepare_data(self) -> None:
+        """Bring the images to disk (once a machine)."""
+        for name in (*self.domain_names, *self.unseen_names):
+            prepare(name, self.data_dir, console=self.console)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the indices.
+
+        Raises:
+            UserError: two domains share files, or a domain has no images in a split that is needed.
+        """
+        if self.images:
+            return
+        names = (*self.domain_names, *self.unseen_names)
+        self.images = {name: prepare(name, self.data_dir) for name in names}
+        refuse_shared_files(self.images.values())
+        for name in names:
+            needed = ("train", "val", "test") if name in self.domain_names else ("test",)
+            for split in needed:
+                if not self.images[name].split(split):
+                    raise UserError(
+                        f"Domain '{name}' has no images to {split} with: it needs at least three "
+                        f"different pictures. {self.images[name].summary()}"
+                    )
+
+    def pictures(self, name: str, split: str) -> list[LabelledPicture]:
+        """Pictures of one domain and split."""
+        label = self.domain_names.index(name) if name in self.domain_names else -1
+        images = self.images[name]
+        return [LabelledPicture(p, images.path(p), name, label) for p in images.split(split)]
+
+    def train_dataset(self) -> CropDataset:
+        """The training crops of all seen domains."""
+        if self._train is None:
+            groups = [self.pictures(n, "train")[: self.train_images] for n in self.domain_names]
+            self._train = CropDataset(
+                groups, self.crop, cache_bytes=int(self.cache_gb * 2**30), half_from=self.half_from
+            )
+        return self._train
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Balanced batches of crops."""
+        dataset = self.train_dataset()
+        dataset.preload(self.console)
+        workers = self.num_workers
+        if workers is None:
+            workers = 0 if dataset.in_memory else max(1, (os.cpu_count() or 1) - 1)
+        sampler = BalancedBatches(
+            dataset,
+            self.batch_size,
+            self.batches_per_epoch,
+            seed=self.seed,
+            area_power=self.area_power,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Central squares of validation pictures, one a batch."""
+        pictures = [
+            p for n in self.domain_names for p in self.pictures(n, "val")[: self.val_images]
+        ]
+        return _one_by_one(WholePictures(pictures, centre=self.val_crop))
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Whole test pictures of seen and unseen domains, one a batch."""
+        names = (*self.domain_names, *self.unseen_names)
+        return _one_by_one(WholePictures([p for n in names for p in self.pictures(n, "test")]))
+
+
+def _one_by_one(dataset: WholePictures) -> DataLoader[dict[str, Any]]:
+    return DataLoader(dataset, batch_size=1, collate_fn=_only_item)
+
+
+def domain_names(
+    domains: Sequence[str] | str | None, source: str = SOURCE_DOMAIN
+) -> tuple[str, ...]:
+    """All domains of a run: the source first, then the targets in the order given.
+
+    Raises:
+        UserError: a domain is named twice.
+    """
+    if isinstance(domains, str):
+        domains = domains.split(",")
+    domains = domains or ()
+    names = (source, *(d for d in domains if d != source))
+    if len(set(names)) < len(names):
+        raise UserError(f"A domain is named twice in {list(domains)}.")
+    return names

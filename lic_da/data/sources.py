@@ -1,0 +1,396 @@
+"""Where the images of a domain come from: folders, Hugging Face data sets, and packages.
+
+A source is a small object named by ``_target_`` in ``conf/domain/*.yaml``. It has one job,
+:meth:`Source.files`: bring the pictures to disk, if they are not there, and list them. Packages are
+fetched with the ordinary client of their registry (``apt-get``, ``npm``, ``pip``), which checks what
+it downloads, and unpacked without root under ``<data>/packages``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lic_da.data.images import EXTENSIONS
+from lic_da.errors import UserError, unknown
+
+
+class SourceUnavailable(UserError):
+    """A source cannot be reached here: no client, no network, no such package."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file of a source: where it lies, and its name inside the source."""
+
+    path: Path
+    name: str
+
+
+@dataclass
+class Source(ABC):
+    """Base of all sources.
+
+    Args:
+        include: globs on the name inside the source (``/``-separated; ``*`` crosses ``/``).
+        exclude: globs of names to leave out, applied after ``include``.
+        min_bytes: smaller files are left out.
+        max_bytes: larger files are left out.
+        select: name of a rule in :mod:`lic_da.data.selection` that decides by content, or None.
+        series: regular expression; what it matches is cut from a name, and files whose rest is
+            equal belong to one series, which is never divided between splits. None: no such rule.
+        series_across_domains: the split of a series follows from its name, so that domains made of
+            the same source agree on it.
+    """
+
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    min_bytes: int = 0
+    max_bytes: int = 1 << 40
+    select: str | None = None
+    series: str | None = None
+    series_across_domains: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("include", "exclude"):
+            if isinstance(getattr(self, key), str):
+                setattr(self, key, [getattr(self, key)])
+        re.compile(self.series or "")
+
+    @abstractmethod
+    def root(self, store: Path) -> Path:
+        """Folder that holds the files; fetches them into ``store`` if need be.
+
+        Raises:
+            SourceUnavailable: they cannot be had here.
+        """
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What to call this source in messages and in the index."""
+
+    def files(self, store: Path) -> list[Found]:
+        """Picture files of this source, sorted by name.
+
+        Args:
+            store: folder for downloads, shared by all domains.
+        """
+        root = self.root(store)
+        found = []
+        for folder, folders, names in os.walk(root, followlinks=True):
+            folders.sort()
+            for file in names:
+                path = Path(folder, file)
+                name = path.relative_to(root).as_posix()
+                if file.startswith(".") or not self._wanted(name):
+                    continue
+                # A file that is not there (a dangling link) is kept: reading it tells the user.
+                size = path.stat().st_size if path.exists() else self.min_bytes
+                if self.min_bytes <= size <= self.max_bytes:
+                    found.append(Found(path, name))
+        return sorted(found, key=lambda f: f.name)
+
+    def series_of(self, name: str) -> str | None:
+        """Key of the series that a file belongs to by its name, or None."""
+        return None if self.series is None else re.sub(self.series, "", name)
+
+    def _wanted(self, name: str) -> bool:
+        return (
+            Path(name).suffix.lower() in EXTENSIONS
+            and any(fnmatch.fnmatchcase(name, glob) for glob in self.include)
+            and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
+        )
+
+
+@dataclass
+class FolderSource(Source):
+    """Any folder of images, with its subfolders.
+
+    Args:
+        path: the folder; ``~`` is expanded.
+    """
+
+    path: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"folder {self.path}"
+
+    def root(self, store: Path) -> Path:
+        folder = Path(str(self.path)).expanduser()
+        if not self.path or not folder.is_dir():
+            raise UserError(
+                f"There is no folder '{self.path}'. Give the path of a folder of images."
+            )
+        return folder.resolve()
+
+
+@dataclass
+class HuggingFaceSource(Source):
+    """A data set on the Hugging Face Hub, or a local folder that ``datasets`` can read.
+
+    Args:
+        name: Hub name (``owner/name``), or a folder with data files or a saved data set.
+        split: which split of it to take.
+        column: the column that holds the pictures.
+        revision: commit, tag or branch on the Hub.
+    """
+
+    name: str = ""
+    split: str = "train"
+    column: str = "image"
+    revision: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"Hugging Face data set {self.name} ({self.split})"
+
+    def root(self, store: Path) -> Path:
+        identity = hashlib.sha256(
+            f"{self.name}|{self.split}|{self.column}|{self.revision}".encode()
+        ).hexdigest()[:12]
+        target = store / f"huggingface-{re.sub(r'[^A-Za-z0-9]+', '-', self.name)}-{identity}"
+        if not target.is_dir():
+            with _unpack_folder(target) as folder:
+                self._export(folder)
+        return target
+
+    def _export(self, folder: Path) -> None:
+        import datasets
+
+        try:
+            if Path(self.name, "state.json").is_file():
+                table = datasets.load_from_disk(self.name)
+            elif Path(self.name, "dataset_dict.json").is_file():
+                table = datasets.load_from_disk(self.name)[self.split]
+            else:
+                table = datasets.load_dataset(self.name, split=self.split, revision=self.revision)
+            table = table.cast_column(self.column, datasets.Image(decode=False))
+        except Exception as error:  # the Hub client has no common base class for its errors
+            raise SourceUnavailable(
+                f"{self.label} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                "Check the name, the network and 'huggingface-cli login', or download the data "
+                "set elsewhere and give its folder as the name."
+            ) from error
+        for number, row in enumerate(table):
+            picture = row[self.column]
+            data = picture["bytes"] or Path(picture["path"]).read_bytes()
+            suffix = Path(picture["path"] or "").suffix or _suffix_of(data)
+            (folder / f"{number:06d}{suffix}").write_bytes(data)
+
+
+@dataclass
+class PypiSource(Source):
+    """Pictures inside an installed Python package (installed by ``make setup``).
+
+    Args:
+        package: name on PyPI, for messages.
+        module: name to import, whose folder is searched.
+    """
+
+    package: str = ""
+    module: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"PyPI package {self.package}"
+
+    def root(self, store: Path) -> Path:
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.submodule_search_locations:
+            raise SourceUnavailable(
+                f"The {self.label} is not installed: run 'make setup', or 'pip install {self.package}'."
+            )
+        return Path(next(iter(spec.submodule_search_locations)))
+
+
+@dataclass
+class DiceBearSource(Source):
+    """Drawings that the PyPI package dicebear-core puts together from seeds.
+
+    Args:
+        style: one of the styles in the package dicebear-styles.
+        count: how many drawings.
+    """
+
+    style: str = ""
+    count: int = 100
+
+    @property
+    def label(self) -> str:
+        return f"DiceBear style {self.style}"
+
+    def root(self, store: Path) -> Path:
+        target = store / f"dicebear-{self.style}-{self.count}"
+        if target.is_dir():
+            return target
+        spec = importlib.util.find_spec("dicebear_styles")
+        if spec is None or importlib.util.find_spec("dicebear") is None:
+            raise SourceUnavailable(
+                "The PyPI packages dicebear-core and dicebear-styles are missing."
+            )
+        import dicebear
+
+        styles = Path(next(iter(spec.submodule_search_locations or [])))
+        if not (styles / f"{self.style}.json").is_file():
+            raise unknown(
+                "DiceBear style", self.style, sorted(p.stem for p in styles.glob("*.json"))
+            )
+        style = dicebear.Style(json.loads((styles / f"{self.style}.json").read_text()))
+        with _unpack_folder(target) as folder:
+            for seed in range(self.count):
+                drawing = dicebear.Avatar(style, {"seed": f"{self.style}-{seed}"}).to_string()
+                (folder / f"{self.style}-{seed:04d}.svg").write_text(drawing)
+        return target
+
+
+@dataclass
+class NpmSource(Source):
+    """Pictures inside an npm package, fetched with ``npm pack``.
+
+    Args:
+        package: name on the npm registry.
+        version: exact version.
+    """
+
+    package: str = ""
+    version: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"npm package {self.package}"
+
+    def root(self, store: Path) -> Path:
+        target = store / f"npm-{self.package.replace('/', '-').lstrip('@')}-{self.version}"
+        if target.is_dir():
+            return target
+        _need_client("npm", self.label)
+        with _unpack_folder(target) as folder, tempfile.TemporaryDirectory(dir=store) as download:
+            command = ["npm", "pack", f"{self.package}@{self.version}", "--silent"]
+            _client([*command, "--pack-destination", download], self.label)
+            with tarfile.open(next(Path(download).glob("*.tgz"))) as archive:
+                archive.extractall(folder, filter="data")
+        return target
+
+
+@dataclass
+class DebianSource(Source):
+    """Pictures inside a Debian package, fetched with ``apt-get download``; no root, no dependencies.
+
+    Args:
+        package: name, or a glob such as ``wesnoth-*-data`` of which the last match is taken.
+    """
+
+    package: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"Debian package {self.package}"
+
+    def root(self, store: Path) -> Path:
+        target = store / f"debian-{self.package.replace('*', '_')}"
+        if target.is_dir():
+            return target
+        _need_client("apt-get", self.label)
+        _need_client("dpkg-deb", self.label)
+        apt = _Apt(store / "apt")
+        name = self._resolve(apt)
+        with _unpack_folder(target) as folder, tempfile.TemporaryDirectory(dir=store) as download:
+            try:
+                apt.run(["apt-get", "download", name], self.label, cwd=download)
+            except SourceUnavailable:  # the package lists may be out of date
+                apt.update()
+                apt.run(["apt-get", "download", name], self.label, cwd=download)
+            archive = next(Path(download).glob("*.deb"))
+            _client(["dpkg-deb", "-x", str(archive), str(folder)], self.label)
+        return target
+
+    def _resolve(self, apt: _Apt) -> str:
+        prefix = self.package.split("*")[0]
+        names = apt.run(["apt-cache", "pkgnames", prefix], self.label).split()
+        matches = sorted(fnmatch.filter(names, self.package), key=_version_key)
+        if not matches:
+            raise SourceUnavailable(f"apt knows no package that matches {self.package}.")
+        return matches[-1]
+
+
+@dataclass
+class _Apt:
+    """apt with package lists of its own under ``state``, so that no root is needed."""
+
+    state: Path
+    options: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        lists = (self.state / "lists").resolve()
+        cache = (self.state / "cache").resolve()
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        (cache / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        self.options = [
+            f"-oDir::State::Lists={lists}",
+            f"-oDir::Cache={cache}",
+            "-oDebug::NoLocking=1",
+            "-oAPT::Sandbox::User=",
+        ]
+        if not any(lists.glob("*Packages*")):
+            self.update()
+
+    def update(self) -> None:
+        """Fetch the package lists."""
+        self.run(["apt-get", "-q", "update"], "list of Debian packages")
+
+    def run(self, command: list[str], label: str, cwd: str | None = None) -> str:
+        return _client([command[0], *self.options, *command[1:]], label, cwd)
+
+
+def _version_key(name: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", name)]
+
+
+def _need_client(program: str, label: str) -> None:
+    if shutil.which(program) is None:
+        raise SourceUnavailable(f"The {label} needs the program '{program}', which is not here.")
+
+
+def _client(command: Iterable[str], label: str, cwd: str | None = None) -> str:
+    """Run a registry client; its standard output, or SourceUnavailable with its last line."""
+    done = subprocess.run(list(command), cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        raise SourceUnavailable(f"The {label} could not be fetched: {lines[-1]}")
+    return done.stdout
+
+
+@contextmanager
+def _unpack_folder(target: Path) -> Any:
+    """A temporary folder that becomes ``target`` when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _suffix_of(data: bytes) -> str:
+    for magic, suffix in ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp")):
+        if data.startswith(magic):
+            return suffix
+    return ".tif"
