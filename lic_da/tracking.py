@@ -35,6 +35,7 @@ def wandb_mode(mode: str) -> str:
         return os.environ["WANDB_MODE"]
     if os.environ.get("WANDB_API_KEY"):
         return "online"
+    os.environ.setdefault("WANDB_SILENT", "true")  # it is read once, when wandb starts
     import wandb
 
     return "online" if wandb.login(prompt=False) else "offline"
@@ -50,7 +51,6 @@ def tracked(config: DictConfig, folder: Path, job_type: str = "train") -> Iterat
         job_type: of the W&B run.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
-    os.environ.setdefault("WANDB_SILENT", "true")
     mode = wandb_mode(config.logger.mode)
     if mode == "disabled":
         yield loggers
