@@ -40,7 +40,7 @@ class ClassicalCodec:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format=self.format, quality=quality, **self.settings)
         with Image.open(file) as image:
-            return file.tell(), to_tensor(np.asarray(image.convert("RGB")))
+            return len(file.getvalue()), to_tensor(np.asarray(image.convert("RGB")))
 
 
 JPEG = ClassicalCodec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from lic_da.evaluation.rate_distortion import Point, mean
@@ -70,9 +71,15 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
 
 def table(summary: dict[str, Any], title: str) -> Table:
     """The summary as a table for the terminal: a row a domain."""
-    rich = Table(title=title, title_justify="left", caption_justify="left", caption_style="")
+    rich = Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        caption_style="",
+        box=box.SIMPLE_HEAD,
+    )
     rich.add_column("domain", no_wrap=True)
-    for name in ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate right"):
+    for name in ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate"):
         rich.add_column(name, justify="right", no_wrap=True)
     for name, row in summary["domains"].items():
         gains, psnr = row.get("gain", {}), row["psnr"]
@@ -90,17 +97,15 @@ def table(summary: dict[str, Any], title: str) -> Table:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     lines = [
-        "base, adapted: PSNR in dB; weighted, top1, oracle: gain in dB over the base decoder",
-        "from the same streams.",
+        "base, adapted: PSNR in dB; weighted, top1, oracle: gain in dB over base, from the",
+        "same streams; gate: how often its largest weight is the right one.",
     ]
     if summary["gate_accuracy"] is not None:
-        lines[-1] += (
-            f" Gate right for {100 * summary['gate_accuracy']:.1f} % of seen domains' pictures."
+        lines.append(
+            f"Gate accuracy over the seen domains: {100 * summary['gate_accuracy']:.1f} %."
         )
     for name, row in summary["domains"].items():
         if not row["seen"]:
-            v = ", ".join(
-                f"{domain} {weight:.2f}" for domain, weight in row.get("gate", {}).items()
-            )
-            lines.append(f"* {name} was never trained on; mean gate output: {v}.")
+            v = ", ".join(f"{d} {weight:.2f}" for d, weight in row.get("gate", {}).items())
+            lines.append(f"* {name} was never trained on; mean gate {v}.")
     return lines

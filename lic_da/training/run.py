@@ -188,7 +188,7 @@ def _result(
     out.print(table(summary, title))
     for images in data.images.values():
         if images.skipped or images.notes:
-            out.print(images.summary(), *images.notes, sep="\n", highlight=False)
+            out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
     with atomic_path(folder / "table.txt") as temporary:
         temporary.write_text(out.export_text())
     out.print(
