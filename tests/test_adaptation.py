@@ -191,8 +191,8 @@ def test_pack_on_other_base_weights_is_refused_by_both_fingerprints(
 ) -> None:
     pack.save(adapted, tmp_path, {})
     text = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "config.yaml").write_text(text.replace(adapted.fingerprint, "0" * 64))
-    with pytest.raises(UserError, match=f"{'0' * 64}.*{adapted.fingerprint}"):
+    (tmp_path / "config.yaml").write_text(text.replace(adapted.fingerprint, "f" * 64))
+    with pytest.raises(UserError, match=f"{'f' * 64}.*{adapted.fingerprint}"):
         AdaptedCodec.load(tmp_path)
 
 

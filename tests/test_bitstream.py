@@ -60,7 +60,7 @@ def test_latents_that_decode_differently_are_an_error_not_a_picture(
     adapted: AdaptedCodec, photographs: list[RGB]
 ) -> None:
     data = adapted.compress(photographs[0])
-    adapted.codec.entropy_bottleneck._quantized_cdf[5, 1:4] += 7  # another machine's tables
+    adapted.codec.entropy_bottleneck._offset[5] += 1  # another machine's tables
     with pytest.raises(StreamError, match="decode to other values"):
         adapted.decompress(data)
 
