@@ -77,6 +77,8 @@ def table(summary: dict[str, Any], title: str) -> Table:
         caption_justify="left",
         caption_style="",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     rich.add_column("domain", no_wrap=True)
     for name in ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate"):
@@ -97,8 +99,8 @@ def table(summary: dict[str, Any], title: str) -> Table:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     lines = [
-        "base, adapted: PSNR in dB; weighted, top1, oracle: gain in dB over base, from the",
-        "same streams; gate: how often its largest weight is the right one.",
+        "base, adapted: PSNR in dB; weighted, top1, oracle: gain in dB over base, from",
+        "the same streams; gate: how often its largest weight is the right one.",
     ]
     if summary["gate_accuracy"] is not None:
         lines.append(
