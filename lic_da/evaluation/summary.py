@@ -99,8 +99,8 @@ def table(summary: dict[str, Any], title: str) -> Table:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     lines = [
-        "base, adapted: PSNR in dB; weighted, top1, oracle: gain in dB over base, from",
-        "the same streams; gate: how often its largest weight is the right one.",
+        "base, adapted: PSNR in dB. weighted, top1, oracle: gain over base in",
+        "dB, from the same streams. gate: how often its largest weight is right.",
     ]
     if summary["gate_accuracy"] is not None:
         lines.append(
@@ -109,5 +109,5 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     for name, row in summary["domains"].items():
         if not row["seen"]:
             v = ", ".join(f"{d} {weight:.2f}" for d, weight in row.get("gate", {}).items())
-            lines.append(f"* {name} was never trained on; mean gate {v}.")
+            lines += [f"* {name} was never trained on;", f"  mean gate {v}."]
     return lines
