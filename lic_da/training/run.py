@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lic_da import tracking
 from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, adapter_state
+from lic_da.adaptation.codec import AdaptedCodec, adapter_state, base_state
 from lic_da.adaptation.synthesis import BLENDS
 from lic_da.codecs import zoo
 from lic_da.config import available
@@ -170,7 +170,7 @@ def _result(
         "run": folder.name,
         "codec": config.codec.name,
         "quality": config.codec.quality,
-        "base_fingerprint": adapted.fingerprint,
+        "base_fingerprint": zoo.fingerprint(base_state(adapted.codec)),  # as it is now
         "git_commit": tracking.git_commit(),
         **summarise(points, adapted.domains),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
