@@ -3,6 +3,7 @@
 v is one number per adapter and image, and every adapter is linear, so the sum of the adapters'
 outputs is the output of one convolution with the summed kernel, Σ_k v_k A_k(u) = (Σ_k v_k A_k)(u).
 Images that share v share the kernel; otherwise each image gets its own, in one grouped convolution.
+A frozen convolution beside the adapters joins the sum where its kernel is at hand anyway.
 """
 
 from __future__ import annotations
@@ -30,27 +31,33 @@ class Mixture:
 
     def __call__(self, u: Tensor) -> Tensor:
         """Σ_k v_k A_k(u), for ``u`` of shape ``(B, C, H, W)``."""
-        if self._shared(u):
-            return convolve(self.adapters[0], u, *self._kernel(self.v[0]))
-        weights, biases = zip(*(self._kernel(row) for row in self.v), strict=True)
-        return convolve_each(self.adapters[0], u, torch.stack(weights), torch.stack(biases))
+        return self._apply(self.adapters[0], u, *self._kernels(u))
 
     def beside(self, conv: Conv, u: Tensor) -> Tensor:
-        """W(u) + Σ_k v_k A_k(u), where W is a frozen convolution of the adapters' shape."""
-        if self._shared(u) and not torch.is_grad_enabled():
-            weight, bias = self._kernel(self.v[0])
-            return convolve(conv, u, conv.weight + weight, _bias(conv) + bias)
-        return conv(u) + self(u)
+        """W(u) + Σ_k v_k A_k(u), where W is a frozen convolution of the adapters' shape.
 
-    def _shared(self, u: Tensor) -> bool:
-        """Whether all images of the batch have the same v."""
-        return len(u) == 1 or (not self.v.requires_grad and bool((self.v == self.v[0]).all()))
+        Without gradients, and where v differs in the batch, W is a convolution of its own, so that
+        untrained adapters leave every bit as it is; in training W joins each image's kernel.
+        """
+        weights, biases = self._kernels(u)
+        if len(weights) > 1 and not torch.is_grad_enabled():
+            return conv(u) + self._apply(conv, u, weights, biases)
+        return self._apply(conv, u, conv.weight + weights, _bias(conv) + biases)
 
-    def _kernel(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed kernel and bias for one row of v."""
-        weights = torch.stack([a.weight for a in self.adapters])
-        biases = torch.stack([_bias(a) for a in self.adapters])
-        return torch.tensordot(v, weights, dims=1), torch.tensordot(v, biases, dims=1)
+    def _kernels(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed kernels ``(n, *shape)`` and biases ``(n, C_out)``; n = 1 if all images share v."""
+        shared = len(u) == 1 or (not self.v.requires_grad and bool((self.v == self.v[0]).all()))
+        v = self.v[:1] if shared else self.v
+        with torch.autocast(u.device.type, enabled=False):  # small weights add up in float32
+            weights = torch.stack([a.weight for a in self.adapters])
+            biases = torch.stack([_bias(a) for a in self.adapters])
+            return torch.tensordot(v, weights, dims=1), v @ biases
+
+    @staticmethod
+    def _apply(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+        if len(weights) == 1:
+            return convolve(like, u, weights[0], biases[0])
+        return convolve_each(like, u, weights, biases)
 
 
 def _bias(conv: Conv) -> Tensor:

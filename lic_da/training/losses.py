@@ -39,8 +39,12 @@ def adaptation(
 ) -> dict[str, Tensor]:
     """γ·255²·MSE + cross-entropy of the domain label (Presta et al. 2024); the rate is constant.
 
+    The MSE is that of the picture a decoder shows, which is clamped to [0, 1]: white paper that comes
+    out whiter than white is no error. Its gradient passes the clamp, so that values beyond the range
+    are drawn back wherever the original lies inside it.
+
     Args:
-        x_hat: decoded images, ``(B, 3, H, W)``.
+        x_hat: decoded images, ``(B, 3, H, W)``, not clamped.
         x: originals in [0, 1], the same shape.
         logits: of the gate, ``(B, K+1)``.
         labels: domain indices, ``(B,)``.
@@ -49,7 +53,9 @@ def adaptation(
     Returns:
         Scalars ``loss``, ``mse`` and ``cross_entropy``.
     """
-    mse = F.mse_loss(x_hat.float(), x)
+    x_hat = x_hat.float()
+    shown = x_hat + (x_hat.detach().clamp(0, 1) - x_hat.detach())
+    mse = F.mse_loss(shown, x)
     cross_entropy = F.cross_entropy(logits.float(), labels)
     return {
         "loss": gamma * 255**2 * mse + cross_entropy,

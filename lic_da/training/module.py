@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -18,6 +19,7 @@ from lic_da.training.losses import adaptation
 from lic_da.training.schedule import warmup_cosine
 
 BLENDS = ("base", "weighted", "top1", "oracle")
+_TRAINED = ("codec.g_s.bank.", "codec.g_s.gate.")
 
 
 class DecoderAdaptation(L.LightningModule):
@@ -144,11 +146,8 @@ class DecoderAdaptation(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep bank and gate only, and say which base weights they belong to."""
-        checkpoint["state_dict"] = {
-            key: value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith(("codec.g_s.bank.", "codec.g_s.gate."))
-        }
+        for part in {"state_dict", "current_model_state"} & checkpoint.keys():
+            checkpoint[part] = {k: v for k, v in checkpoint[part].items() if k.startswith(_TRAINED)}
         checkpoint["base_fingerprint"] = self.adapted.fingerprint
         checkpoint["domains"] = self.adapted.domains
 
@@ -169,6 +168,29 @@ class DecoderAdaptation(L.LightningModule):
                 f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
                 f"{', '.join(self.adapted.domains)}."
             )
+
+
+class AdapterAveraging(WeightAveraging):
+    """Exponential moving average of adapters and gate; it is what is validated, kept and tested.
+
+    Args:
+        decay: of the average, a step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        # Of equal values this form of the average is exactly that value: frozen weights stay.
+        super().__init__(use_buffers=False, avg_fn=lambda a, new, _: a + (new - a) * (1 - decay))
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Complete the average by what is frozen, which checkpoints leave out."""
+        frozen = {k: v for k, v in pl_module.state_dict().items() if not k.startswith(_TRAINED)}
+        super().on_load_checkpoint(
+            trainer,
+            pl_module,
+            {**checkpoint, "state_dict": {**frozen, **checkpoint["state_dict"]}},
+        )
 
 
 def psnr_8_bit(x_hat: Tensor, x: Tensor) -> float:

@@ -29,7 +29,7 @@ from lic_da.errors import UserError, unknown
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.rate_distortion import measure, write_points
 from lic_da.evaluation.summary import summarise, table
-from lic_da.training.module import DecoderAdaptation
+from lic_da.training.module import AdapterAveraging, DecoderAdaptation
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -133,6 +133,8 @@ def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
         ModelCheckpoint(checkpoints, filename="best", monitor="val/gain", mode="max", **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
     ]
+    if config.ema is not None:
+        callbacks.append(AdapterAveraging(config.ema))
     if config.early_stopping is not None:
         callbacks.append(
             EarlyStopping(
