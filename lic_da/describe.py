@@ -10,7 +10,7 @@ from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
 from omegaconf import DictConfig
 
-from lic_da.adaptation.codec import adapt
+from lic_da.adaptation.codec import adapt, how_adapted
 from lic_da.codecs import zoo
 from lic_da.codecs.zoo import count_parameters
 from lic_da.command import command
@@ -30,7 +30,7 @@ def describe(config: DictConfig) -> dict[str, Any]:
         load_domain(name)
     codec = zoo.build(config.codec, weights=False)
     base = base_counts(codec)
-    synthesis = adapt(codec, config.codec, names)
+    synthesis = adapt(codec, config.codec, names, how_adapted(config))
     adapters = count_parameters(synthesis.bank)
     gate = count_parameters(synthesis.gate)
     return {

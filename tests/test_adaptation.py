@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lic_da.adaptation import pack
 from lic_da.adaptation.codec import AdaptedCodec, base_state, pad
 from lic_da.adaptation.gate import Gate
-from lic_da.adaptation.mixture import Mixture, convolve
+from lic_da.adaptation.mixture import Conv, Mixture, convolve
 from lic_da.adaptation.synthesis import BLENDS
 from lic_da.bitstream import Stream
 from lic_da.codecs import zoo
@@ -29,6 +29,17 @@ def as_batch(pixels: RGB) -> Tensor:
 
 def blending_domain(blend: str) -> str | None:
     return "sketch" if blend == "oracle" else None
+
+
+class Branches(Mixture):
+    """The formula as it is written: one convolution an adapter."""
+
+    def __call__(self, u: Tensor) -> Tensor:
+        weights = self.v.T[:, :, None, None, None]
+        return torch.stack([w * a(u) for w, a in zip(weights, self.adapters, strict=True)]).sum(0)
+
+    def beside(self, conv: Conv, u: Tensor) -> Tensor:
+        return convolve(conv, u, conv.weight, conv.bias) + self(u)
 
 
 @pytest.mark.parametrize("blend", BLENDS)
@@ -78,7 +89,7 @@ def test_one_kernel_equals_the_sum_of_the_branches(adapted: AdaptedCodec) -> Non
     synthesis = adapted.synthesis
     u = torch.randn(2, 64, 9, 7)
     v = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
-    for site in synthesis.sites.values():
+    for site in synthesis.sites:
         adapters = synthesis.bank.at(site)
         expected = sum(v[:, k, None, None, None] * a(u) for k, a in enumerate(adapters))
         with torch.no_grad():
@@ -88,15 +99,23 @@ def test_one_kernel_equals_the_sum_of_the_branches(adapted: AdaptedCodec) -> Non
         torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_folding_into_the_frozen_kernel_equals_adding_its_output(adapted: AdaptedCodec) -> None:
+@pytest.mark.parametrize("gradients", [False, True])
+def test_every_way_of_mixing_equals_the_branches(
+    adapted: AdaptedCodec, monkeypatch: pytest.MonkeyPatch, gradients: bool
+) -> None:
+    """One v for all images (folded), a v an image (decoding), and an image's own kernel (training)."""
     disturb(adapted)
     synthesis = adapted.synthesis
-    y_hat = torch.randn(1, 64, 6, 5).round()
-    v = torch.tensor([[0.5, 0.3, 0.2]])
+    y_hat = torch.randn(2, 64, 6, 5).round()
+    v = torch.tensor([[0.5, 0.3, 0.2], [0.0, 0.1, 0.9]])
+    with torch.set_grad_enabled(gradients):
+        apart = synthesis(y_hat, v.requires_grad_(gradients)).detach()
+        alone = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(2)]).detach()
+    monkeypatch.setattr("lic_da.adaptation.synthesis.Mixture", Branches)
     with torch.no_grad():
-        folded = synthesis(y_hat, v)
-    branches = synthesis(y_hat, v).detach()  # with autograd the kernels stay apart
-    torch.testing.assert_close(folded, branches, rtol=1e-4, atol=1e-5)
+        expected = synthesis(y_hat, v)
+    torch.testing.assert_close(apart, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(alone, expected, rtol=0, atol=1e-5)
 
 
 def test_adapter_formula_at_each_site(adapted: AdaptedCodec) -> None:
@@ -219,8 +238,8 @@ def test_sites_are_configuration() -> None:
     adapted = AdaptedCodec.build(config, ("natural", "sketch"))
     assert sum(p.numel() for p in adapted.synthesis.bank.parameters()) == 2 * (64 * 64 * 9 + 64)
     config.sites = [{"_target_": "lic_da.adaptation.sites.Parallel", "at": 3}]
-    with pytest.raises(UserError, match=r"needs a convolution.*g_s\[3\] is GDN"):
+    with pytest.raises(UserError, match=r"needs a plain convolution.*g_s\.3 is GDN"):
         AdaptedCodec.build(config, ("natural",))
     config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 9}]
-    with pytest.raises(UserError, match="layers 0 to 6"):
+    with pytest.raises(UserError, match="no module at .9.; it consists of 0, 1"):
         AdaptedCodec.build(config, ("natural",))

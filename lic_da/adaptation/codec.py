@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,42 @@ import torch
 import torch.nn.functional as F
 from compressai.models import CompressionModel
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lic_da.adaptation.sites import every_convolution
 from lic_da.adaptation.synthesis import AdaptedSynthesis
 from lic_da.bitstream import Stream, StreamError
 from lic_da.codecs import zoo
 from lic_da.codecs.symbols import symbol_checksum
 from lic_da.data.images import MIN_SIDE, RGB
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
 
 _BASE = "g_s.base."
 _ADDED = ("g_s.bank.", "g_s.gate.")
 
 
-def adapt(codec: CompressionModel, config: DictConfig, domains: Sequence[str]) -> AdaptedSynthesis:
+PAPER = OmegaConf.create(
+    {
+        "sites": "paper",
+        "adapter": {"_target_": "lic_da.adaptation.adapters.Residual"},
+        "gate": {"mid": None},
+    }
+)
+"""How a codec is adapted in the paper: at the sites its configuration lists, by full kernels."""
+
+
+def how_adapted(config: DictConfig) -> DictConfig:
+    """The part of a command's configuration that says how a codec is adapted, by itself."""
+    return OmegaConf.masked_copy(config, list(PAPER))
+
+
+def adapt(
+    codec: CompressionModel,
+    config: DictConfig,
+    domains: Sequence[str],
+    how: DictConfig = PAPER,
+) -> AdaptedSynthesis:
     """Freeze a codec and replace its ``g_s`` by an adapted one, in place.
 
     Encoder, entropy model and every bitstream stay what they are.
@@ -35,14 +56,42 @@ def adapt(codec: CompressionModel, config: DictConfig, domains: Sequence[str]) -
         codec: any CompressAI codec.
         config: its configuration (``conf/codec``), which lists sites and the size of the gate.
         domains: names of all domains, the source first.
+        how: ``sites`` (``paper``: those of ``config``; ``all``: every convolution of ``g_s``; or a list
+            of its own), ``adapter`` (the kind) and ``gate.mid`` (null: that of ``config``).
 
     Returns:
         The new ``g_s``, with adapters at zero.
     """
+    config = zoo.at_quality(config)
     codec.requires_grad_(False).eval()
-    sites = [instantiate(site) for site in config.sites]
-    codec.g_s = AdaptedSynthesis(codec.g_s, codec.M, sites, domains, config.gate.mid)
+    if how.sites == "all":
+        sites = every_convolution(codec.g_s)
+    elif isinstance(how.sites, str) and how.sites != "paper":
+        raise unknown("sites", how.sites, ("paper", "all"))
+    else:
+        sites = [instantiate(s) for s in (config.sites if how.sites == "paper" else how.sites)]
+    codec.g_s = AdaptedSynthesis(
+        codec.g_s,
+        latent_channels(codec),
+        sites,
+        domains,
+        kind=instantiate(how.adapter),
+        gate_mid=how.gate.mid or config.gate.mid,
+    )
     return codec.g_s
+
+
+def latent_channels(codec: CompressionModel) -> int:
+    """M, channels of the latent.
+
+    Raises:
+        UserError: the codec does not say.
+    """
+    if not isinstance(getattr(codec, "M", None), int):
+        raise UserError(
+            f"{type(codec).__name__} needs an attribute M, the number of channels of its latent."
+        )
+    return int(codec.M)
 
 
 def base_state(codec: CompressionModel) -> dict[str, Tensor]:
@@ -87,26 +136,34 @@ class AdaptedCodec:
         codec: the CompressAI codec with its adapted ``g_s``.
         config: the ``codec`` configuration it was built from.
         fingerprint: SHA-256 of the base weights.
+        how: it is adapted; see :func:`adapt`.
     """
 
     codec: CompressionModel
     config: DictConfig
     fingerprint: str
+    how: DictConfig = field(default_factory=lambda: PAPER)
 
     @classmethod
     def build(
-        cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True
+        cls,
+        config: DictConfig,
+        domains: Sequence[str],
+        how: DictConfig = PAPER,
+        *,
+        weights: bool = True,
     ) -> AdaptedCodec:
         """A codec with untrained adapters, which decodes exactly as the base codec does.
 
         Args:
             config: the ``codec`` configuration.
             domains: names of all domains, the source first.
+            how: see :func:`adapt`.
             weights: load the base weights; without them they are random.
         """
         codec = zoo.build(config, weights=weights)
-        adapt(codec, config, domains)
-        return cls(codec, config, zoo.fingerprint(base_state(codec)))
+        adapt(codec, config, domains, how)
+        return cls(codec, config, zoo.fingerprint(base_state(codec)), how)
 
     @classmethod
     def load(cls, folder: Path | str) -> AdaptedCodec:
@@ -149,7 +206,7 @@ class AdaptedCodec:
             The stream; its strings are those of the base codec.
         """
         height, width = x.shape[2:]
-        with symbol_checksum(self.codec) as checksum:
+        with symbol_checksum(self.codec, "encode") as checksum:
             coded = self.codec.compress(pad(x, self.stride))
         shape = tuple(int(side) for side in coded["shape"])
         assert len(shape) == 2
@@ -179,7 +236,7 @@ class AdaptedCodec:
                 f"with base weights {self.fingerprint[:16]}…. Use the pack it was made with."
             )
         strings = [[string] for string in stream.strings]
-        with symbol_checksum(self.codec) as checksum:
+        with symbol_checksum(self.codec, "decode") as checksum:
             x_hat: Tensor = self.codec.decompress(strings, stream.shape)["x_hat"]
         if checksum.value != stream.latent_crc:
             raise StreamError(

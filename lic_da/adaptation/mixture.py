@@ -41,7 +41,8 @@ class Mixture:
         """
         weights, biases = self._kernels(u)
         if len(weights) > 1 and not torch.is_grad_enabled():
-            return conv(u) + self._apply(conv, u, weights, biases)
+            alone = convolve(conv, u, conv.weight, conv.bias)
+            return alone + self._apply(conv, u, weights, biases)
         return self._apply(conv, u, conv.weight + weights, _bias(conv) + biases)
 
     def _kernels(self, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 A pack is a folder::
 
     adapters.safetensors   bank and gate
-    config.yaml            codec, quality, domains, blend, fingerprint of the base weights
+    config.yaml            codec, quality, sites, adapters, domains, blend, fingerprint of the base
     metrics.json           what was measured at the end of training
 """
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lic_da.adaptation.codec import AdaptedCodec, adapter_state
+from lic_da.adaptation.codec import PAPER, AdaptedCodec, adapter_state
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 
@@ -52,6 +52,7 @@ def save(
         {
             "codec": adapted.config,
             "quality": adapted.config.quality,
+            "how": adapted.how,
             "domains": list(adapted.domains),
             "blend": adapted.synthesis.blend,
             "base_fingerprint": adapted.fingerprint,
@@ -70,7 +71,7 @@ def load(folder: Path) -> AdaptedCodec:
         UserError: the folder is no pack, or it belongs to other base weights.
     """
     config = read_config(folder)
-    adapted = AdaptedCodec.build(config.codec, list(config.domains))
+    adapted = AdaptedCodec.build(config.codec, list(config.domains), config.get("how", PAPER))
     if adapted.fingerprint != config.base_fingerprint:
         raise UserError(
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "

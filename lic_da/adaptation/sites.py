@@ -1,12 +1,19 @@
 """Sites: the places in a synthesis transform where adapters act.
 
-A site names a layer of ``g_s`` and says how the adapters' output joins it. With ``u`` a feature map,
-``W`` a frozen convolution and ``A_k`` the adapter of domain k (Presta et al. 2024, section 3)::
+A site names a module of ``g_s`` by its path and says how the adapters' output joins it. With ``u`` a
+feature map, ``W`` a frozen convolution and ``A_k`` the adapter of domain k (Presta et al. 2024,
+section 3)::
 
     parallel                             serial
 
-    x ──┬── W ─────────── + ──►          x ── layer ── u ──┬────────────────── + ──►
-        └── Σ v_k A_k ───┘                                 └── Σ v_k A_k (3×3) ─┘
+    x ──┬── W ─────────── + ──►          x ── module ── u ──┬────────────────── + ──►
+        └── Σ v_k A_k ───┘                                  └── Σ v_k A_k (3×3) ─┘
+
+    inside
+                 ┌─────── block ─────────┐
+    x ───────────┤ … ── u ── inner ── …  ├── + ──►
+                 └────── │ ──────────────┘   │
+                         └─ Σ v_k A_k (3×3) ─ LeakyReLU
 
 A codec's configuration lists its sites; a new kind of site is a new class here and nothing else.
 """
@@ -14,8 +21,11 @@ A codec's configuration lists its sites; a new kind of site is a new class here 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lic_da.adaptation.mixture import Conv, Mixture
@@ -27,34 +37,48 @@ class Site(ABC):
     """A place where adapters act.
 
     Args:
-        at: index of the layer in ``g_s``.
+        at: path of a module in ``g_s``, such as ``3`` or ``9.0``.
     """
 
-    at: int
+    at: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", str(self.at))
 
     @abstractmethod
-    def new_adapter(self, layer: nn.Module, channels: int) -> Conv:
+    def new_adapter(self, module: nn.Module, channels: int) -> Conv:
         """An adapter for this site, not yet initialised.
 
         Args:
-            layer: the frozen layer at this site.
-            channels: of the layer's output.
+            module: the frozen module at this site.
+            channels: of its output.
         """
 
     @abstractmethod
-    def __call__(self, layer: nn.Module, x: Tensor, mixture: Mixture) -> Tensor:
-        """Output of the layer with the adapters' residual; ``x`` is the layer's input."""
+    def adapted(
+        self, module: nn.Module, forward: Callable[..., Any], mixture: Mixture, x: Tensor
+    ) -> Tensor:
+        """Output of the module with the adapters' residual.
+
+        Args:
+            module: the frozen module at this site.
+            forward: what it computes by itself.
+            mixture: the adapters, mixed by v.
+            x: its input.
+        """
 
 
 @dataclass(frozen=True)
 class Serial(Site):
-    """``u + Σ_k v_k A_k(u)`` on the layer's output u; A_k a 3×3 convolution."""
+    """``u + Σ_k v_k A_k(u)`` on the module's output u; A_k a 3×3 convolution."""
 
-    def new_adapter(self, layer: nn.Module, channels: int) -> Conv:
-        return nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+    def new_adapter(self, module: nn.Module, channels: int) -> Conv:
+        return _conv3x3(channels)
 
-    def __call__(self, layer: nn.Module, x: Tensor, mixture: Mixture) -> Tensor:
-        u = layer(x)
+    def adapted(
+        self, module: nn.Module, forward: Callable[..., Any], mixture: Mixture, x: Tensor
+    ) -> Tensor:
+        u: Tensor = forward(x)
         return u + mixture(u)
 
 
@@ -62,24 +86,93 @@ class Serial(Site):
 class Parallel(Site):
     """``W(u) + Σ_k v_k A_k(u)``; A_k has the very shape of the convolution W."""
 
-    def new_adapter(self, layer: nn.Module, channels: int) -> Conv:
-        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or layer.groups != 1:
+    def new_adapter(self, module: nn.Module, channels: int) -> Conv:
+        if not _is_plain_convolution(module):
             raise UserError(
-                f"A parallel site needs a convolution with one group, but g_s[{self.at}] is "
-                f"{type(layer).__name__}."
+                f"A parallel site needs a plain convolution with one group, but g_s.{self.at} is "
+                f"{type(module).__name__}."
             )
-        kind = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
-        extra = {"output_padding": layer.output_padding} if kind is nn.ConvTranspose2d else {}
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        kind = nn.ConvTranspose2d if isinstance(module, nn.ConvTranspose2d) else nn.Conv2d
+        extra = {"output_padding": module.output_padding} if kind is nn.ConvTranspose2d else {}
         return kind(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
-            stride=layer.stride,  # type: ignore[arg-type]
-            padding=layer.padding,  # type: ignore[arg-type]
-            dilation=layer.dilation,  # type: ignore[arg-type]
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,  # type: ignore[arg-type]
+            stride=module.stride,  # type: ignore[arg-type]
+            padding=module.padding,  # type: ignore[arg-type]
+            dilation=module.dilation,  # type: ignore[arg-type]
             **extra,  # type: ignore[arg-type]
         )
 
-    def __call__(self, layer: nn.Module, x: Tensor, mixture: Mixture) -> Tensor:
-        assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-        return mixture.beside(layer, x)
+    def adapted(
+        self, module: nn.Module, forward: Callable[..., Any], mixture: Mixture, x: Tensor
+    ) -> Tensor:
+        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        return mixture.beside(module, x)
+
+
+@dataclass(frozen=True)
+class Inside(Site):
+    """``block(x) + LeakyReLU(Σ_k v_k A_k(u))``, u the input of a convolution inside the block.
+
+    Args:
+        at: path of the block.
+        before: path, inside the block, of the convolution whose input is u.
+        slope: of the LeakyReLU.
+    """
+
+    before: str
+    slope: float = 0.01
+
+    def new_adapter(self, module: nn.Module, channels: int) -> Conv:
+        inner = submodule(module, self.before, f"g_s.{self.at}")
+        if not isinstance(inner, nn.Conv2d) or inner.in_channels != channels:
+            raise UserError(
+                f"The site inside g_s.{self.at} needs a convolution at '{self.before}' whose input has "
+                f"as many channels as the block's output ({channels})."
+            )
+        return _conv3x3(channels)
+
+    def adapted(
+        self, module: nn.Module, forward: Callable[..., Any], mixture: Mixture, x: Tensor
+    ) -> Tensor:
+        seen: list[Tensor] = []
+        hook = module.get_submodule(self.before).register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0])
+        )
+        try:
+            out: Tensor = forward(x)
+        finally:
+            hook.remove()
+        return out + F.leaky_relu(mixture(seen[0]), self.slope)
+
+
+def every_convolution(g_s: nn.Module) -> list[Site]:
+    """A parallel site at every convolution of a synthesis transform."""
+    return [Parallel(path) for path, m in g_s.named_modules() if _is_plain_convolution(m)]
+
+
+def submodule(module: nn.Module, path: str, name: str) -> nn.Module:
+    """The module at ``path``.
+
+    Raises:
+        UserError: there is none; ``name`` says in what.
+    """
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        inside = ", ".join(key for key, _ in module.named_children())
+        raise UserError(f"{name} has no module at '{path}'; it consists of {inside}.") from None
+
+
+def _conv3x3(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+
+def _is_plain_convolution(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+    )

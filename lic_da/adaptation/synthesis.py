@@ -14,12 +14,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lic_da.adaptation.adapters import AdapterKind
 from lic_da.adaptation.bank import AdapterBank
 from lic_da.adaptation.gate import Gate
 from lic_da.adaptation.mixture import Mixture
@@ -38,22 +40,25 @@ class AdaptedSynthesis(nn.Module):
         latent_channels: M, channels of the latent.
         sites: where adapters act.
         domains: names of the domains, the source first.
+        kind: of the adapters.
         gate_mid: channels inside the gate.
     """
 
     def __init__(
         self,
-        g_s: nn.Sequential,
+        g_s: nn.Module,
         latent_channels: int,
         sites: Sequence[Site],
         domains: Sequence[str],
+        *,
+        kind: AdapterKind,
         gate_mid: int,
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
-        self.sites = {site.at: site for site in sites}
+        self.sites = tuple(sites)
         self.domains = tuple(domains)
-        self.bank = AdapterBank(g_s, latent_channels, sites, domains)
+        self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)
         self.gate = Gate(latent_channels, gate_mid, len(domains))
         self.blend = "weighted"
         self.domain: str | None = None
@@ -108,14 +113,22 @@ class AdaptedSynthesis(nn.Module):
         if v is None:
             v = self.blend_weights(y_hat)
         self.last_v = None if v is None else v.detach()
-        if v is None:
+        with nullcontext() if v is None else self._sites_adapted(v):
             decoded: Tensor = self.base(y_hat)
-            return decoded
-        x = y_hat
-        for index, layer in enumerate(self.base):
-            site = self.sites.get(index)
-            x = layer(x) if site is None else site(layer, x, Mixture(self.bank.at(site), v))
-        return x
+        return decoded
+
+    @contextmanager
+    def _sites_adapted(self, v: Tensor) -> Iterator[None]:
+        """Inside the block the modules at the sites compute what their sites say."""
+        modules = [self.base.get_submodule(site.at) for site in self.sites]
+        try:
+            for site, module in zip(self.sites, modules, strict=True):
+                mixture = Mixture(self.bank.at(site), v)
+                module.forward = partial(site.adapted, module, module.forward, mixture)
+            yield
+        finally:
+            for module in modules:
+                module.__dict__.pop("forward", None)  # its class's own shows again
 
 
 def one_hot(labels: Tensor, domains: int) -> Tensor:

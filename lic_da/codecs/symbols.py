@@ -7,13 +7,13 @@ probabilities. The checksum of the symbols, made while encoding and compared aft
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
+from torch import Tensor
 
 
 class SymbolChecksum:
@@ -22,41 +22,42 @@ class SymbolChecksum:
     def __init__(self) -> None:
         self.value = 0
 
-    def add(self, symbols: Sequence[int]) -> None:
-        """Continue the checksum with more symbols."""
-        self.value = zlib.crc32(np.asarray(symbols, dtype="<i4").tobytes(), self.value)
-
-
-class _Listening:
-    """An entropy coder that tells a checksum what passes through."""
-
-    def __init__(self, coder: Any, checksum: SymbolChecksum) -> None:
-        self._coder = coder
-        self._checksum = checksum
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._coder, name)
-
-    def encode_with_indexes(self, symbols: Sequence[int], *args: Any) -> Any:
-        self._checksum.add(symbols)
-        return self._coder.encode_with_indexes(symbols, *args)
-
-    def decode_with_indexes(self, *args: Any) -> Any:
-        symbols = self._coder.decode_with_indexes(*args)
-        self._checksum.add(symbols)
-        return symbols
+    def add(self, symbols: Tensor) -> None:
+        """Continue the checksum with more symbols, a tensor of whole numbers."""
+        self.value = zlib.crc32(symbols.detach().cpu().numpy().astype("<i4").tobytes(), self.value)
 
 
 @contextmanager
-def symbol_checksum(codec: CompressionModel) -> Iterator[SymbolChecksum]:
-    """Checksum of the symbols that ``codec`` encodes or decodes inside the block."""
+def symbol_checksum(
+    codec: CompressionModel, direction: Literal["encode", "decode"]
+) -> Iterator[SymbolChecksum]:
+    """Checksum of the symbols that ``codec`` encodes, or decodes, inside the block.
+
+    CompressAI's entropy models make symbols by ``quantize(…, "symbols")`` before encoding and take
+    them in by ``dequantize`` after decoding, in autoregressive codecs as in all others.
+    """
     checksum = SymbolChecksum()
     models = [m for m in codec.modules() if isinstance(m, EntropyModel)]
-    coders = [m.entropy_coder for m in models]
-    for model, coder in zip(models, coders, strict=True):
-        model.entropy_coder = _Listening(coder, checksum)
+    name = "quantize" if direction == "encode" else "dequantize"
+    for model in models:
+        setattr(model, name, _listening(getattr(model, name), checksum, direction))
     try:
         yield checksum
     finally:
-        for model, coder in zip(models, coders, strict=True):
-            model.entropy_coder = coder
+        for model in models:
+            delattr(model, name)  # the class's own method shows again
+
+
+def _listening(method: Any, checksum: SymbolChecksum, direction: str) -> Any:
+    def quantize(inputs: Tensor, mode: str, *args: Any, **kwargs: Any) -> Tensor:
+        outputs: Tensor = method(inputs, mode, *args, **kwargs)
+        if mode == "symbols":
+            checksum.add(outputs)
+        return outputs
+
+    def dequantize(inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        checksum.add(inputs)
+        outputs: Tensor = method(inputs, *args, **kwargs)
+        return outputs
+
+    return quantize if direction == "encode" else dequantize

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
+from compressai.zoo.image import model_urls
 from hydra.utils import instantiate
-from omegaconf import DictConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError, unknown
 
@@ -42,6 +43,18 @@ def check_quality(config: DictConfig) -> int:
     return int(quality)
 
 
+def at_quality(config: DictConfig) -> DictConfig:
+    """The configuration of a codec with what its ``by_quality`` says of the configured quality.
+
+    Raises:
+        UserError: the codec has no such quality.
+    """
+    quality = check_quality(config)
+    merged = OmegaConf.merge(config, (config.get("by_quality") or {}).get(quality) or {})
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 def build(config: DictConfig, *, weights: bool = True) -> CompressionModel:
     """The codec that ``conf/codec/<name>.yaml`` describes, in eval mode.
 
@@ -52,59 +65,95 @@ def build(config: DictConfig, *, weights: bool = True) -> CompressionModel:
     Raises:
         UserError: unknown quality, or weights that are missing or do not fit.
     """
-    quality = check_quality(config)
-    codec: CompressionModel = instantiate(config.model)
-    if weights:
-        load_weights(codec, weights_path(config, quality))
+    config = at_quality(config)
+    quality = config.quality
+    if not weights:
+        codec: CompressionModel = instantiate(config.model)
+        return codec.eval()
+    if config.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(quality)  # the same weights, and so the same fingerprint, every time
+            codec = instantiate(config.model)
+        codec.update(force=True)
+        return codec.eval()
+    path = weights_path(config, quality)  # says what is missing before anything large is built
+    codec = instantiate(config.model)
+    load_weights(codec, path)
     return codec.eval()
 
 
 def weights_path(config: DictConfig, quality: int) -> Path:
-    """File of the weights: the package's own for ``weights: bundled``, else the configured path."""
+    """File of the weights.
+
+    Args:
+        config: the ``codec`` part of the configuration. ``weights`` is ``bundled`` (the package's own),
+            ``zoo`` (CompressAI's; downloaded once and checked by their hash) or a path, in which
+            ``{quality}`` stands for the quality.
+        quality: which.
+
+    Raises:
+        UserError: there is no such file; the message says where it can be had.
+    """
+    if config.weights is None:
+        raise UserError(
+            f"Say where the weights of codec {config.name} at quality {quality} are: "
+            f"codec.weights=PATH. {config.get('where', '')}".rstrip()
+        )
+    if config.weights == "zoo":
+        return _downloaded(config, quality)
     if config.weights == "bundled":
-        return WEIGHTS / config.name / f"q{quality}.safetensors"
-    return Path(str(config.weights)).expanduser()
+        path = WEIGHTS / config.name / f"q{quality}.safetensors"
+        if not path.is_file():
+            raise UserError(
+                f"The package has no weights of {config.name} at quality {quality}; 'make pretrain' makes "
+                "them, or set codec.weights to a file."
+            )
+        return path
+    path = Path(str(config.weights).replace("{quality}", str(quality))).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"There are no weights at {path} (codec.weights). {config.get('where', '')}".rstrip()
+        )
+    return path
+
+
+def _downloaded(config: DictConfig, quality: int) -> Path:
+    """The checkpoint of CompressAI's model zoo, from torch's cache or downloaded into it."""
+    architecture = config.get("zoo")
+    urls = model_urls.get(architecture, {}).get("mse", {})
+    if quality not in urls:
+        raise UserError(
+            f"CompressAI's zoo has no weights of {config.name} at quality {quality}. "
+            f"{config.get('where', '')}".rstrip()
+        )
+    url = urls[quality]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), path.stem.split(".")[0].rsplit("-")[-1])
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"The weights of {config.name} at quality {quality} could not be downloaded ({error}). "
+                f"Fetch {url} elsewhere and put it at {path}, or set codec.weights to a file you have."
+            ) from error
+    return path
 
 
 def load_weights(codec: CompressionModel, path: Path) -> None:
-    """Load weights and entropy-coding tables (CDFs) from a safetensors file.
+    """Load the weights of a checkpoint, and see to the entropy-coding tables (CDFs).
 
-    The tables are part of the file, so that every machine codes with the very same integers.
+    Tables in a safetensors file are taken as they are, so that every machine codes with the very
+    same integers. Those of other checkpoints may be older than the weights: they are made anew.
 
     Raises:
-        UserError: no such file, not a safetensors file, or keys or shapes that differ.
+        UserError: the file cannot be read, or keys or shapes differ.
     """
-    if not path.is_file():
-        raise UserError(
-            f"There are no weights at {path}. 'make pretrain' makes the bundled ones; for others set "
-            "codec.weights to the path of a .safetensors file."
-        )
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}).") from error
-    expected = codec.state_dict()
-    tables = {k for k in expected if k.rsplit(".", 1)[-1] in _TABLES}
-    missing = sorted(expected.keys() - state.keys() - tables)
-    surplus = sorted(state.keys() - expected.keys())
-    shapes = sorted(
-        f"{k} is {tuple(state[k].shape)}, not {tuple(expected[k].shape)}"
-        for k in expected.keys() & state.keys() - tables
-        if state[k].shape != expected[k].shape
-    )
-    problems = [
-        f"{label}: {', '.join(keys[:4])}{' …' if len(keys) > 4 else ''}"
-        for label, keys in (("missing", missing), ("unknown", surplus), ("other shape", shapes))
-        if keys
-    ]
-    if problems:
-        raise UserError(f"The weights in {path} do not fit this codec; {'; '.join(problems)}.")
+    state = fit(read_checkpoint(path), codec, path)
     codec.load_state_dict(state)
-    if any(key not in state or not state[key].numel() for key in tables):
+    tables = [key for key in state if is_table(key)]
+    if path.suffix != ".safetensors" or any(not state[key].numel() for key in tables):
         codec.update(force=True)
-
-
-_TABLES = frozenset({"_quantized_cdf", "_offset", "_cdf_length"})
 
 
 def save_weights(codec: CompressionModel, path: Path, metadata: Mapping[str, str]) -> None:

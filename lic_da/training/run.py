@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lic_da import tracking
 from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, adapter_state, base_state
+from lic_da.adaptation.codec import AdaptedCodec, adapter_state, base_state, how_adapted
 from lic_da.adaptation.synthesis import BLENDS
 from lic_da.codecs import zoo
 from lic_da.config import available
@@ -46,7 +46,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = _check(config)
     _quiet()
     L.seed_everything(config.seed, verbose=False)
-    adapted = AdaptedCodec.build(config.codec, names)
+    adapted = AdaptedCodec.build(config.codec, names, how_adapted(config))
     module: DecoderAdaptation = instantiate(config.method)(adapted)
     if config.ckpt_path:
         module.check_checkpoint(read_checkpoint(Path(config.ckpt_path)))
