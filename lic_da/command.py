@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from hydra.errors import InstantiationException
 
 from lic_da.errors import UserError
 
@@ -18,7 +20,15 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _refuse(error)
+        except InstantiationException as error:  # Hydra's wrapping of what a constructor has raised
+            if not isinstance(error.__cause__, UserError):
+                raise
+            _refuse(error.__cause__)
 
     return wrapped
+
+
+def _refuse(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -241,5 +241,5 @@ def test_sites_are_configuration() -> None:
     with pytest.raises(UserError, match=r"needs a plain convolution.*g_s\.3 is GDN"):
         AdaptedCodec.build(config, ("natural",))
     config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 9}]
-    with pytest.raises(UserError, match="no module at .9.; it consists of 0, 1"):
+    with pytest.raises(UserError, match=r"no module at .9.; it consists of 0, 1"):
         AdaptedCodec.build(config, ("natural",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lic_da.adaptation.gate import GateInput
 from lic_da.adaptation.sites import every_convolution
 from lic_da.adaptation.synthesis import AdaptedSynthesis
 from lic_da.bitstream import Stream, StreamError
@@ -31,7 +32,7 @@ PAPER = OmegaConf.create(
     {
         "sites": "paper",
         "adapter": {"_target_": "lic_da.adaptation.adapters.Residual"},
-        "gate": {"mid": None},
+        "gate": {"mid": None, "input": "latent"},
     }
 )
 """How a codec is adapted in the paper: at the sites its configuration lists, by full kernels."""
@@ -57,13 +58,16 @@ def adapt(
         config: its configuration (``conf/codec``), which lists sites and the size of the gate.
         domains: names of all domains, the source first.
         how: ``sites`` (``paper``: those of ``config``; ``all``: every convolution of ``g_s``; or a list
-            of its own), ``adapter`` (the kind) and ``gate.mid`` (null: that of ``config``).
+            of its own), ``adapter`` (the kind), ``gate.mid`` (null: that of ``config``) and ``gate.input``
+            (``latent`` or ``signalled``).
 
     Returns:
         The new ``g_s``, with adapters at zero.
     """
     config = zoo.at_quality(config)
     codec.requires_grad_(False).eval()
+    if how.gate.input not in get_args(GateInput):
+        raise unknown("gate.input", how.gate.input, get_args(GateInput))
     if how.sites == "all":
         sites = every_convolution(codec.g_s)
     elif isinstance(how.sites, str) and how.sites != "paper":
@@ -77,6 +81,7 @@ def adapt(
         domains,
         kind=instantiate(how.adapter),
         gate_mid=how.gate.mid or config.gate.mid,
+        gate_input=how.gate.input,
     )
     return codec.g_s
 

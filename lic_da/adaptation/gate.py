@@ -1,8 +1,14 @@
-"""The gate: from the decoded latent to one weight a domain."""
+"""The gate: from a latent to one weight a domain."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
+
+GateInput = Literal["latent", "signalled"]
+"""What the gate reads: ``latent``, ŷ at the decoder; ``signalled``, y at the encoder, which sends v."""
 
 
 class Gate(nn.Module):
@@ -27,6 +33,17 @@ class Gate(nn.Module):
         self.classify = nn.Linear(mid, domains)
 
     def forward(self, y_hat: Tensor) -> Tensor:
-        """Logits ``(B, K+1)`` for decoded latents ``(B, M, H, W)`` of any size from 1×1."""
+        """Logits ``(B, K+1)`` for latents ``(B, M, H, W)`` of any size from 1×1."""
         logits: Tensor = self.classify(self.features(y_hat))
         return logits
+
+
+def to_bytes(v: Tensor) -> bytes:
+    """V of one image, ``(1, K+1)`` in [0, 1], in 255ths: 8 bits a domain."""
+    return v[0].mul(255).round().to(torch.uint8).cpu().numpy().tobytes()
+
+
+def from_bytes(data: bytes, device: torch.device) -> Tensor:
+    """V ``(1, K+1)`` of a stream; it adds up to 1 again."""
+    v = torch.tensor([list(data)], dtype=torch.float32, device=device)
+    return v / v.sum()

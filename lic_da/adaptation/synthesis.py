@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lic_da.adaptation.adapters import AdapterKind
 from lic_da.adaptation.bank import AdapterBank
-from lic_da.adaptation.gate import Gate
+from lic_da.adaptation.gate import Gate, GateInput
 from lic_da.adaptation.mixture import Mixture
 from lic_da.adaptation.sites import Site
 from lic_da.errors import UserError, unknown
@@ -42,6 +42,7 @@ class AdaptedSynthesis(nn.Module):
         domains: names of the domains, the source first.
         kind: of the adapters.
         gate_mid: channels inside the gate.
+        gate_input: what it reads.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class AdaptedSynthesis(nn.Module):
         *,
         kind: AdapterKind,
         gate_mid: int,
+        gate_input: GateInput = "latent",
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
@@ -60,6 +62,7 @@ class AdaptedSynthesis(nn.Module):
         self.domains = tuple(domains)
         self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)
         self.gate = Gate(latent_channels, gate_mid, len(domains))
+        self.gate_input = gate_input
         self.blend = "weighted"
         self.domain: str | None = None
         self.last_v: Tensor | None = None
@@ -89,15 +92,25 @@ class AdaptedSynthesis(nn.Module):
         finally:
             self.blend, self.domain = before
 
-    def blend_weights(self, y_hat: Tensor) -> Tensor | None:
-        """V of shape ``(B, K+1)`` for the current blend, or None for ``base``."""
+    def blend_weights(self, y_hat: Tensor, signalled: Tensor | None = None) -> Tensor | None:
+        """V of shape ``(B, K+1)`` for the current blend, or None for ``base``.
+
+        Args:
+            y_hat: decoded latents, ``(B, M, H, W)``.
+            signalled: v as the encoder has sent it, for a gate that reads y.
+        """
         if self.blend == "base":
             return None
         if self.blend == "oracle":
             assert self.domain is not None
             label = self.domains.index(self.domain)
             return one_hot(torch.full((len(y_hat),), label, device=y_hat.device), len(self.domains))
-        v = self.gate(y_hat).float().softmax(dim=1)
+        if self.gate_input == "signalled":
+            if signalled is None:
+                raise RuntimeError("The gate reads y: its v must be given.")
+            v = signalled
+        else:
+            v = self.gate(y_hat).float().softmax(dim=1)
         return v if self.blend == "weighted" else one_hot(v.argmax(dim=1), len(self.domains))
 
     def forward(self, y_hat: Tensor, v: Tensor | None = None) -> Tensor:

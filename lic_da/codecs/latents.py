@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from compressai.models import CompressionModel
@@ -18,6 +21,17 @@ class _Reached(Exception):
 
 def _stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     raise _Reached(inputs[0])
+
+
+@contextmanager
+def encoder_latent(codec: CompressionModel) -> Iterator[list[Tensor]]:
+    """Inside the block, every y that ``codec.g_a`` computes is appended to the list."""
+    seen: list[Tensor] = []
+    hook = codec.g_a.register_forward_hook(lambda module, inputs, y: seen.append(y))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ def weights_path(config: DictConfig, quality: int) -> Path:
     Args:
         config: the ``codec`` part of the configuration. ``weights`` is ``bundled`` (the package's own),
             ``zoo`` (CompressAI's; downloaded once and checked by their hash) or a path, in which
-            ``{quality}`` stands for the quality.
+            ``%q`` stands for the quality.
         quality: which.
 
     Raises:
@@ -109,7 +109,7 @@ def weights_path(config: DictConfig, quality: int) -> Path:
                 "them, or set codec.weights to a file."
             )
         return path
-    path = Path(str(config.weights).replace("{quality}", str(quality))).expanduser()
+    path = Path(str(config.weights).replace("%q", str(quality))).expanduser()
     if not path.is_file():
         raise UserError(
             f"There are no weights at {path} (codec.weights). {config.get('where', '')}".rstrip()

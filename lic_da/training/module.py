@@ -12,8 +12,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
+from lic_da.adaptation.gate import from_bytes, to_bytes
 from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot
-from lic_da.codecs.latents import decoder_latent
+from lic_da.codecs.latents import decoder_latent, encoder_latent
 from lic_da.errors import UserError
 from lic_da.training.losses import adaptation
 from lic_da.training.schedule import warmup_cosine
@@ -70,9 +71,9 @@ class DecoderAdaptation(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x, labels = batch["image"], batch["label"]
-        y_hat = decoder_latent(self.codec, x)
+        y_hat, read = self._latents(x)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.synthesis.gate(y_hat)
+            logits = self.synthesis.gate(read)
             v = logits.float().softmax(dim=1)
             x_hat = self.synthesis(y_hat, v)
         losses = adaptation(x_hat, x, logits, labels, self.gamma)
@@ -86,10 +87,18 @@ class DecoderAdaptation(L.LightningModule):
         self.log("loss", losses["loss"], prog_bar=True, logger=False)
         return losses["loss"]
 
+    def _latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """ŷ, and the latent that the gate reads."""
+        with encoder_latent(self.codec) as y:
+            y_hat = decoder_latent(self.codec, x)
+        return y_hat, y[0] if self.synthesis.gate_input == "signalled" else y_hat
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         x, label, domain = batch["image"], batch["label"], batch["domain"]
-        y_hat = decoder_latent(self.codec, pad(x, self.adapted.stride))
-        gate = self.synthesis.gate(y_hat).softmax(dim=1)
+        y_hat, read = self._latents(pad(x, self.adapted.stride))
+        gate = self.synthesis.gate(read).softmax(dim=1)
+        if self.synthesis.gate_input == "signalled":
+            gate = from_bytes(to_bytes(gate), gate.device)
         domains = len(self.adapted.domains)
         self.confusion.update(gate, label)
         if batch["file"] not in self._base_psnr:
