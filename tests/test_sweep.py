@@ -292,7 +292,7 @@ def test_names_of_sweeps_and_jobs_last() -> None:
 @pytest.mark.slow
 def test_a_failing_job_leaves_the_others_and_is_named(world: World) -> None:
     # crop 40 is no multiple of the stride: refused; a loss that is not finite: breaks while training
-    done = world.sweep("data.crop=64,40", "method.gamma=0.01,.nan", "codec.quality=3")
+    done = world.sweep("data.crop=64,40", "method.gamma=0.01,nan", "codec.quality=3")
     assert done.returncode == 1
     assert "1 of 4 jobs done." in done.stdout
     named = [
@@ -383,3 +383,23 @@ def test_mistakes_of_summarize_end_in_one_line(
 ) -> None:
     done = swept[0].run("lic_da.summarize", *arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_saved_view_shows_metrics_that_are_there(swept: tuple[World, str]) -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs the package wandb-workspaces")
+    from lic_da.workspace import workspace
+
+    view = workspace("someone", "lic_da", ["photos", "lines"], ["other"])
+    named = set()
+    for section in view.sections:
+        for panel in section.panels:
+            metrics = [panel.x, *panel.y] if hasattr(panel, "y") else panel.metrics
+            named |= {getattr(m, "name", m) for m in metrics}
+    logged = {key for run in runs_below(swept[0].folder) for row in run.history for key in row}
+    assert len(named) > 15 and named <= logged
+
+
+def test_the_saved_view_needs_a_key(swept: tuple[World, str]) -> None:
+    world, _ = swept
+    done = world.run("lic_da.workspace")
+    assert done.returncode == 2 and "There is no W&B API key here" in done.stderr

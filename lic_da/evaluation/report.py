@@ -274,10 +274,10 @@ def _rd_figure(domain: str, report: Report) -> go.Figure:
                     shown=not several or blend == "weighted",
                 )
             )
-    colours = iter(_ANCHOR_COLOURS * 3)
+    labels = list(dict.fromkeys(p.codec for p in report.anchors))
     for (label, d), c in anchor_curves(report.anchors).items():
-        colour = next(colours)
         if d == domain:
+            colour = _ANCHOR_COLOURS[labels.index(label) % len(_ANCHOR_COLOURS)]
             points = [p for p in report.anchors if (p.codec, p.domain) == (label, domain)]
             settings = sorted({p.quality for p in points})
             figure.add_trace(_trace(c, label, colour, "dot", [f"quality {q}" for q in settings]))

@@ -184,13 +184,11 @@ class AdapterAveraging(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Complete the average by what is frozen, which checkpoints leave out."""
+        """Complete both states by what is frozen, which checkpoints leave out."""
         frozen = {k: v for k, v in pl_module.state_dict().items() if not k.startswith(_TRAINED)}
-        super().on_load_checkpoint(
-            trainer,
-            pl_module,
-            {**checkpoint, "state_dict": {**frozen, **checkpoint["state_dict"]}},
-        )
+        parts = {"state_dict", "current_model_state"} & checkpoint.keys()
+        whole = {part: {**frozen, **checkpoint[part]} for part in parts}
+        super().on_load_checkpoint(trainer, pl_module, {**checkpoint, **whole})
 
 
 def psnr_8_bit(x_hat: Tensor, x: Tensor) -> float:
