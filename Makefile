@@ -34,7 +34,7 @@ data: setup  ## bring the default domains to data/ (natural, sketch, comic, clip
 train: setup  ## train adapters and gate: DOMAINS=sketch,comic [QUALITY=3] [CODEC=…] [ARGS="…"]
 	$(PY) -m lic_da.train 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITY) $(ARGS)
 
-sweep: setup  ## one run a quality: DOMAINS=… QUALITIES=1,2,3,4
+sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUALITIES=1,2,3,4
 	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)
 
 test: setup  ## run the tests (under 10 minutes on 2 cores)

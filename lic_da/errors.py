@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class Stopped(UserError):
+    """The user stopped what was going on; nothing that was to follow should start."""
+
+
 def unknown(kind: str, value: object, known: Iterable[object], where: str = "") -> UserError:
     """Error for a name or number that does not exist, listing what does.
 

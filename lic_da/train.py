@@ -1,4 +1,7 @@
-"""``python -m lic_da.train domains=[sketch,comic]``: train adapters and gate, then measure them."""
+"""``python -m lic_da.train domains=[sketch,comic]``: train adapters and gate, then measure them.
+
+With ``-m`` (Hydra multirun) it is a sweep: see :mod:`lic_da.sweep`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lic_da import sweep
 from lic_da.command import command
 from lic_da.config import CONF
 
@@ -31,17 +36,19 @@ def run_folder(
     return f"outputs/{run_name(domains, quality)}_{now:%Y-%m-%d_%H-%M-%S}"
 
 
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 @command
 def main(config: DictConfig) -> None:
-    """Train, measure, write pack and tables, print what was gained."""
+    """Train, measure, write pack and tables, print what was gained; or do so as a job of a sweep."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        sweep.run_job(config, folder)
+        return
     from lic_da.training.run import train
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         train(config, folder)
     finally:
@@ -50,4 +57,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        sweep.finish()

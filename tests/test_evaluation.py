@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compressai.utils.bench import codecs as bench_codecs
 from PIL import Image
 from rich.console import Console
 from scipy.integrate import quad
 from scipy.interpolate import PchipInterpolator
 
-from lic_da.data.datamodule import to_tensor
-from lic_da.data.images import RGB
+from lic_da.config import CONF
+from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.domains import Picture, prepare
+from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import Curve, delta
-from lic_da.evaluation.classical import JPEG, WEBP
+from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCodec, measure_anchor
 from lic_da.evaluation.pictures import Example, comparison
-from lic_da.evaluation.rate_distortion import Point, read_points, score, write_points
+from lic_da.evaluation.rate_distortion import Point, mean, read_points, score, write_points
+from lic_da.evaluation.series import curve as mean_curve
 from lic_da.evaluation.summary import summarise, table
 
 # Published points on Kodak: bmshj2018-factorized and bmshj2018-hyperprior.
@@ -70,7 +74,7 @@ def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
 
 
 def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:
-    for codec in (JPEG, WEBP):
+    for codec in (JPEG, WEBP, AVIF, JPEG_XL):
         sizes, psnrs = [], []
         for quality in (10, 50, 90):
             size, decoded = codec.code(photographs[2], quality)
@@ -81,6 +85,64 @@ def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:
             sizes.append(size)
             psnrs.append(score(decoded, to_tensor(photographs[2]), ms_ssim=False)[0])
         assert sizes == sorted(sizes) and psnrs == sorted(psnrs) and psnrs[-1] > 33
+
+
+def bench(codec: type, folder: Path, qualities: list[int]) -> tuple[list[float], list[float]]:
+    """Mean bpp and PSNR a quality, as CompressAI's benchmark (compressai.utils.bench) measures them."""
+    files = sorted(folder.glob("*.png"))
+    rows = [[codec(None).run(str(f), q, ["psnr-rgb"]) for f in files] for q in qualities]
+    return tuple([mean(r[key] for r in row) for row in rows] for key in ("bpp", "psnr-rgb"))  # type: ignore[return-value]
+
+
+def assert_anchors_agree_with_compressai(pictures: list[RGB], folder: Path) -> None:
+    for number, pixels in enumerate(pictures):
+        save_png(folder / f"{number}.png", pixels)
+    entries = [
+        LabelledPicture(Picture(f.name, f.name, "", "test", "", "", 0, 0), f, "natural", 0)
+        for f in sorted(folder.glob("*.png"))
+    ]
+    qualities = [10, 30, 60, 90]
+    for codec, tool in ((JPEG, bench_codecs.JPEG), (WEBP, bench_codecs.WebP)):
+        bpp, psnr = bench(tool, folder, qualities)
+        # the benchmark leaves all else to Pillow's defaults
+        plain = dataclasses.replace(codec, qualities=tuple(qualities), settings={})
+        ours = mean_curve(measure_anchor(plain, entries, folder / "cache"))
+        assert ours.bpp == pytest.approx(bpp, rel=0.02)
+        assert ours.psnr == pytest.approx(psnr, rel=0.02)
+
+
+def test_anchors_agree_with_compressais_benchmark(photographs: list[RGB], tmp_path: Path) -> None:
+    assert_anchors_agree_with_compressai(photographs, tmp_path)
+
+
+@pytest.mark.slow
+def test_anchors_agree_with_compressais_benchmark_on_the_natural_test_images(
+    tmp_path: Path,
+) -> None:
+    images = prepare("natural", CONF.parent / "data")
+    pictures = [read_rgb(images.path(p)) for p in images.split("test")]
+    assert_anchors_agree_with_compressai(pictures, tmp_path)
+
+
+def test_what_a_classical_codec_made_is_cached(
+    photographs: list[RGB], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_png(tmp_path / "one.png", photographs[0])
+    picture = Picture("one.png", "one.png", "", "test", "", "", 0, 0)
+    entry = LabelledPicture(picture, tmp_path / "one.png", "natural", 0)
+    for codec in (AVIF, JPEG_XL):
+        few = dataclasses.replace(codec, qualities=(10, 40))
+        first = measure_anchor(few, [entry], tmp_path / "cache")
+        assert [p.file_bytes for p in first] == [few.code(photographs[0], q)[0] for q in (10, 40)]
+        assert first[0].psnr < first[1].psnr and first[0].bpp < first[1].bpp
+        with monkeypatch.context() as patched:
+            patched.setattr(ClassicalCodec, "code", None)  # nothing may be coded again
+            assert [repr(p) for p in measure_anchor(few, [entry], tmp_path / "cache")] == [
+                repr(p) for p in first
+            ]
+            with pytest.raises(TypeError):  # other settings, another cache
+                other = dataclasses.replace(few, settings={**few.settings, "other": 1})
+                measure_anchor(other, [entry], tmp_path / "cache")
 
 
 def point(domain: str, blend: str, psnr: float, gate: dict[str, float], seen: bool = True) -> Point:

@@ -25,6 +25,7 @@ from typing import Any
 
 import imagehash
 import numpy as np
+from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
@@ -176,6 +177,8 @@ def prepare(
 ) -> DomainImages:
     """Make a domain ready to use; quick when it already is.
 
+    Of several processes one does the work and the others wait for it.
+
     Args:
         name: a domain of ``conf/domain``.
         data_dir: folder for packages, drawings and indices.
@@ -190,11 +193,23 @@ def prepare(
     data_dir = data_dir.resolve()
     console = console or Console(quiet=True, stderr=True)
     folder = data_dir / "domains" / name
-    signature = _signature(domain, data_dir)
     if not rebuild:
-        ready = _load(folder, data_dir, signature)
+        ready = _load(folder, data_dir, _signature(domain, data_dir))
         if ready is not None and not (retry and ready.notes):
             return ready
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(data_dir / ".lock"):  # one for all domains, which may share packages
+        signature = _signature(domain, data_dir)
+        ready = None if rebuild else _load(folder, data_dir, signature)
+        if ready is not None and not (retry and ready.notes):
+            return ready
+        return _build(domain, folder, data_dir, signature, console)
+
+
+def _build(
+    domain: Domain, folder: Path, data_dir: Path, signature: str, console: Console
+) -> DomainImages:
+    name = domain.name
     sources, notes = _reachable_sources(domain, data_dir / "packages", console)
     inspected, skipped = _inspect_all(domain, sources, folder, data_dir, console)
     if not inspected:

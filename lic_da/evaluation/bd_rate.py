@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import bjontegaard
 
@@ -49,6 +50,8 @@ def delta(anchor: Curve, test: Curve, interpolation: str = "akima") -> Delta:
     """
     if min(len(anchor.bpp), len(test.bpp)) < MIN_POINTS:
         return Delta(math.nan, math.nan, f"fewer than {MIN_POINTS} points")
+    if not (_rises(anchor) and _rises(test)):
+        return Delta(math.nan, math.nan, "PSNR does not rise with the rate")
     if not _overlap(anchor.psnr, test.psnr):
         return Delta(math.nan, math.nan, "the PSNR ranges do not overlap")
     common = {"method": interpolation, "require_matching_points": False, "min_overlap": 0}
@@ -57,6 +60,10 @@ def delta(anchor: Curve, test: Curve, interpolation: str = "akima") -> Delta:
     if not _overlap(anchor.bpp, test.bpp):
         return Delta(rate, math.nan, "the rates do not overlap")
     return Delta(rate, float(bjontegaard.bd_psnr(*curves, **common)))
+
+
+def _rises(curve: Curve) -> bool:
+    return all(b > a for values in (curve.bpp, curve.psnr) for a, b in pairwise(values))
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -1,18 +1,34 @@
-"""Classical codecs as anchors: real files written by Pillow."""
+"""Classical codecs as anchors: real files written by Pillow and its plugins."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import importlib
+import importlib.metadata
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from lic_da.data.datamodule import to_tensor
-from lic_da.data.images import RGB
+from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.images import RGB, atomic_path, read_rgb
+from lic_da.errors import UserError
+from lic_da.evaluation.rate_distortion import Point, score
+
+METHOD = "classical"
+"""``method`` of the points of classical codecs; their ``blend`` is ``none``."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +40,54 @@ class ClassicalCodec:
         format: Pillow's name of the format.
         qualities: values of its ``quality``.
         settings: other arguments of ``Image.save``.
+        library: Pillow's name of the library that does the work; empty: a plugin does.
+        plugin: module that adds the format to Pillow; empty: Pillow has it itself.
+        package: that holds the encoder.
+        label: short name, for curves.
     """
 
     name: str
     format: str
     qualities: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    library: str = ""
+    plugin: str = ""
+    package: str = "pillow"
+    label: str = ""
 
     def code(self, pixels: RGB, quality: int) -> tuple[int, Tensor]:
         """Encode and decode ``(H, W, 3)`` uint8 pixels.
 
         Returns:
             Size of the file in bytes, and the decoded pixels, uint8 ``(3, H, W)``.
+
+        Raises:
+            UserError: Pillow cannot write the format here.
         """
+        self.check()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format=self.format, quality=quality, **self.settings)
         with Image.open(file) as image:
             return len(file.getvalue()), to_tensor(np.asarray(image.convert("RGB")))
+
+    def check(self) -> None:
+        """Raise a UserError if Pillow cannot write the format here."""
+        try:
+            if self.plugin:
+                importlib.import_module(self.plugin)
+        except ImportError as error:
+            raise UserError(
+                f"{self.name} needs the package {self.package}: run 'make setup'."
+            ) from error
+        Image.init()
+        if self.format not in Image.SAVE:
+            raise UserError(f"This Pillow cannot write {self.label}: run 'make setup'.")
+
+    @property
+    def version(self) -> str:
+        """Versions of the package and of the library in it."""
+        library = f", {self.library} {features.version(self.library)}" if self.library else ""
+        return f"{self.package} {importlib.metadata.version(self.package)}{library}"
 
 
 JPEG = ClassicalCodec(
@@ -48,7 +95,149 @@ JPEG = ClassicalCodec(
     "JPEG",
     (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90),
     {"optimize": True, "subsampling": "4:2:0"},
+    library="libjpeg_turbo",
+    label="JPEG",
 )
 WEBP = ClassicalCodec(
-    "WebP (Pillow, method 6)", "WEBP", (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90), {"method": 6}
+    "WebP (Pillow, method 6)",
+    "WEBP",
+    (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+    {"method": 6},
+    library="webp",
+    label="WebP",
 )
+AVIF = ClassicalCodec(
+    "AVIF (Pillow, 4:2:0, speed 6)",
+    "AVIF",
+    (1, 5, 10, 20, 30, 40, 50, 60),
+    {"speed": 6, "subsampling": "4:2:0", "max_threads": 1},
+    library="avif",
+    label="AVIF",
+)
+JPEG_XL = ClassicalCodec(
+    "JPEG XL (pillow-jxl-plugin, effort 7)",
+    "JXL",
+    (1, 5, 10, 20, 30, 45, 60, 80),
+    {"effort": 7, "num_threads": 1},
+    plugin="pillow_jxl",
+    package="pillow-jxl-plugin",
+    label="JPEG XL",
+)
+ANCHORS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF, "jpegxl": JPEG_XL}
+
+
+def measure_anchor(
+    codec: ClassicalCodec,
+    pictures: Sequence[LabelledPicture],
+    cache: Path,
+    console: Console | None = None,
+) -> list[Point]:
+    """Code pictures at all qualities of a codec; what was coded before is read from a cache.
+
+    A picture is known by its pixels, so that a cache serves all domains and sweeps. An encoder of
+    another version, or with other settings, has a cache of its own.
+
+    Args:
+        codec: the anchor.
+        pictures: what to code.
+        cache: folder of the caches.
+        console: where progress is shown.
+
+    Returns:
+        One point a picture and quality. ``bpp`` counts the whole file; there is no gate, no λ, no
+        estimate, and neither MS-SSIM nor times, which are nan.
+    """
+    codec.check()
+    known = _Cache(codec, cache)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # the encoders release the lock
+        coded = pool.map(lambda entry: _code(codec, entry, known), pictures)
+        points = [
+            point
+            for rows in track(
+                coded,
+                f"Coding with {codec.label}",
+                total=len(pictures),
+                console=console or Console(quiet=True),
+                transient=True,
+            )
+            for point in rows
+        ]
+    known.save()
+    return points
+
+
+@dataclass(frozen=True)
+class _Coded:
+    pixels: str  # SHA-256 of the picture's pixels
+    quality: int
+    bytes: int
+    psnr: float
+
+
+class _Cache:
+    """What one codec made of pictures: a CSV file whose name depends on everything that matters."""
+
+    def __init__(self, codec: ClassicalCodec, folder: Path) -> None:
+        identity = json.dumps([codec.format, dict(codec.settings), codec.version])
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+        self.path = folder / f"{codec.format.lower()}_{digest}.csv"
+        self.rows: dict[tuple[str, int], _Coded] = {}
+        self.changed = False
+        if self.path.is_file():
+            with open(self.path, newline="") as file:
+                for r in csv.DictReader(file):
+                    row = _Coded(r["pixels"], int(r["quality"]), int(r["bytes"]), float(r["psnr"]))
+                    self.rows[row.pixels, row.quality] = row
+
+    def get(self, codec: ClassicalCodec, digest: str, pixels: RGB, quality: int) -> _Coded:
+        """The row of a picture and quality, coded now if need be."""
+        row = self.rows.get((digest, quality))
+        if row is None:
+            size, decoded = codec.code(pixels, quality)
+            psnr = score(decoded, to_tensor(pixels), ms_ssim=False)[0]
+            row = self.rows[digest, quality] = _Coded(digest, quality, size, psnr)
+            self.changed = True
+        return row
+
+    def save(self) -> None:
+        if not self.changed:
+            return
+        with atomic_path(self.path) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(_Coded.__annotations__), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(self.rows[key]) for key in sorted(self.rows))
+
+
+def _code(codec: ClassicalCodec, entry: LabelledPicture, cache: _Cache) -> list[Point]:
+    pixels = read_rgb(entry.path)
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(f"{height}x{width}".encode() + pixels.tobytes()).hexdigest()
+    rows = (cache.get(codec, digest, pixels, quality) for quality in codec.qualities)
+    return [_point(codec, entry, width, height, row) for row in rows]
+
+
+def _point(
+    codec: ClassicalCodec, entry: LabelledPicture, width: int, height: int, row: _Coded
+) -> Point:
+    return Point(
+        run="anchor",
+        codec=codec.label,
+        quality=row.quality,
+        lmbda=math.nan,
+        method=METHOD,
+        blend="none",
+        domain=entry.domain,
+        seen=entry.label >= 0,
+        image=entry.picture.name,
+        width=width,
+        height=height,
+        string_bytes=row.bytes,
+        file_bytes=row.bytes,
+        bpp=8 * row.bytes / (width * height),
+        bpp_estimated=math.nan,
+        psnr=row.psnr,
+        ms_ssim=math.nan,
+        encode_s=math.nan,
+        decode_s=math.nan,
+        gate={},
+    )

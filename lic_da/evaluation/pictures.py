@@ -68,7 +68,7 @@ def comparison(example: Example, crop: int = 240, zoom: int = 1) -> Image.Image:
         crop: side of the crop in pixels.
         zoom: factor to enlarge it by.
     """
-    y, x, side = _where_most_changed(example, crop)
+    y, x, side = most_changed(example, crop)
     psnr = example.psnr
     panels = (
         (example.original, f"original ({example.domain})"),
@@ -90,7 +90,8 @@ def comparison(example: Example, crop: int = 240, zoom: int = 1) -> Image.Image:
     return sheet
 
 
-def _where_most_changed(example: Example, crop: int) -> tuple[int, int, int]:
+def most_changed(example: Example, crop: int) -> tuple[int, int, int]:
+    """Top, left and side of the square in which base and adapted picture differ most, in pixels."""
     change = (example.base.float() - example.adapted.float()).abs().mean(dim=0).numpy()
     side = min(crop, *change.shape)
     total = np.pad(change.cumsum(0).cumsum(1), ((1, 0), (1, 0)))

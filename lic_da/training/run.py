@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lic_da.config import available
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
-from lic_da.errors import UserError, unknown
+from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.rate_distortion import measure, write_points
 from lic_da.evaluation.summary import summarise, table
@@ -67,7 +68,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         )
         trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
         if trainer.interrupted:
-            raise UserError(
+            raise Stopped(
                 f"Stopped. To go on: python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and "
                 "the same settings."
             )
@@ -76,6 +77,53 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         adapted.check_base_unchanged()
         adapted.codec.to("cpu")
         return _result(config, folder, adapted, data, loggers, console)
+
+
+def train_what_is_missing(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """As :func:`train`, but only as far as ``folder`` does not hold it already.
+
+    A finished run of the same settings over the same base weights is not touched; one that was killed
+    goes on from its last checkpoint; one of other settings makes room.
+    """
+    _check(config)
+    last = folder / "checkpoints" / "last.ckpt"
+    if _is_run_of(config, folder):
+        done = folder / "summary.json"
+        if done.is_file():
+            summary: dict[str, Any] = json.loads(done.read_text())
+            print(f"{folder.name}: already trained and measured")
+            return summary
+        if last.is_file():
+            config.ckpt_path = str(last)
+    else:
+        for name in ("checkpoints", "pack"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("summary.json", "rd_points.csv", "wandb_id"):
+            (folder / name).unlink(missing_ok=True)
+    return train(config, folder)
+
+
+_WITHOUT_EFFECT = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
+
+
+def _is_run_of(config: DictConfig, folder: Path) -> bool:
+    """Whether the run in ``folder`` has these settings, and these base weights if it is finished."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    summary = folder / "summary.json"
+    if summary.is_file():
+        weights = zoo.fingerprint(zoo.build(config.codec).state_dict())
+        if json.loads(summary.read_text())["base_fingerprint"] != weights:
+            return False
+    return _settings(OmegaConf.load(folder / "config.yaml")) == _settings(config)
+
+
+def _settings(config: Any) -> Any:
+    """The settings that a result depends on."""
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key in _WITHOUT_EFFECT:
+        OmegaConf.update(config, key, None, force_add=True)
+    return OmegaConf.to_container(config)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -177,8 +225,6 @@ def _result(
         **summarise(points, adapted.domains),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
-    with atomic_path(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
     pack.save(adapted, folder / "pack", summary, adapter_state(adapted.codec))
     (folder / "pictures").mkdir(exist_ok=True)
     for number, example in enumerate(examples.kept):
@@ -193,6 +239,9 @@ def _result(
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
     with atomic_path(folder / "table.txt") as temporary:
         temporary.write_text(out.export_text())
+    # Last of all: a run that has it is finished.
+    with atomic_path(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
     out.print(
         f"\nTables rd_points.csv and summary.json, pictures/ and the adapter pack are in {folder}\n"
         f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",

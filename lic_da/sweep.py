@@ -1,0 +1,223 @@
+"""Sweeps: Hydra multiruns whose jobs have lasting names, may fail alone, and end in one summary.
+
+::
+
+    outputs/sweeps/<domains>_<hash>/                the same for the same settings, whatever the qualities
+      <domains>_<codec>_q3_<method>_s0[_<hash>]/    a job: the folder of a run (see README)
+        failure.json                                why it failed, if it did
+      rd_points.csv bd_rate.csv summary.json report.html
+
+Whatever Hydra's launcher is, processes of jobs import this module, by the callback or by
+``lic_da.train``, so that the resolvers are known there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from lic_da.errors import Stopped, UserError
+
+FAILURE = "failure.json"
+
+_NAMED = ("codec", "codec.quality", "domains", "method", "seed")  # are in a job's name as they are
+_WITHOUT_EFFECT = ("logger", "report", "name", "ckpt_path")  # on what is trained and measured
+
+
+def job_name(
+    domains: Sequence[str] | str,
+    codec: str,
+    quality: int,
+    method: str,
+    seed: int,
+    overrides: Sequence[str],
+) -> str:
+    """Name of a job's folder, the same for the same settings: what matters most, and a hash of the rest.
+
+    Args:
+        domains: target domains.
+        codec: name of the codec.
+        quality: of the codec.
+        method: name of the method's configuration.
+        seed: of the run.
+        overrides: all overrides of the job, as Hydra lists them.
+    """
+    domains = domains.split(",") if isinstance(domains, str) else domains
+    name = f"{'-'.join(domains)}_{codec}_q{quality}_{method}_s{seed}"
+    rest = _without(overrides, (*_NAMED, *_WITHOUT_EFFECT))
+    return f"{name}_{_hash(rest)}" if rest else name
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """Name of a sweep's folder: its domains, and a hash of everything but the qualities.
+
+    So a sweep over more qualities, or the same again, finds the jobs that are there.
+    """
+    domains = [o.split("=", 1)[1] for o in overrides if o.startswith("domains=")]
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", domains[-1]).strip("-") if domains else "default"
+    return f"{readable}_{_hash(_without(overrides, ('codec.quality', *_WITHOUT_EFFECT)))}"
+
+
+def _without(overrides: Iterable[str], keys: Sequence[str]) -> list[str]:
+    """Overrides whose key is neither one of ``keys`` nor, but for ``codec``, below one; sorted."""
+    kept = []
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0]
+        below = any(key.startswith(f"{k}.") for k in keys if k in _WITHOUT_EFFECT)
+        if key not in keys and not below:
+            kept.append(re.sub(r"\s", "", override))
+    return sorted(kept)
+
+
+def _hash(overrides: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6]
+
+
+OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+
+
+def run_job(config: DictConfig, folder: Path) -> None:
+    """Do one job of a sweep, or what is missing of it; a failure is written down and not raised.
+
+    Args:
+        config: composed from ``conf/train.yaml``.
+        folder: of the job; the sweep is its parent.
+
+    Raises:
+        Stopped: the user stopped the sweep.
+    """
+    from lic_da.training.run import train_what_is_missing
+
+    if config.logger.group is None:
+        with open_dict(config):
+            config.logger.group = folder.parent.name
+    (folder / FAILURE).unlink(missing_ok=True)
+    try:
+        train_what_is_missing(config, folder)
+    except Stopped:
+        raise
+    except Exception as error:  # of any kind: the other jobs go on
+        _write_failure(folder, error)
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        print(f"error: {folder.name} failed: {_reason(error)}", file=sys.stderr)
+
+
+def _write_failure(folder: Path, error: Exception) -> None:
+    from lic_da.data.images import atomic_path
+
+    content = {"reason": _reason(error), "traceback": traceback.format_exc()}
+    with atomic_path(folder / FAILURE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Where a job of a sweep stands.
+
+    Attributes:
+        folder: of the job.
+        state: ``done``, ``failed`` or ``unfinished`` (killed, or still running).
+        reason: why it failed; empty otherwise.
+    """
+
+    folder: Path
+    state: str
+    reason: str = ""
+
+
+def job_states(sweep: Path) -> list[JobState]:
+    """All jobs of a sweep, by name.
+
+    Raises:
+        UserError: there is no such folder, or there are no jobs in it.
+    """
+    if not sweep.is_dir():
+        raise UserError(f"There is no sweep {sweep}.")
+    states = []
+    for folder in sorted(p for p in sweep.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if (folder / FAILURE).is_file():
+            reason = json.loads((folder / FAILURE).read_text())["reason"]
+            states.append(JobState(folder, "failed", reason))
+        elif (folder / "summary.json").is_file():
+            states.append(JobState(folder, "done"))
+        elif (folder / "config.yaml").is_file():
+            states.append(JobState(folder, "unfinished", "it did not come to its end"))
+    if not states:
+        raise UserError(f"{sweep} is not the folder of a sweep: there are no jobs in it.")
+    return states
+
+
+def report_jobs(states: Sequence[JobState]) -> bool:
+    """Say how many jobs are done and name those that are not; True if all are."""
+    done = sum(s.state == "done" for s in states)
+    print(f"{done} of {len(states)} jobs done.")
+    for state in states:
+        if state.state != "done":
+            print(f"error: {state.folder.name} {state.state}: {state.reason}", file=sys.stderr)
+    return done == len(states)
+
+
+class Sweep(Callback):
+    """Hydra callback: names the folder of a sweep, summarises it, and sets the exit code.
+
+    The exit code is 1 if a job failed or the summary did. A launcher that breaks (a killed worker,
+    say) ends Hydra before ``on_multirun_end``; then :func:`finish` names what was not done.
+    """
+
+    begun: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        overrides = config.hydra.overrides
+        if not any(o.startswith("hydra.sweep.dir=") for o in overrides.hydra):
+            folder = f"outputs/sweeps/{sweep_name(overrides.task)}"
+            with read_write(config), open_dict(config):
+                config.hydra.sweep.dir = folder
+                overrides.hydra.append(f"hydra.sweep.dir={folder}")  # jobs are composed from these
+        Sweep.begun = Path(config.hydra.sweep.dir)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder, Sweep.begun = Path(config.hydra.sweep.dir), None
+        try:
+            complete = report_jobs(job_states(folder))
+            from lic_da.summarize import summarize
+
+            summarize(folder, config.report, config.logger)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except Exception:  # Hydra would make a warning of it and leave with 0
+            traceback.print_exc()
+            sys.exit(1)
+        if not complete:
+            sys.exit(1)
+
+
+def finish() -> None:
+    """Name the jobs of a sweep that ended before its summary; nothing if there is none such."""
+    if Sweep.begun is None or not Sweep.begun.is_dir():
+        return
+    try:
+        report_jobs(job_states(Sweep.begun))
+    except UserError:  # it ended before its first job
+        return
+    print(
+        f"The sweep broke off. The same command goes on with what is missing; python -m lic_da.summarize "
+        f"sweep={Sweep.begun} summarises what is there.",
+        file=sys.stderr,
+    )
