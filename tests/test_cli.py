@@ -59,6 +59,7 @@ def test_there_and_back_with_the_pack_of_the_last_run(
     assert sorted(p.name for p in (folder / "lic").iterdir()) == ["0.lic", "1.lic", "2.lic"]
 
 
+@pytest.mark.slow  # every worker imports torch and CompressAI
 def test_several_workers_write_the_same_files(folder: Path) -> None:
     call("compress", "in", "one")
     (folder / "in" / "bad.png").write_bytes(b"no picture")

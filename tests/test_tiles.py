@@ -31,13 +31,12 @@ def in_tiles(codec: AdaptedCodec, side: int) -> AdaptedCodec:
     return dataclasses.replace(codec, memory=memory)
 
 
-@pytest.mark.parametrize("side", [8, 11])
-@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize(("side", "blend"), [*((8, blend) for blend in BLENDS), (11, "weighted")])
 def test_tiled_decoding_differs_by_float_rounding_at_most(
     codec: AdaptedCodec, photographs: list[RGB], side: int, blend: str
 ) -> None:
     domain = "sketch" if blend == "oracle" else None
-    for pixels in photographs[:2]:
+    for pixels in photographs[: 2 if blend == "weighted" else 1]:
         data = codec.compress(pixels)
         whole = codec.decompress(data, blend, domain)
         tiled = in_tiles(codec, side).decompress(data, blend, domain)

@@ -11,7 +11,7 @@ zeros as it can reach::
 Behind the string all is zero, so there a sum ends after the 63 bits of the decoder's state: no symbol
 takes more than ``_ESCAPE`` bytes. Only one sum can begin in the string; it is at most 15 times the
 nibbles there. What remains is how many symbols behind the string are escapes. Their tables give them
-some 2⁻¹⁶ of the range; we leave room for all of ``_ESCAPES`` and every 16th of the others. The padding
+some 2⁻¹⁶ of the range; we leave room for ``_ESCAPES`` and every 64th of all. The padding
 changes nothing for a whole string, which is never read beyond its end.
 
 Lengths are held against the size of the picture first: a table's likeliest symbols set the least
@@ -100,6 +100,6 @@ def least_bits(codec: CompressionModel) -> float:
 
 def pad_string(string: bytes, symbols: int) -> bytes:
     """The string, and zeros as far as a decoder of so many symbols can read."""
-    escapes = min(symbols, _ESCAPES + symbols // 16)
+    escapes = min(symbols, _ESCAPES + symbols // 64)
     reach = 15 * len(string) + _SYMBOL * symbols + _ESCAPE * (escapes + 1) + _STATE
     return string + bytes(reach)
