@@ -6,10 +6,11 @@ DOMAINS ?= sketch,comic
 QUALITY ?= 3
 QUALITIES ?= 1,2,3,4
 CODEC ?= bmshj2018_factorized_n64
+CODECS ?= $(CODEC)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train sweep test test-slow lint lock pretrain
+.PHONY: help setup data train sweep test test-slow lint lock pretrain bench
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z/_%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
@@ -55,6 +56,9 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 
 pretrain: data  ## train the bundled base codecs (hours on a CPU; resumes)
 	$(PY) -m lic_da.training.pretrain $(ARGS)
+
+bench: setup  ## time adapted decoding against the base decoder: CODECS=name,name
+	$(PY) benchmarks/decoding.py --codecs $(CODECS)
 
 experiments/%: data  ## run an experiment, e.g. make experiments/base_codecs
 	$(PY) experiments/$*/run.py

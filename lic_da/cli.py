@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lic_da.bitstream import Stream
-from lic_da.errors import UserError
-
-if TYPE_CHECKING:
-    from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.errors import UserError, unknown
 
 app = typer.Typer(
     add_completion=False,
@@ -22,102 +18,173 @@ app = typer.Typer(
     help="Code pictures with a learned codec whose decoder is adapted to several domains.",
 )
 
-Pack = Annotated[Path, typer.Option(help="Adapter pack, such as outputs/NAME/pack.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+FORMATS = ("png", "webp")
+_LIC = frozenset({".lic"})
+
 Input = Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")]
 Output = Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder if IN is one.")]
+Pack = Annotated[
+    Path | None,
+    typer.Option(help="Adapter pack, such as outputs/NAME/pack. Default: the last run's."),
+]
+Codec = Annotated[str | None, typer.Option(help="A base codec alone, instead of a pack.")]
+Quality = Annotated[int | None, typer.Option(help="Quality of the codec alone.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at a time.")]
 
 
 @app.command()
-def compress(source: Input, target: Output, pack: Pack, overwrite: Overwrite = False) -> None:
-    """Code pictures as .lic streams; the strings inside are those of the base codec."""
-    from lic_da.adaptation.codec import AdaptedCodec
-    from lic_da.data.images import EXTENSIONS, atomic_path, read_rgb
+def compress(
+    source: Input,
+    target: Output,
+    pack: Pack = None,
+    codec: Codec = None,
+    quality: Quality = None,
+    jobs: Jobs = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Code pictures as .lic streams; the strings inside are those of the base codec.
 
-    codec = AdaptedCodec.load(pack)
+    EXIF orientation is applied, embedded colour profiles are converted to sRGB, alpha is composed on
+    white. A stream holds 8-bit RGB and no metadata.
+    """
+    from lic_da.batch import plan, run
+    from lic_da.coding import Coder
+    from lic_da.data.images import EXTENSIONS
 
-    def one(path: Path, out: Path) -> str:
-        pixels = read_rgb(path)
-        data = codec.compress(pixels)
-        with atomic_path(out) as temporary:
-            temporary.write_bytes(data)
-        return f"{8 * len(data) / (pixels.shape[0] * pixels.shape[1]):.3f} bpp"
-
-    _each(source, target, EXTENSIONS, ".lic", overwrite, one)
+    todo = plan(source, target, EXTENSIONS, ".lic")
+    coder = Coder(_pack(pack, codec, quality), codec, quality)
+    coder.check()
+    _leave(run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs))
 
 
 @app.command()
 def decompress(
     source: Input,
     target: Output,
-    pack: Pack,
+    pack: Pack = None,
+    codec: Codec = None,
+    quality: Quality = None,
     blend: Annotated[str, typer.Option(help="weighted, top1, oracle or base.")] = "weighted",
     domain: Annotated[str | None, typer.Option(help="The domain, for --blend oracle.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="png or webp, both lossless. Default: OUT's suffix, or png.")
+    ] = None,
+    jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """Decode .lic streams to PNG."""
-    from lic_da.adaptation.codec import AdaptedCodec
-    from lic_da.adaptation.synthesis import check_blend
-    from lic_da.data.images import save_png
+    """Decode .lic streams.
 
-    codec: AdaptedCodec = AdaptedCodec.load(pack)
-    check_blend(blend, domain, codec.domains)
+    --blend base gives what the base codec decodes; it needs no pack, and neither does --codec.
+    """
+    from lic_da.batch import plan, run
+    from lic_da.coding import Coder
 
-    def one(path: Path, out: Path) -> str:
-        pixels = codec.decompress(path.read_bytes(), blend, domain)
-        save_png(out, pixels)
-        return f"{pixels.shape[1]}×{pixels.shape[0]}"
-
-    _each(source, target, frozenset({".lic"}), ".png", overwrite, one)
+    kind = _format(format, source, target)
+    todo = plan(source, target, _LIC, f".{kind}")
+    alone = codec is not None or (blend == "base" and pack is None)
+    if alone and blend not in ("weighted", "base"):
+        raise UserError(f"A codec alone has no adapters for --blend {blend}.")
+    folder = None if alone else _pack(pack, codec, quality)
+    coder = Coder(folder, codec, quality, "base" if alone else blend, domain, kind)
+    coder.check()
+    _leave(run(coder.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
 
 
 @app.command()
-def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="A .lic stream.")]) -> None:
-    """Print what a stream says of itself."""
-    if not file.is_file():
-        raise UserError(f"There is no file {file}.")
-    stream = Stream.from_bytes(file.read_bytes())
-    pixels = stream.width * stream.height
-    print(f"size         {stream.width}×{stream.height}")
-    print(f"latent       {stream.shape[1]}×{stream.shape[0]}")
-    print(f"strings      {stream.string_bytes} bytes, {8 * stream.string_bytes / pixels:.3f} bpp")
-    print(f"file         {file.stat().st_size} bytes")
-    print(f"base weights {stream.fingerprint.hex()}…")
-
-
-def _each(
-    source: Path,
-    target: Path,
-    suffixes: frozenset[str],
-    new_suffix: str,
-    overwrite: bool,
-    one: Callable[[Path, Path], str],
+def info(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A .lic stream, or a folder of them.")
+    ],
+    pack: Annotated[
+        Path | None, typer.Option(help="Adapter pack: show the v of its gate (takes seconds).")
+    ] = None,
 ) -> None:
-    """Do ``one`` for a file, or for every file below a folder; one bad file does not stop the rest."""
-    if source.is_dir():
-        files = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes)
-        jobs = [(p, target / p.relative_to(source).with_suffix(new_suffix)) for p in files]
-        if not jobs:
-            raise UserError(f"There are no files to work on in {source}.")
-        clash = {out for _, out in jobs if [o for _, o in jobs].count(out) > 1}
-        if clash:
-            raise UserError(f"Several files in {source} would become {sorted(clash)[0]}.")
-    elif source.is_file():
-        jobs = [(source, target / f"{source.stem}{new_suffix}" if target.is_dir() else target)]
-    else:
-        raise UserError(f"There is no file or folder {source}.")
-    failed = 0
-    for path, out in jobs:
+    """Print what streams say of themselves.
+
+    The gate's v is not in a stream unless it was signalled; --pack computes it.
+    """
+    from lic_da.batch import plan
+
+    good = True
+    for number, job in enumerate(plan(source, source, _LIC, "")):
         try:
-            if out.exists() and not overwrite:
-                raise UserError(f"{out} exists; --overwrite replaces it.")
-            print(f"{path} → {out}  {one(path, out)}")
+            stream = Stream.read(job.source)
+            lines = [*_told(job.source, stream), _told_v(stream, pack)]
         except UserError as error:
-            failed += 1
-            print(f"error: {error}", file=sys.stderr)
-    if len(jobs) > 1:
-        print(f"{len(jobs) - failed} of {len(jobs)} files done")
-    if failed:
+            good = False
+            print(f"error: {job.source}: {error}", file=sys.stderr)
+            continue
+        print(("\n" if number else "") + "\n".join(f"{k:12} {v}" for k, v in lines))
+    _leave(good)
+
+
+def _told(path: Path, stream: Stream) -> list[tuple[str, str]]:
+    from lic_da.codecs import known
+
+    base = known.find(stream.fingerprint)
+    strings = "1 string" if len(stream.strings) == 1 else f"{len(stream.strings)} strings"
+    return [
+        ("file", f"{path}, {path.stat().st_size} bytes"),
+        ("size", f"{stream.width}×{stream.height}"),
+        ("bpp", f"{stream.bpp:.3f} ({stream.string_bytes} bytes in {strings})"),
+        ("codec", base.codec if base else "unknown"),
+        ("quality", str(base.quality) if base else "unknown"),
+        ("base weights", f"{stream.fingerprint.hex()}…"),
+        ("latent", f"{stream.shape[1]}×{stream.shape[0]}"),
+    ]
+
+
+def _told_v(stream: Stream, pack: Path | None) -> tuple[str, str]:
+    if pack is not None:
+        from lic_da.coding import load
+
+        weights = load(pack).gate_weights(stream)
+        values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
+        return "gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})"
+    if stream.v is not None:
+        values = " ".join(f"{value / sum(stream.v):.3f}" for value in stream.v)
+        return "gate's v", f"{values} (signalled; --pack gives the names)"
+    return "gate's v", "not signalled; --pack computes it"
+
+
+def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:
+    """The pack to use: the one named, none beside a codec, else the default."""
+    from lic_da.coding import default_pack
+
+    if pack is not None and (codec is not None or quality is not None):
+        raise UserError("Give either --pack or --codec and --quality: a pack has its own codec.")
+    if codec is not None:
+        return None
+    if quality is not None:
+        raise UserError("--quality goes with --codec.")
+    folder = pack or default_pack()
+    if folder is None:
+        raise UserError(
+            "There is no run under outputs/ yet. Name an adapter pack with --pack, or a base codec with "
+            "--codec."
+        )
+    if pack is None:
+        print(f"Pack: {folder}", file=sys.stderr)
+    return folder
+
+
+def _format(format: str | None, source: Path, target: Path) -> str:
+    """``png`` or ``webp``, as asked for, or as the output's name says."""
+    if format is not None:
+        if format not in FORMATS:
+            raise unknown("format", format, FORMATS)
+        return format
+    suffix = target.suffix.lower().removeprefix(".")
+    if source.is_dir() or target.is_dir() or suffix == "":
+        return "png"
+    if suffix not in FORMATS:
+        raise UserError(f"{target} should end in .png or .webp; or give --format.")
+    return suffix
+
+
+def _leave(good: bool) -> None:
+    if not good:
         raise typer.Exit(2)
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import resource
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from compressai.ans import RansDecoder
+from compressai.models import CompressionModel, ScaleHyperprior
 
 from lic_da.adaptation.codec import AdaptedCodec
-from lic_da.bitstream import Stream, StreamError
+from lic_da.bitstream import MAX_PIXELS, Stream, StreamError
+from lic_da.codecs import entropy, known, zoo
 from lic_da.data.images import RGB
+from lic_da.errors import UserError
+from tests.conftest import CODEC, DOMAINS, codec_config, disturb
+from tests.damage import checksummed, damaged
 
 STREAM = Stream(b"12345678", 395, 301, (19, 25), (b"strings", b"of two latents"), 0xDEADBEEF)
 
@@ -41,10 +52,243 @@ def test_every_changed_byte_and_every_cut_is_an_error() -> None:
         Stream.from_bytes(data + b"\0")
 
 
-@pytest.mark.parametrize("change", [{"width": 0}, {"shape": (0, 4)}, {"strings": ()}])
-def test_impossible_headers_are_refused_even_with_a_right_checksum(change: dict) -> None:
+def test_weights_of_the_adapters_follow_the_latent_shape() -> None:
+    v = bytes([250, 5, 0])
+    data = dataclasses.replace(STREAM, v=v).to_bytes()
+    assert data[5] == 1 | 2 << 1  # there is a v, and K is 2
+    assert data[26:29] == v and data[29] == 2
+    assert len(data) == len(STREAM.to_bytes()) + 3
+    read = Stream.from_bytes(data)
+    assert read.v == v and dataclasses.replace(read, v=None) == STREAM
+    assert read.bpp == 8 * (read.string_bytes + 3) / (395 * 301)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 0},
+        {"width": 1 << 21},
+        {"width": 12_000, "height": MAX_PIXELS // 12_000 + 1},
+        {"shape": (0, 4)},
+        {"shape": (302, 25)},
+        {"strings": ()},
+        {"strings": (b"x",) * 17},
+        {"v": b""},
+        {"v": bytes(3)},
+        {"v": b"x" * 129},
+        {"fingerprint": b"short"},
+    ],
+)
+def test_values_outside_the_limits_cannot_be_written(change: dict) -> None:
     with pytest.raises(StreamError):
-        Stream.from_bytes(dataclasses.replace(STREAM, **change).to_bytes())
+        dataclasses.replace(STREAM, **change)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (4, b"\x02"),  # version
+        (5, b"\x02"),  # flags without the lowest bit
+        (14, struct.pack("<I", 0)),
+        (14, struct.pack("<I", 0xFFFFFFFF)),
+        (18, struct.pack("<I", 0x7FFFFFFF)),
+        (22, struct.pack("<H", 0)),
+        (24, struct.pack("<H", 0xFFFF)),
+        (26, b"\x00"),
+        (26, b"\x01"),  # bytes are left over
+        (26, b"\xff"),
+        (27, struct.pack("<I", 0xFFFFFFFF)),
+        (27, struct.pack("<I", 0x80000000)),
+        (27, struct.pack("<I", 8)),
+    ],
+)
+def test_impossible_headers_are_refused_even_with_a_right_checksum(at: int, value: bytes) -> None:
+    data = STREAM.to_bytes()
+    with pytest.raises(StreamError):
+        Stream.from_bytes(checksummed(data[:at] + value + data[at + len(value) :]))
+
+
+def test_a_file_that_is_too_large_or_no_stream_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "huge.lic"
+    with open(file, "wb") as huge:
+        huge.write(b"LICD")
+        huge.truncate(1 << 40)  # a hole; a reader that took it in would die
+    with pytest.raises(StreamError, match="at most 512 MiB"):
+        Stream.read(file)
+    with pytest.raises(UserError, match="cannot be read"):
+        Stream.read(tmp_path / "none.lic")
+    file.write_bytes(STREAM.to_bytes())
+    assert Stream.read(file) == STREAM
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[AdaptedCodec, bytes, RGB]:
+    """A codec, a stream of one string, and its picture."""
+    import skimage
+
+    from lic_da.data.images import read_rgb
+
+    codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS))
+    astronaut = read_rgb(Path(skimage.__file__).parent / "data" / "astronaut.png")
+    data = codec.compress(np.ascontiguousarray(astronaut[40:104, 60:156]))
+    return codec, data, codec.decompress(data)
+
+
+def test_ten_thousand_damaged_streams_each_end_in_the_documented_error(
+    small: tuple[AdaptedCodec, bytes, RGB],
+) -> None:
+    codec, data, _ = small
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(10_000):
+        with pytest.raises(StreamError):
+            codec.decompress(damaged(data, seed, right_checksum=False))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
+
+
+def test_ten_thousand_streams_of_somebody_who_means_harm_end_in_errors_or_the_true_picture(
+    small: tuple[AdaptedCodec, bytes, RGB],
+) -> None:
+    """With a right checksum the latents' own checksum is what stands between damage and a picture."""
+    codec, data, expected = small
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pictures = 0
+    for seed in range(10_000):
+        try:
+            picture = codec.decompress(damaged(data, seed, right_checksum=True))
+        except StreamError:
+            continue
+        pictures += 1
+        height, width = picture.shape[:2]
+        assert np.array_equal(picture, expected[:height, :width])
+    assert pictures < 500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18
+
+
+def test_the_entropy_decoder_never_reads_what_lies_behind_the_padding(
+    base: CompressionModel,
+) -> None:
+    """What it reads there would change the result; without padding it does."""
+    rng = random.Random(0)
+    model = base.entropy_bottleneck
+    tables = [t.tolist() for t in (model.quantized_cdf, model.cdf_length, model.offset)]
+    escape = bytes(4) + b"\xff" * 4 + b"\xff\xff\xff\xff"
+    for number in range(60):
+        symbols = rng.choice((64, 640, 20_000))
+        indexes = [i * 64 // symbols for i in range(symbols)]
+        string = rng.choice((b"", bytes(8), escape, b"\xff" * 4000, rng.randbytes(number * 4)))
+        padded = entropy.pad_string(string, symbols)
+        results = [
+            RansDecoder().decode_with_indexes(padded + tail, indexes, *tables)
+            for tail in (bytes(1000), b"\xff" * 1000, rng.randbytes(1000))
+        ]
+        assert results[0] == results[1] == results[2]
+    tails = (b"\xff" * 100_000, b"\x55" * 100_000)
+    bare = [RansDecoder().decode_with_indexes(escape + t, indexes, *tables) for t in tails]
+    assert bare[0] != bare[1]
+
+
+def test_a_few_bytes_cannot_claim_a_hundred_megapixels(
+    small: tuple[AdaptedCodec, bytes, RGB],
+) -> None:
+    codec, data, _ = small
+    stream = dataclasses.replace(
+        Stream.from_bytes(data), width=10_000, height=10_000, shape=(625, 625)
+    )
+    with pytest.raises(StreamError, match="too short for the size"):
+        codec.decompress(stream.to_bytes())
+    with pytest.raises(StreamError, match="does not have the size that its picture needs"):
+        codec.decompress(dataclasses.replace(stream, shape=(4, 6)).to_bytes())
+    with pytest.raises(StreamError, match="2 strings; this codec writes 1"):
+        codec.decompress(
+            dataclasses.replace(stream, shape=(625, 625), strings=stream.strings * 2).to_bytes()
+        )
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_plain_picture_is_not_too_short_for_its_size(adapted: AdaptedCodec, value: int) -> None:
+    """The shortest strings that the codec writes pass the test that damaged ones must not pass."""
+    pixels = np.full((512, 512, 3), value, np.uint8)
+    assert adapted.decompress(adapted.compress(pixels)).shape == pixels.shape
+
+
+def test_damaged_strings_of_a_codec_with_hyperprior_are_errors_too() -> None:
+    torch.manual_seed(0)
+    codec = ScaleHyperprior(16, 24).eval()
+    codec.update(force=True)
+    with torch.inference_mode():
+        coded = codec.compress(torch.rand(1, 3, 128, 64))
+    strings, shape = [s[0] for s in coded["strings"]], tuple(coded["shape"])
+    y_hat, checksum = entropy.decode_latent(codec, strings, shape, 24 * 8 * 4)
+    assert y_hat.shape == (1, 24, 8, 4)
+    rng = random.Random(0)
+    refused = 0
+    for number in range(200):
+        other = list(strings)
+        other[number % 2] = strings[0][:7] + b"\1" + rng.randbytes(4 * rng.randrange(40))
+        try:
+            y, found = entropy.decode_latent(codec, other, shape, 24 * 8 * 4)
+        except StreamError:
+            refused += 1
+            continue
+        refused += found != checksum
+        assert found != checksum or torch.equal(y, y_hat)
+    assert refused > 50
+
+
+def test_signalled_weights_take_the_place_of_the_gate(
+    small: tuple[AdaptedCodec, bytes, RGB],
+) -> None:
+    codec, data, _ = small
+    stream = dataclasses.replace(Stream.from_bytes(data), v=bytes([0, 200, 0]))
+    assert codec.gate_weights(stream) == {"natural": 0.0, "sketch": 1.0, "comic": 0.0}
+    sketch = codec.decompress(data, "oracle", "sketch")
+    assert np.array_equal(codec.decompress(stream.to_bytes()), sketch)
+    assert np.array_equal(
+        codec.decompress(stream.to_bytes(), "base"), codec.decompress(data, "base")
+    )
+    with pytest.raises(StreamError, match="weights for 2 domains, but this pack has 3: natural"):
+        codec.decompress(dataclasses.replace(stream, v=b"ab").to_bytes())
+
+
+def test_the_packages_own_weights_are_known_by_name() -> None:
+    for quality in (1, 2, 3, 4):
+        fingerprint = zoo.fingerprint(zoo.build(codec_config(quality)).state_dict())
+        assert known.find(bytes.fromhex(fingerprint)[:8]) == (CODEC, quality)
+    assert known.find(bytes(8)) is None
+
+
+def test_a_stream_of_another_quality_is_refused_by_name(photographs: list[RGB]) -> None:
+    data = AdaptedCodec.build(codec_config(2), DOMAINS).compress(photographs[0][:64, :64])
+    decoder = AdaptedCodec.build(codec_config(3), DOMAINS)
+    with pytest.raises(
+        StreamError, match=f"made with .* {CODEC}, quality 2 .* this is {CODEC}, quality 3"
+    ):
+        decoder.decompress(data)
+
+
+def test_a_stream_is_refused_when_one_base_weight_has_changed(photographs: list[RGB]) -> None:
+    config = codec_config()
+    data = AdaptedCodec.build(config, DOMAINS).compress(photographs[0][:64, :64])
+    other = AdaptedCodec.build(config, DOMAINS)
+    with torch.no_grad():
+        other.synthesis.base[0].bias[3] += 1e-6
+    fingerprint = zoo.fingerprint(
+        {
+            k.replace("g_s.base.", "g_s."): v
+            for k, v in other.codec.state_dict().items()
+            if not k.startswith(("g_s.bank.", "g_s.gate."))
+        }
+    )
+    other = AdaptedCodec(other.codec, config, fingerprint)
+    with pytest.raises(StreamError, match=rf"{CODEC}, quality 3 \(3ae33fba.*but this"):
+        other.decompress(data)
+
+
+def test_another_pack_of_the_same_base_opens_a_stream(photographs: list[RGB]) -> None:
+    """The gate of the pack that decodes looks at the latent; the stream knows of no pack."""
+    data = AdaptedCodec.build(codec_config(), DOMAINS).compress(photographs[0][:64, :64])
+    other = AdaptedCodec.build(codec_config(), ("natural", "clipart"))
+    assert other.decompress(data).shape == (64, 64, 3)
 
 
 def test_a_stream_of_other_base_weights_is_refused(
@@ -52,7 +296,9 @@ def test_a_stream_of_other_base_weights_is_refused(
 ) -> None:
     stream = Stream.from_bytes(adapted.compress(photographs[0]))
     other = dataclasses.replace(stream, fingerprint=b"otherone")
-    with pytest.raises(StreamError, match=f"{b'otherone'.hex()}.*{adapted.fingerprint[:16]}"):
+    with pytest.raises(
+        StreamError, match=f"unknown .{b'otherone'.hex()}.*{adapted.fingerprint[:16]}"
+    ):
         adapted.decompress(other.to_bytes())
 
 

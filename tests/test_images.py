@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.io import write_png
 
-from lic_da.data.images import ImageProblem, atomic_path, rasterise_svg, read_rgb, save_png
+from lic_da.data.images import RGB, ImageProblem, atomic_path, rasterise_svg, read_rgb, save_png
 from tests.conftest import scribbles
 
 
@@ -128,3 +128,30 @@ def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
     save_png(tmp_path / "a" / "b.png", scribbles(1)[0])
     assert np.array_equal(read_rgb(tmp_path / "a" / "b.png"), scribbles(1)[0])
+
+
+def test_colour_profiles_become_srgb(tmp_path: Path, photographs: list[RGB]) -> None:
+    """A picture in another colour space looks the same, and one in sRGB keeps every bit."""
+    srgb = ImageCms.createProfile("sRGB")
+    lab = ImageCms.createProfile("LAB")
+    picture = Image.fromarray(photographs[0])
+    same = ImageCms.ImageCmsProfile(srgb).tobytes()
+    picture.save(tmp_path / "srgb.png", icc_profile=same)
+    assert np.array_equal(read_rgb(tmp_path / "srgb.png"), photographs[0])
+    swapped = with_primaries_swapped(same)
+    Image.fromarray(photographs[0][..., ::-1]).save(tmp_path / "bgr.png", icc_profile=swapped)
+    difference = read_rgb(tmp_path / "bgr.png").astype(int) - photographs[0]
+    assert np.abs(difference).mean() < 1 and np.abs(difference).max() <= 3
+    rgba = Image.fromarray(
+        np.dstack([photographs[0][..., ::-1], np.full((301, 395), 255, np.uint8)])
+    )
+    rgba.save(tmp_path / "alpha.png", icc_profile=swapped)
+    assert np.array_equal(read_rgb(tmp_path / "alpha.png"), read_rgb(tmp_path / "bgr.png"))
+    for broken in (b"no profile", ImageCms.ImageCmsProfile(lab).tobytes()):
+        picture.save(tmp_path / "broken.png", icc_profile=broken)
+        assert np.array_equal(read_rgb(tmp_path / "broken.png"), photographs[0])
+
+
+def with_primaries_swapped(profile: bytes) -> bytes:
+    """A matrix profile whose red is blue: the tags of the two primaries change places."""
+    return profile.replace(b"rXYZ", b"?XYZ").replace(b"bXYZ", b"rXYZ").replace(b"?XYZ", b"bXYZ")

@@ -90,7 +90,7 @@ class _LowRank(nn.Module):
         raise NotImplementedError
 
 
-class _LowRankConv2d(_LowRank, nn.Conv2d):  # type: ignore[misc]
+class _LowRankConv2d(_LowRank, nn.Conv2d):  # type: ignore[misc, override]
     def _matrix(self, weight: Tensor) -> Tensor:
         return weight.flatten(1)
 
@@ -98,7 +98,7 @@ class _LowRankConv2d(_LowRank, nn.Conv2d):  # type: ignore[misc]
         return matrix.view(self.out_channels, self.in_channels, *self.kernel_size)
 
 
-class _LowRankConvTranspose2d(_LowRank, nn.ConvTranspose2d):  # type: ignore[misc]
+class _LowRankConvTranspose2d(_LowRank, nn.ConvTranspose2d):  # type: ignore[misc, override]
     def _matrix(self, weight: Tensor) -> Tensor:
         return weight.transpose(0, 1).flatten(1)
 

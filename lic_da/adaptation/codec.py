@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from compressai.models import CompressionModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lic_da.adaptation.gate import GateInput
+from lic_da.adaptation.gate import GateInput, from_bytes, to_bytes
 from lic_da.adaptation.sites import every_convolution
 from lic_da.adaptation.synthesis import AdaptedSynthesis
 from lic_da.bitstream import Stream, StreamError
-from lic_da.codecs import zoo
+from lic_da.codecs import entropy, known, tiles, zoo
+from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.symbols import symbol_checksum
 from lic_da.data.images import MIN_SIDE, RGB
 from lic_da.errors import UserError, unknown
@@ -119,8 +122,12 @@ def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
 
 def pad(x: Tensor, stride: int) -> Tensor:
     """Continue images ``(B, 3, H, W)`` at right and bottom to multiples of ``stride``."""
-    height, width = x.shape[2:]
-    return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
+    bottom, right = (-side % stride for side in x.shape[2:])
+    if not (bottom or right):
+        return x
+    below = x[..., -1:, :].expand(*x.shape[:2], bottom, -1)
+    x = torch.cat([x, below], dim=2)
+    return torch.cat([x, x[..., -1:].expand(*x.shape[:3], right)], dim=3)
 
 
 def to_8_bit(x_hat: Tensor) -> Tensor:
@@ -142,12 +149,14 @@ class AdaptedCodec:
         config: the ``codec`` configuration it was built from.
         fingerprint: SHA-256 of the base weights.
         how: it is adapted; see :func:`adapt`.
+        memory: bytes of activations; larger pictures are coded in tiles.
     """
 
     codec: CompressionModel
     config: DictConfig
     fingerprint: str
     how: DictConfig = field(default_factory=lambda: PAPER)
+    memory: int = tiles.MEMORY
 
     @classmethod
     def build(
@@ -205,14 +214,18 @@ class AdaptedCodec:
         """Code one image.
 
         Args:
-            x: ``(1, 3, H, W)`` in [0, 1].
+            x: ``(1, 3, H, W)`` in [0, 1], or uint8.
 
         Returns:
             The stream; its strings are those of the base codec.
         """
         height, width = x.shape[2:]
-        with symbol_checksum(self.codec, "encode") as checksum:
+        with ExitStack() as stack:
+            stack.enter_context(tiles.tiled_analysis(self.codec, self._analysis, self.memory))
+            checksum = stack.enter_context(symbol_checksum(self.codec, "encode"))
+            y = stack.enter_context(encoder_latent(self.codec))
             coded = self.codec.compress(pad(x, self.stride))
+        signalled = self.synthesis.gate_input == "signalled"
         shape = tuple(int(side) for side in coded["shape"])
         assert len(shape) == 2
         return Stream(
@@ -222,6 +235,7 @@ class AdaptedCodec:
             shape=shape,
             strings=tuple(strings[0] for strings in coded["strings"]),
             latent_crc=checksum.value,
+            v=to_bytes(self.synthesis.gate(y[0]).softmax(dim=1)) if signalled else None,
         )
 
     @torch.inference_mode()
@@ -235,22 +249,14 @@ class AdaptedCodec:
             StreamError: the stream was made with other base weights, or its latents decode to other
                 values than were encoded.
         """
-        if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
-            raise StreamError(
-                f"The stream was made with base weights {stream.fingerprint.hex()}…, but this is a codec "
-                f"with base weights {self.fingerprint[:16]}…. Use the pack it was made with."
-            )
-        strings = [[string] for string in stream.strings]
-        with symbol_checksum(self.codec, "decode") as checksum:
-            x_hat: Tensor = self.codec.decompress(strings, stream.shape)["x_hat"]
-        if checksum.value != stream.latent_crc:
-            raise StreamError(
-                "The latents decode to other values than were encoded, so the picture would be garbage. "
-                "The stream was probably written by another version of the codec or other hardware."
-            )
-        if x_hat.shape[2] < stream.height or x_hat.shape[3] < stream.width:
-            raise StreamError("The stream's latents are too small for the size it states.")
-        return x_hat[..., : stream.height, : stream.width]
+        x_hat: Tensor | None = None
+        for rows, columns, piece in self._pieces(stream):
+            if x_hat is None:
+                x_hat = piece.new_empty(*piece.shape[:2], stream.height, stream.width)
+            part = x_hat[..., rows, columns]
+            part.copy_(piece[..., : part.shape[2], : part.shape[3]])
+        assert x_hat is not None
+        return x_hat
 
     def compress(self, image: Any) -> bytes:
         """Code a picture.
@@ -262,29 +268,110 @@ class AdaptedCodec:
             Contents of a ``.lic`` file.
         """
         if hasattr(image, "convert"):
-            image = image.convert("RGB")
-        pixels = np.array(image)
+            image = np.array(image.convert("RGB"))
+        pixels = np.asarray(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
         if min(pixels.shape[:2]) < MIN_SIDE:
             raise UserError(f"A picture needs at least {MIN_SIDE} pixels a side.")
-        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255)
+        x = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
         return self.encode(x.to(self._device)).to_bytes()
 
-    def decompress(self, data: bytes, blend: str = "weighted", domain: str | None = None) -> RGB:
+    @torch.inference_mode()
+    def decompress(
+        self, data: bytes | Stream, blend: str = "weighted", domain: str | None = None
+    ) -> RGB:
         """Decode a picture.
 
         Args:
-            data: contents of a ``.lic`` file.
+            data: contents of a ``.lic`` file, or a stream that was read from it.
             blend: ``weighted``, ``top1``, ``oracle`` or ``base``.
             domain: for ``oracle``, the domain whose adapters to use.
 
         Returns:
             ``(H, W, 3)`` uint8 array.
+
+        Raises:
+            StreamError: as :meth:`decode`, or the bytes are no stream or a damaged one.
         """
+        stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
+        pixels = np.empty((stream.height, stream.width, 3), np.uint8)
         with self.synthesis.blending(blend, domain):
-            x_hat = self.decode(Stream.from_bytes(data))
-        return to_8_bit(x_hat)[0].permute(1, 2, 0).cpu().numpy()
+            for rows, columns, piece in self._pieces(stream):
+                part = pixels[rows, columns]
+                eight = to_8_bit(piece)[0].permute(1, 2, 0).cpu().numpy()
+                part[:] = eight[: part.shape[0], : part.shape[1]]
+        return pixels
+
+    @torch.inference_mode()
+    def gate_weights(self, stream: Stream) -> dict[str, float]:
+        """V of the blend ``weighted`` for a stream, by domain: signalled in it, or the gate's.
+
+        Raises:
+            StreamError: as :meth:`decode`.
+        """
+        with self.synthesis.blending("weighted"):
+            v = self._v(stream, self._latent(stream))
+        assert v is not None
+        return dict(zip(self.domains, v[0].tolist(), strict=True))
+
+    def _pieces(self, stream: Stream) -> Iterator[tiles.Piece]:
+        """Parts of the picture, ``(1, 3, h, w)`` in [0, 1]; they go on where it was padded."""
+        y_hat = self._latent(stream)
+        v = self._v(stream, y_hat)
+        transform = partial(self.synthesis, v=v)
+        for rows, columns, piece in tiles.synthesise(
+            transform, y_hat, self._synthesis, self.memory
+        ):
+            yield rows, columns, piece.clamp_(0, 1)
+
+    def _latent(self, stream: Stream) -> Tensor:
+        """ŷ of a stream that is one of this codec, and decodes to what was encoded."""
+        if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
+            raise StreamError(
+                f"The stream was made with the base codec {known.describe(stream.fingerprint)}, but this "
+                f"is {self.config.name}, quality {self.config.quality} ({self.fingerprint[:16]}…). "
+                "Use a pack of that codec, or the codec alone."
+            )
+        padded = [-(-side // self.stride) for side in (stream.height, stream.width)]
+        if list(stream.shape) != padded:
+            raise StreamError("The stream's latent does not have the size that its picture needs.")
+        elements = math.prod(padded) * (self.stride // self._synthesis.scale) ** 2
+        y_hat, checksum = entropy.decode_latent(
+            self.codec, stream.strings, stream.shape, self.codec.M * elements
+        )
+        if checksum != stream.latent_crc:
+            raise StreamError(
+                "The latents decode to other values than were encoded, so the picture would be garbage. "
+                "The stream was probably written by another version of the codec or other hardware."
+            )
+        return y_hat
+
+    def _v(self, stream: Stream, y_hat: Tensor) -> Tensor | None:
+        """Weights of the adapters for the current blend, ``(1, K+1)``; None: no adapters."""
+        if stream.v is None:
+            if self.synthesis.gate_input == "signalled" and self.synthesis.needs_gate:
+                raise StreamError(
+                    "The stream carries no weights of the adapters, and the gate of this pack cannot find "
+                    "them at the decoder. Use the pack it was made with, or the blend oracle or base."
+                )
+            return self.synthesis.blend_weights(y_hat)
+        if len(stream.v) != len(self.domains):
+            raise StreamError(
+                f"The stream has weights for {len(stream.v)} domains, but this pack has "
+                f"{len(self.domains)}: {', '.join(self.domains)}. Use the pack it was made with."
+            )
+        return self.synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
+
+    @cached_property
+    def _analysis(self) -> tiles.Geometry:
+        return tiles.analysis_geometry(self.codec.g_a)
+
+    @cached_property
+    def _synthesis(self) -> tiles.Geometry:
+        synthesis = self.synthesis
+        adapters = [(site.at, synthesis.bank.at(site)[0]) for site in synthesis.sites]
+        return tiles.synthesis_geometry(synthesis.base, self.codec.M, adapters)
 
     @property
     def _device(self) -> torch.device:

@@ -92,6 +92,11 @@ class AdaptedSynthesis(nn.Module):
         finally:
             self.blend, self.domain = before
 
+    @property
+    def needs_gate(self) -> bool:
+        """Whether the current blend is made of the gate's v."""
+        return self.blend in ("weighted", "top1")
+
     def blend_weights(self, y_hat: Tensor, signalled: Tensor | None = None) -> Tensor | None:
         """V of shape ``(B, K+1)`` for the current blend, or None for ``base``.
 
@@ -105,10 +110,10 @@ class AdaptedSynthesis(nn.Module):
             assert self.domain is not None
             label = self.domains.index(self.domain)
             return one_hot(torch.full((len(y_hat),), label, device=y_hat.device), len(self.domains))
-        if self.gate_input == "signalled":
-            if signalled is None:
-                raise RuntimeError("The gate reads y: its v must be given.")
+        if signalled is not None:
             v = signalled
+        elif self.gate_input == "signalled":
+            raise RuntimeError("The gate reads y: its v must be given.")
         else:
             v = self.gate(y_hat).float().softmax(dim=1)
         return v if self.blend == "weighted" else one_hot(v.argmax(dim=1), len(self.domains))

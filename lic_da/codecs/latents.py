@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -50,11 +50,21 @@ def decoder_latent(codec: CompressionModel, x: Tensor) -> Tensor:
         # Only y is coded: quantise it, and leave the likelihoods alone.
         medians = models[0]._get_medians()
         return models[0].quantize(codec.g_a(x), "dequantize", medians)
+    return until_synthesis(codec, lambda: codec(x))
+
+
+def until_synthesis(codec: CompressionModel, call: Callable[[], object]) -> Tensor:
+    """What ``call`` hands to ``codec.g_s``; nothing is computed from there on.
+
+    Args:
+        codec: any CompressAI codec.
+        call: uses the codec, such as ``lambda: codec.decompress(strings, shape)``.
+    """
     hook = codec.g_s.register_forward_pre_hook(_stop)
     try:
-        codec(x)
+        call()
     except _Reached as reached:
         return reached.y_hat
     finally:
         hook.remove()
-    raise RuntimeError("The codec's forward pass does not go through g_s.")
+    raise RuntimeError("The codec does not go through g_s.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import tempfile
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from lic_da.bitstream import MAX_PIXELS
 from lic_da.errors import UserError
 
 RGB = NDArray[np.uint8]
@@ -22,8 +24,9 @@ _PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif
 _OTHERS = (".ppm", ".pgm", ".pnm", ".svg", ".svgz")
 EXTENSIONS = frozenset((*_PHOTOGRAPHS, *_OTHERS))
 MIN_SIDE = 16
-MAX_PIXELS = 120_000_000
 SVG_SIZE = 512
+_WEBP_SIDE = 16383
+_SAME_COLOUR = 3  # of 255: profiles that differ less are taken as sRGB
 
 # The limit on pixels is ours (MAX_PIXELS) and is checked from the header, before any decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -46,8 +49,9 @@ def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MA
 
     EXIF orientation is applied; alpha is composed on white; grey, palette and CMYK pictures become
     RGB; 16-bit samples are scaled to 8 bits (never cut off); SVG is drawn ``SVG_SIZE`` pixels wide
-    on white; of an animation the first frame is taken. Colour profiles are not applied: samples
-    are taken as sRGB.
+    on white; of an animation the first frame is taken. An embedded colour profile (ICC) is converted
+    to sRGB, unless it is sRGB to begin with or cannot be read; else samples are taken as sRGB, as are those
+    of 16-bit PNG files.
 
     Args:
         path: the file.
@@ -91,6 +95,7 @@ def _to_rgb(path: Path, image: Image.Image) -> RGB:
         alpha = samples[..., 3:] if samples.shape[-1] == 4 else np.ones_like(samples[..., :1])
         return np.rint(255 * (samples[..., :3] * alpha + 1 - alpha)).astype(np.uint8)
     image = ImageOps.exif_transpose(image)
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.asarray(image).astype(np.float64)
         if grey.min() < 0 or grey.max() > 65535:
@@ -99,9 +104,46 @@ def _to_rgb(path: Path, image: Image.Image) -> RGB:
         return np.ascontiguousarray(np.repeat(eight[..., None], 3, axis=2))
     if image.mode == "F":
         raise ImageProblem(path, "floating-point samples, whose range is not known")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    if not image.has_transparency_data:
+        return np.array(_to_srgb(image, profile))
+    rgba = image.convert("RGBA")
+    colours = _to_srgb(rgba.convert("RGB"), profile)
+    colours.putalpha(rgba.getchannel("A"))
+    return np.array(
+        Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+    )
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The picture as RGB, its colours converted from an embedded profile."""
+    transform = _profile_to_srgb(profile, image.mode) if profile else None
+    if transform is None and image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("RGB")
+        transform = _profile_to_srgb(profile, "RGB") if profile else None
+    if transform is None:
+        return image.convert("RGB")
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None
+    return converted
+
+
+@functools.lru_cache(maxsize=16)
+def _profile_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Conversion of pictures of that mode to sRGB; None: there is none, or it changes nothing."""
+    if mode not in ("RGB", "L", "CMYK"):
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    if mode == "RGB":
+        levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+        colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
+        converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+        if np.abs(np.asarray(converted).astype(int) - colours).max() <= _SAME_COLOUR:
+            return None  # sRGB as other programs write it; leave every bit as it is
+    return transform
 
 
 def _is_16_bit_colour_png(path: Path, image: Image.Image) -> bool:
@@ -186,5 +228,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 def save_png(path: Path | str, pixels: RGB) -> None:
     """Write ``(H, W, 3)`` uint8 pixels as PNG; the file appears whole or not at all."""
+    save_lossless(path, pixels, "png")
+
+
+def save_lossless(path: Path | str, pixels: RGB, format: str = "png") -> None:
+    """Write ``(H, W, 3)`` uint8 pixels as PNG or lossless WebP; the file appears whole or not at all.
+
+    Raises:
+        UserError: the picture is too large for WebP.
+    """
+    if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
+        raise UserError(f"{path}: WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")
+    options = {"lossless": True, "exact": True} if format == "webp" else {}
     with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        Image.fromarray(pixels).save(temporary, format=format.upper(), **options)

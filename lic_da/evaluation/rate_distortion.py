@@ -141,7 +141,7 @@ def measure(
                     height=stream.height,
                     string_bytes=stream.string_bytes,
                     file_bytes=len(data),
-                    bpp=8 * stream.string_bytes / pixels,
+                    bpp=stream.bpp,
                     bpp_estimated=estimate,
                     psnr=scores[key][0],
                     ms_ssim=scores[key][1],

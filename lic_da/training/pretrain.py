@@ -29,7 +29,7 @@ from pytorch_optimizer import SOAP
 from rich.console import Console
 from torch import Tensor
 
-from lic_da.codecs import zoo
+from lic_da.codecs import known, zoo
 from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.data.images import atomic_path
@@ -258,6 +258,8 @@ def pretrain_quality(
     with atomic_path(recipe_file) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
     zoo.save_weights(codec, exported, metadata)
+    fingerprints = export.parent / known.FINGERPRINTS.name
+    known.record(zoo.fingerprint(codec.state_dict()), config.codec.name, quality, fingerprints)
     log = folder / "log" / "metrics.csv"
     if log.is_file():
         with atomic_path(export / f"q{quality}.log.csv") as temporary:

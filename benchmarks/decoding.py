@@ -1,0 +1,259 @@
+"""What does adapted decoding cost? ``make bench`` [CODECS=…] times g_s: base, folded, in branches.
+
+For a picture of 512×768, K+1 domains and adapters with random values. All variants are timed in turn,
+round by round, so that a busy machine is busy for all; the table has medians and quartiles, ratios are
+medians of the ratios within a round. Peak memory is what a decode adds to the process at most, adapters
+and base weights aside. Results are written beside this file, in ``results/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib.pyplot as plt
+import torch
+import typer
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.adaptation.mixture import Conv, Mixture
+from lic_da.adaptation.synthesis import AdaptedSynthesis
+from lic_da.config import CONF, available
+from lic_da.data.images import atomic_path
+from lic_da.errors import UserError, unknown
+
+RESULTS = Path(__file__).parent / "results"
+HEIGHT, WIDTH = 512, 768
+DOMAINS = (1, 3, 9, 33, 65)
+FORMS = ("base", "fold", "branches")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A row of the table: times in ms, ratios to the base decoder of the same round, MiB."""
+
+    codec: str
+    form: str
+    domains: int
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    ratio: float
+    ratio_lower_quartile: float
+    ratio_upper_quartile: float
+    peak_mib: float
+    max_difference: float
+    rounds: int
+
+
+class Branches(Mixture):
+    """The adapters as they are written in the paper: K+1 convolutions, then a weighted sum."""
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Σ_k v_k A_k(u)."""
+        return sum(
+            (
+                self.v[:, k, None, None, None] * adapter(u)
+                for k, adapter in enumerate(self.adapters)
+            ),
+            start=torch.zeros(()),
+        )
+
+    def beside(self, conv: Conv, u: Tensor) -> Tensor:
+        """W(u) + Σ_k v_k A_k(u)."""
+        return conv(u) + self(u)
+
+
+def in_branches(synthesis: AdaptedSynthesis, y_hat: Tensor, v: Tensor) -> Tensor:
+    """What the adapted synthesis transform gives, computed branch by branch."""
+    x = y_hat
+    for index, layer in enumerate(synthesis.base):
+        site = synthesis.sites.get(index)
+        x = layer(x) if site is None else site(layer, x, Branches(synthesis.bank.at(site), v))
+    return x
+
+
+def adapted(name: str, domains: int) -> AdaptedCodec:
+    """A codec with random adapters; its base weights are the configured ones, random if there are none.
+
+    Raises:
+        UserError: unknown codec.
+    """
+    if name not in available("codec"):
+        raise unknown("codec", name, available("codec"))
+    config = OmegaConf.load(CONF / "codec" / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    names = ["natural", *(f"domain{k}" for k in range(1, domains))]
+    torch.manual_seed(0)
+    try:
+        codec = AdaptedCodec.build(config, names)
+    except UserError:
+        codec = AdaptedCodec.build(config, names, weights=False)
+    with torch.no_grad():
+        for parameter in codec.synthesis.bank.parameters():
+            parameter.normal_(std=0.01)
+    return codec
+
+
+def variants(codec: AdaptedCodec, y_hat: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """Ways to decode a latent."""
+    synthesis = codec.synthesis
+    v = torch.rand(1, len(codec.domains)).softmax(dim=1)
+    return {
+        "base": lambda: synthesis.base(y_hat),
+        "fold": lambda: synthesis(y_hat, v),
+        "branches": lambda: in_branches(synthesis, y_hat, v),
+    }
+
+
+@torch.inference_mode()
+def measure(
+    name: str, domains: Sequence[int], rounds: int, progress: Progress
+) -> list[Measurement]:
+    """Time one codec with several numbers of domains; every round has all variants."""
+    ways: dict[tuple[str, int], Callable[[], Tensor]] = {}
+    for count in domains:
+        codec = adapted(name, count)
+        scale = codec._synthesis.scale
+        y_hat = (3 * torch.randn(1, codec.codec.M, HEIGHT // scale, WIDTH // scale)).round()
+        ways |= {(form, count): way for form, way in variants(codec, y_hat).items()}
+    peaks = {key: peak_mib(way) for key, way in ways.items()}  # also the first, slow, call
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
+    task = progress.add_task(name, total=rounds)
+    for number in range(rounds):
+        order = list(ways)
+        for key in order[number % len(order) :] + order[: number % len(order)]:
+            began = time.perf_counter()
+            ways[key]()
+            times[key].append(1000 * (time.perf_counter() - began))
+        progress.advance(task)
+    rows = []
+    for (form, count), own in times.items():
+        ratios = [t / b for t, b in zip(own, times["base", count], strict=True)]
+        reference = ways["branches" if form == "fold" else form, count]()
+        difference = (ways[form, count]() - reference).abs().max().item()
+        low, middle, high = statistics.quantiles(own, n=4)
+        ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4)
+        rows.append(
+            Measurement(
+                codec=name,
+                form=form,
+                domains=count,
+                median_ms=middle,
+                lower_quartile_ms=low,
+                upper_quartile_ms=high,
+                ratio=ratio,
+                ratio_lower_quartile=ratio_low,
+                ratio_upper_quartile=ratio_high,
+                peak_mib=peaks[form, count],
+                max_difference=difference,
+                rounds=rounds,
+            )
+        )
+    return rows
+
+
+def peak_mib(way: Callable[[], Tensor]) -> float:
+    """Resident memory that a call adds at its height, in MiB; nan where /proc does not tell."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    way()
+    gc.collect()
+    if not os.access(reset, os.W_OK):
+        return float("nan")
+    reset.write_text("5")  # forget the highest mark
+    before = _kib(status, "VmRSS")
+    way()
+    return (_kib(status, "VmHWM") - before) / 1024
+
+
+def _kib(status: Path, key: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if key in line)
+
+
+def table(rows: Sequence[Measurement]) -> Table:
+    """The measurements of one codec for people."""
+    out = Table("K+1", "form", "ms", "quartiles", "times base", "quartiles", "MiB", "fold-branches")
+    for r in rows:
+        out.add_row(
+            str(r.domains),
+            r.form,
+            f"{r.median_ms:.1f}",
+            f"{r.lower_quartile_ms:.1f}…{r.upper_quartile_ms:.1f}",
+            f"{r.ratio:.2f}",
+            f"{r.ratio_lower_quartile:.2f}…{r.ratio_upper_quartile:.2f}",
+            f"{r.peak_mib:.0f}",
+            f"{r.max_difference:.1e}" if r.form == "fold" else "",
+        )
+    return out
+
+
+def plot(rows: Sequence[Measurement], path: Path) -> None:
+    """Time over the number of domains, for fold and branches, in units of the base decoder."""
+    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    for form in FORMS:
+        own = [r for r in rows if r.form == form]
+        x = [r.domains for r in own]
+        (line,) = axes.plot(x, [r.ratio for r in own], marker="o", label=form)
+        low, high = ([getattr(r, f"ratio_{q}_quartile") for r in own] for q in ("lower", "upper"))
+        axes.fill_between(x, low, high, alpha=0.2, color=line.get_color())
+    axes.set(xscale="log", yscale="log", xlabel="domains, K+1", ylabel="time / base decoder")
+    axes.set_xticks([r.domains for r in rows if r.form == "base"])
+    axes.get_xaxis().set_major_formatter("{x:.0f}")
+    axes.minorticks_off()
+    axes.legend()
+    axes.set_title(f"{rows[0].codec}, {HEIGHT}×{WIDTH}", fontsize="medium")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    plt.close(figure)
+
+
+def main(
+    codecs: Annotated[str, typer.Option(help="Names in conf/codec, with commas.")],
+    rounds: int = 31,
+    domains: str = ",".join(map(str, DOMAINS)),
+    output: Path = RESULTS,
+) -> None:
+    """Measure, print tables, write results."""
+    console = Console()
+    counts = [int(count) for count in domains.split(",")]
+    machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+    for name in codecs.split(","):
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            rows = measure(name, counts, rounds, progress)
+        out = table(rows)
+        out.title = f"{name}, {HEIGHT}×{WIDTH}, {machine}"
+        console.print(out)
+        with (
+            atomic_path(output / f"{name}.csv") as temporary,
+            open(temporary, "w", newline="") as file,
+        ):
+            writer = csv.DictWriter(
+                file, [f.name for f in fields(Measurement)], lineterminator="\n"
+            )
+            writer.writeheader()
+            writer.writerows(
+                {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
+                for row in rows
+            )
+        record = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
+        record.print(out)
+        with atomic_path(output / f"{name}.txt") as temporary:
+            temporary.write_text(record.export_text())
+        plot(rows, output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    typer.run(main)

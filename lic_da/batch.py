@@ -1,0 +1,188 @@
+"""One thing done for a file or for every file of a folder, with a progress bar and a summary.
+
+A file that fails is reported, and the others go on. With several workers every one is a process with
+its own share of the cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from lic_da.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to read and the file to write."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        pixels: of the picture.
+        bits: of the picture's strings, which bpp counts.
+        error: what went wrong, in one line; None: nothing.
+    """
+
+    job: Job
+    pixels: int = 0
+    bits: int = 0
+    error: str | None = None
+
+
+Work = Callable[[Job], Outcome]
+"""Does a job; it goes to other processes, so it can be pickled."""
+
+
+def plan(source: Path, target: Path, suffixes: frozenset[str], new_suffix: str) -> list[Job]:
+    """Jobs for a file, or for all files below a folder that end in one of the suffixes.
+
+    Subfolders are kept. Where two files would get one name, such as ``a.png`` and ``a.jpg``, they
+    keep their suffixes: ``a.png.lic`` and ``a.jpg.lic``. Hidden files are left out.
+
+    Raises:
+        UserError: no such file or folder, or nothing to do in it.
+    """
+    if source.is_file():
+        inside = target / f"{source.stem}{new_suffix}" if target.is_dir() else target
+        return [Job(source, inside)]
+    if not source.is_dir():
+        raise UserError(f"There is no file or folder {source}.")
+    if target.is_file():
+        raise UserError(f"{source} is a folder, so {target} must be one, but it is a file.")
+    names = sorted(p.relative_to(source) for p in source.rglob("*") if _is_work(p, suffixes))
+    if not names:
+        raise UserError(
+            f"There are no files to work on in {source}. They end in {', '.join(sorted(suffixes))}."
+        )
+    count = Counter(name.with_suffix(new_suffix) for name in names)
+    return [
+        Job(
+            source / name,
+            target
+            / (new if count[new := name.with_suffix(new_suffix)] == 1 else f"{name}{new_suffix}"),
+        )
+        for name in names
+    ]
+
+
+def _is_work(path: Path, suffixes: frozenset[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+
+
+def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers: int) -> bool:
+    """Do jobs, with a progress bar on stderr, and print a line that sums up.
+
+    Args:
+        work: what to do.
+        jobs: what for.
+        verb: what is done, for the summary: ``"Compressed"``.
+        overwrite: replace files that exist. Else they are kept, which is an error for a single file.
+        workers: processes; 1: this one.
+
+    Returns:
+        Whether all went well.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    kept = [job for job in jobs if not overwrite and job.target.exists()]
+    if kept and len(jobs) == 1:
+        raise UserError(f"{kept[0].target} exists; --overwrite replaces it.")
+    todo = [job for job in jobs if job not in set(kept)]
+    console = Console(stderr=True)
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    began = time.perf_counter()
+    good: list[Outcome] = []
+    with Progress(*columns, console=console, transient=True, disable=len(todo) < 2) as progress:
+        task = progress.add_task(verb, total=len(todo))
+        for outcome in _outcomes(work, todo, workers):
+            progress.advance(task)
+            if outcome.error is None:
+                good.append(outcome)
+            else:
+                message = f"error: {outcome.error}"
+                console.print(message, markup=False, highlight=False, soft_wrap=True)
+    seconds = time.perf_counter() - began
+    print(_summary(verb, good, len(jobs), len(kept), seconds), flush=True)
+    return len(good) == len(todo)
+
+
+def _summary(verb: str, good: Sequence[Outcome], total: int, kept: int, seconds: float) -> str:
+    bits, pixels = sum(o.bits for o in good), sum(o.pixels for o in good)
+    parts = [f"{verb} {len(good)} of {total} images"]
+    if pixels:
+        parts.append(f"{pixels / 1e6:.1f} megapixels")
+        parts.append(f"{bits / pixels:.3f} bpp")
+    parts.append(f"{seconds:.1f} s")
+    line = ", ".join(parts)
+    if kept:
+        line += f"; {kept} existed and were kept (--overwrite replaces them)"
+    failed = total - kept - len(good)
+    return line + (f"; {failed} failed" if failed else "")
+
+
+def _outcomes(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+    if min(workers, len(jobs)) <= 1:
+        yield from (_attempt(work, job) for job in jobs)
+        return
+    workers = min(workers, len(jobs))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
+        initializer=_share_cores,
+        initargs=(threads,),
+    )
+    running: dict[Future[Outcome], Job] = {}
+    try:
+        running = {pool.submit(_attempt, work, job): job for job in jobs}
+        pending = set(running)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    reason = "a worker died, probably for want of memory; use fewer --jobs"
+                    yield Outcome(running[future], error=f"{running[future].source}: {reason}")
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _share_cores(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _attempt(work: Work, job: Job) -> Outcome:
+    """Do a job; whatever goes wrong with one file is told and does not stop the others."""
+    try:
+        return work(job)
+    except UserError as error:
+        message = str(error)
+        named = str(job.source) in message or str(job.target) in message
+        return Outcome(job, error=message if named else f"{job.source}: {message}")
+    except Exception as error:
+        return Outcome(job, error=f"{job.source}: {type(error).__name__}: {error}")

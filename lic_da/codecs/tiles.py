@@ -1,0 +1,238 @@
+"""Large pictures through a transform piece by piece, with the result of the whole.
+
+A convolution sees a few elements around each of its outputs. So a tile of the latent, computed with
+enough of its surroundings (``halo``), has the values that it has in the whole picture::
+
+        ┌─────────────┐
+        │ halo        │    At the border of the picture there is no halo: there the transform's own
+        │  ┌───────┐  │    padding does what it does in the whole picture.
+        │  │ tile  │  │
+        │  └───────┘  │
+        └─────────────┘
+
+The halo is counted from the layers. Kernels for other sizes may add in another order, so values can
+differ in their last bits: decoded pictures by some 1e-6 of 1, encoded latents not at all as measured.
+Transforms with layers that look at the whole picture, or at
+windows that lie on a grid, are not cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import torch
+from compressai.layers import GDN, ResidualBlock
+from compressai.models import CompressionModel
+from torch import Tensor, nn
+
+MEMORY = 1 << 30
+"""Bytes of activations that a transform may take before a picture is cut into tiles."""
+
+_POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Sigmoid, nn.Identity, nn.PixelShuffle, GDN)
+_LOCAL_BLOCKS = ResidualBlock.__module__  # blocks that are local if their parts are
+_SMALLEST = 8  # side of a tile; below, convolutions take other ways and round differently
+_COPIES = 2  # of a layer's input and output that exist at a time, inside GDN for instance
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a transform between pictures and latents can be cut.
+
+    Attributes:
+        scale: pixels that an element of the latent is wide and high.
+        halo: elements of the latent that a tile needs on each side; None: it cannot be cut.
+        bytes_each: of activations for an element of the latent.
+    """
+
+    scale: int
+    halo: int | None
+    bytes_each: int
+
+    def side(self, rows: int, columns: int, memory: int) -> int | None:
+        """Side of the tiles of a latent, in elements; None if it is better not cut.
+
+        Args:
+            rows: of the latent.
+            columns: of the latent.
+            memory: bytes that activations may take.
+        """
+        if self.halo is None or rows * columns * self.bytes_each <= memory:
+            return None
+        return max(_SMALLEST, math.isqrt(memory // self.bytes_each) - 2 * self.halo)
+
+
+def synthesis_geometry(
+    g_s: nn.Module, channels: int, beside: Sequence[tuple[str, nn.Module]] = ()
+) -> Geometry:
+    """Geometry of a synthesis transform.
+
+    Args:
+        g_s: from latent to picture.
+        channels: M, of the latent.
+        beside: more modules that act in it, and where: their paths.
+    """
+    return _geometry(g_s, next(g_s.parameters()).new_zeros(1, channels, 4, 4), beside)
+
+
+def analysis_geometry(g_a: nn.Module) -> Geometry:
+    """Geometry of an analysis transform, from picture to latent."""
+    return _geometry(g_a, next(g_a.parameters()).new_zeros(1, 3, 128, 128), ())
+
+
+@torch.no_grad()
+def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[tuple[str, nn.Module]]) -> Geometry:
+    """Pass x through the layers and count; every layer's side says how coarse its elements are."""
+    sides, floats, reach = [x.shape[-1]], 0, 0.0
+    layers = transform if isinstance(transform, nn.Sequential) else nn.Sequential(transform)
+    for name, layer in layers.named_children():
+        out = layer(x)
+        # Inside a block of several layers, or on its output, the coarser side is the safe one.
+        coarser = min(x.shape[-1], out.shape[-1])
+        side = x.shape[-1] if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else coarser
+        more = sum(_radius(m) for path, m in beside if path.split(".")[0] == name)
+        reach += _radius(layer) / side + more / coarser
+        floats = max(floats, x.numel() + out.numel())
+        sides.append(out.shape[-1])
+        x = out
+    latent, pixels = sorted((sides[0], sides[-1]))
+    radius = reach * latent
+    return Geometry(
+        scale=pixels // latent,
+        halo=math.ceil(radius - 1e-6) if math.isfinite(radius) else None,
+        bytes_each=math.ceil(_COPIES * floats * x.element_size() / latent**2),
+    )
+
+
+def _radius(module: nn.Module) -> float:
+    """Elements of its input that a module sees on each side, at most; infinite: it sees all."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        return _radius_of_convolution(module)
+    if isinstance(module, _POINTWISE):
+        return 0
+    known = isinstance(module, nn.Sequential) or type(module).__module__ == _LOCAL_BLOCKS
+    return sum(map(_radius, module.children())) if known else math.inf
+
+
+def _radius_of_convolution(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        return math.inf
+    reach = max(
+        max(p, d * (k - 1) - p)
+        for k, p, d in zip(conv.kernel_size, conv.padding, conv.dilation, strict=True)
+    )
+    return reach / conv.stride[0] if isinstance(conv, nn.ConvTranspose2d) else float(reach)
+
+
+class Span(NamedTuple):
+    """Part of an axis, in elements of the latent: start to stop from what is at first to last."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def wanted(self, scale: int = 1) -> slice:
+        """Where the tile lies in the whole."""
+        return slice(self.start * scale, self.stop * scale)
+
+    def computed(self, scale: int = 1) -> slice:
+        """Where the tile with its halo lies in the whole."""
+        return slice(self.first * scale, self.last * scale)
+
+    def inside(self, scale: int = 1) -> slice:
+        """Where the tile lies in the tile with its halo."""
+        return slice((self.start - self.first) * scale, (self.stop - self.first) * scale)
+
+
+def spans(length: int, side: int | None, halo: int) -> list[Span]:
+    """An axis cut into parts of nearly equal length, at most ``side``; None: into one."""
+    count = 1 if side is None else math.ceil(length / side)
+    cuts = [length * i // count for i in range(count + 1)]
+    return [Span(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(cuts)]
+
+
+Piece = tuple[slice, slice, Tensor]
+"""Rows and columns of the picture, in pixels, and what is there."""
+
+
+def synthesise(
+    transform: Callable[[Tensor], Tensor], y_hat: Tensor, geometry: Geometry, memory: int = MEMORY
+) -> Iterator[Piece]:
+    """Decode a latent, in tiles if need be.
+
+    Args:
+        transform: ``(B, M, H, W)`` to pictures.
+        y_hat: the latent.
+        geometry: of the transform.
+        memory: bytes that activations may take.
+
+    Yields:
+        The parts of the picture, ``(B, 3, h, w)`` each.
+    """
+    rows, columns = y_hat.shape[2:]
+    side, scale = geometry.side(rows, columns, memory), geometry.scale
+    for row in spans(rows, side, geometry.halo or 0):
+        for column in spans(columns, side, geometry.halo or 0):
+            out = transform(y_hat[..., row.computed(), column.computed()])
+            inside = out[..., row.inside(scale), column.inside(scale)]
+            yield row.wanted(scale), column.wanted(scale), inside
+
+
+class TiledAnalysis(nn.Module):
+    """An analysis transform that cuts large pictures; it also takes 8-bit ones.
+
+    Args:
+        g_a: the transform.
+        geometry: of it.
+        memory: bytes that activations may take.
+    """
+
+    def __init__(self, g_a: nn.Module, geometry: Geometry, memory: int = MEMORY) -> None:
+        super().__init__()
+        self.transform = g_a
+        self.geometry = geometry
+        self.memory = memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures ``(B, 3, H, W)``, in [0, 1] or uint8, to latents ``(B, M, H/s, W/s)``.
+
+        H and W are multiples of s.
+        """
+        scale, halo = self.geometry.scale, self.geometry.halo or 0
+        rows, columns = (length // scale for length in x.shape[2:])
+        side = self.geometry.side(rows, columns, self.memory)
+        if side is None:
+            return cast(Tensor, self.transform(unit(x)))
+        y: Tensor | None = None
+        for row in spans(rows, side, halo):
+            for column in spans(columns, side, halo):
+                part = x[..., row.computed(scale), column.computed(scale)]
+                out = self.transform(unit(part))[..., row.inside(), column.inside()]
+                if y is None:
+                    y = out.new_empty(*out.shape[:2], rows, columns)
+                y[..., row.wanted(), column.wanted()] = out
+        assert y is not None
+        return y
+
+
+@contextmanager
+def tiled_analysis(
+    codec: CompressionModel, geometry: Geometry, memory: int = MEMORY
+) -> Iterator[None]:
+    """Let ``codec.g_a`` cut large pictures inside the block."""
+    g_a = codec.g_a
+    codec.g_a = TiledAnalysis(g_a, geometry, memory)
+    try:
+        yield
+    finally:
+        codec.g_a = g_a
+
+
+def unit(x: Tensor) -> Tensor:
+    """Pictures in [0, 1]; uint8 ones are divided by 255."""
+    return x if x.is_floating_point() else x.float().div(255)

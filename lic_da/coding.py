@@ -1,0 +1,141 @@
+"""Pictures to ``.lic`` files and back, as the command line does it, with a pack or a codec alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lic_da.batch import Job, Outcome
+from lic_da.bitstream import Stream
+from lic_da.codecs import known
+from lic_da.config import CONF, available
+from lic_da.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from lic_da.adaptation.codec import AdaptedCodec
+
+_ALONE = ("natural",)  # a codec alone has adapters of one domain, which are zero and not used
+
+
+@dataclass(frozen=True)
+class Coder:
+    """Codes files; it holds names only, so that it can go to other processes.
+
+    Attributes:
+        pack: folder of an adapter pack; None: a base codec alone.
+        codec: name of the base codec alone; None: the one that a stream was made with.
+        quality: of the base codec alone; None: as the stream, or as the codec's configuration.
+        blend: how to decode; a base codec alone knows ``base`` only.
+        domain: for the blend ``oracle``.
+        format: ``png`` or ``webp``.
+    """
+
+    pack: Path | None = None
+    codec: str | None = None
+    quality: int | None = None
+    blend: str = "weighted"
+    domain: str | None = None
+    format: str = "png"
+
+    def check(self) -> None:
+        """Load what is known before any file is read.
+
+        Raises:
+            UserError: pack, codec, quality, blend or domain do not exist or do not go together.
+        """
+        from lic_da.adaptation.synthesis import check_blend
+
+        if self.pack is not None:
+            check_blend(self.blend, self.domain, load(self.pack).domains)
+        elif self.codec is not None:
+            _alone(self.codec, self.quality)
+
+    def compress(self, job: Job) -> Outcome:
+        """Code a picture as a stream."""
+        from lic_da.data.images import atomic_path, read_rgb
+
+        if self.pack is None and self.codec is None:
+            raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
+        codec = load(self.pack) if self.pack else _alone(str(self.codec), self.quality)
+        data = codec.compress(read_rgb(job.source))
+        with atomic_path(job.target) as temporary:
+            temporary.write_bytes(data)
+        return _outcome(job, Stream.from_bytes(data))
+
+    def decompress(self, job: Job) -> Outcome:
+        """Decode a stream to a picture without further loss."""
+        from lic_da.data.images import save_lossless
+
+        stream = Stream.read(job.source)
+        codec = load(self.pack) if self.pack else self._of(stream)
+        pixels = codec.decompress(stream, self.blend if self.pack else "base", self.domain)
+        save_lossless(job.target, pixels, self.format)
+        return _outcome(job, stream)
+
+    def _of(self, stream: Stream) -> AdaptedCodec:
+        """The base codec that is named, as far as it is not that which made the stream."""
+        base = known.find(stream.fingerprint)
+        if base is None and self.codec is None:
+            raise UserError(
+                f"The stream was made with base weights {stream.fingerprint.hex()}…, which are none of "
+                "this package's. Use --pack, or --codec and --quality."
+            )
+        name = self.codec or (base.codec if base else "")
+        same = base.quality if base is not None and base.codec == name else None
+        return _alone(name, self.quality or same)
+
+
+def _outcome(job: Job, stream: Stream) -> Outcome:
+    return Outcome(job, stream.width * stream.height, 8 * stream.string_bytes)
+
+
+def load(folder: Path) -> AdaptedCodec:
+    """The codec of a pack; the last one is kept."""
+    return _load(folder.resolve())
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path) -> AdaptedCodec:
+    from lic_da.adaptation.codec import AdaptedCodec
+
+    return AdaptedCodec.load(folder)
+
+
+@functools.lru_cache(maxsize=2)
+def _alone(name: str, quality: int | None) -> AdaptedCodec:
+    """A base codec whose adapters are zero."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from lic_da.adaptation.codec import AdaptedCodec
+
+    if name not in available("codec"):
+        raise unknown("codec", name, available("codec"))
+    config = OmegaConf.load(CONF / "codec" / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    if quality is not None:
+        config.quality = quality
+    return AdaptedCodec.build(config, _ALONE)
+
+
+def default_pack() -> Path | None:
+    """The pack that is meant if none is named: LIC_DA_PACK, ``conf/cli.yaml``, or the last run's.
+
+    Returns:
+        Its folder; None: there has been no run.
+    """
+    from omegaconf import OmegaConf
+
+    if os.environ.get("LIC_DA_PACK"):
+        return Path(os.environ["LIC_DA_PACK"])
+    config = OmegaConf.load(CONF / "cli.yaml")
+    if config.pack is not None:
+        return Path(config.pack).expanduser()
+    outputs = Path(config.outputs)
+    packs = [
+        *outputs.glob("*/pack/adapters.safetensors"),
+        *outputs.glob("*/*/pack/adapters.safetensors"),
+    ]
+    return max(packs, key=lambda file: file.stat().st_mtime).parent if packs else None
