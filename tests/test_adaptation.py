@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from compressai.models import CompressionModel
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, base_state, pad
+from lic_da.adaptation.codec import PAPER, AdaptedCodec, base_state, pad
 from lic_da.adaptation.gate import Gate
 from lic_da.adaptation.mixture import Conv, Mixture, convolve
 from lic_da.adaptation.synthesis import BLENDS
-from lic_da.bitstream import Stream
+from lic_da.bitstream import Stream, StreamError
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.data.images import RGB
@@ -243,3 +244,32 @@ def test_sites_are_configuration() -> None:
     config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 9}]
     with pytest.raises(UserError, match=r"no module at .9.; it consists of 0, 1"):
         AdaptedCodec.build(config, ("natural",))
+
+
+def test_a_gate_that_reads_y_sends_v_and_counts_it(photographs: list[RGB], tmp_path: Path) -> None:
+    how = OmegaConf.merge(PAPER, {"gate": {"input": "signalled"}})
+    assert isinstance(how, DictConfig)
+    adapted = disturb(AdaptedCodec.build(codec_config(), DOMAINS, how))
+    data = adapted.compress(photographs[0])
+    stream = Stream.from_bytes(data)
+    with torch.no_grad():
+        y = adapted.codec.g_a(pad(as_batch(photographs[0]), 16))
+        v = adapted.synthesis.gate(y).softmax(dim=1)
+    assert stream.v is not None and len(stream.v) == len(DOMAINS)
+    assert list(stream.v) == v[0].mul(255).round().int().tolist()
+    pixels = stream.width * stream.height
+    assert stream.bpp == 8 * (stream.string_bytes + len(DOMAINS)) / pixels
+    adapted.decode(stream)
+    sent = torch.tensor([list(stream.v)]) / sum(stream.v)
+    torch.testing.assert_close(adapted.synthesis.last_v, sent)
+    assert (sent - v).abs().max() < 1 / 255
+    pack.save(adapted, tmp_path, {})
+    assert np.array_equal(AdaptedCodec.load(tmp_path).decompress(data), adapted.decompress(data))
+    plain = Stream(**{**vars(stream), "v": None})
+    with pytest.raises(StreamError, match="carries no weights of the adapters"):
+        adapted.decode(plain)
+    with adapted.synthesis.blending("base"):
+        adapted.decode(plain)
+    how.gate.input = "sent"
+    with pytest.raises(UserError, match=r"Unknown gate\.input 'sent'.*latent, signalled"):
+        AdaptedCodec.build(codec_config(), DOMAINS, how)
