@@ -112,7 +112,7 @@ def test_every_way_of_mixing_equals_the_branches(
     with torch.set_grad_enabled(gradients):
         apart = synthesis(y_hat, v.requires_grad_(gradients)).detach()
         alone = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(2)]).detach()
-    monkeypatch.setattr("lic_da.adaptation.synthesis.Mixture", Branches)
+    monkeypatch.setattr(synthesis, "mixture", Branches)
     with torch.no_grad():
         expected = synthesis(y_hat, v)
     torch.testing.assert_close(apart, expected, rtol=0, atol=1e-5)

@@ -180,7 +180,7 @@ def test_training_lowers_the_loss_of_published_codecs(
     with torch.no_grad():
         apart = synthesis(y_hat, v)
         folded = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(3)])
-        monkeypatch.setattr("lic_da.adaptation.synthesis.Mixture", Branches)
+        monkeypatch.setattr(synthesis, "mixture", Branches)
         branches = synthesis(y_hat, v)
         plain = synthesis.base(y_hat)
     assert (branches - plain).abs().max() > 1e-4
@@ -360,7 +360,7 @@ def test_low_rank_adapters_have_few_parameters_and_the_rank_they_say(
     v = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
     with torch.no_grad():
         folded = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(2)])
-        monkeypatch.setattr("lic_da.adaptation.synthesis.Mixture", Branches)
+        monkeypatch.setattr(synthesis, "mixture", Branches)
         torch.testing.assert_close(folded, synthesis(y_hat, v), rtol=0, atol=1e-4)
     with pytest.raises(UserError, match=r"adapter\.rank must be at least 1"):
         LowRank(rank=0)

@@ -45,6 +45,9 @@ class AdaptedSynthesis(nn.Module):
         gate_input: what it reads.
     """
 
+    mixture: type[Mixture] = Mixture
+    """How adapters are mixed; measurements put another way in its place."""
+
     def __init__(
         self,
         g_s: nn.Module,
@@ -141,7 +144,7 @@ class AdaptedSynthesis(nn.Module):
         modules = [self.base.get_submodule(site.at) for site in self.sites]
         try:
             for site, module in zip(self.sites, modules, strict=True):
-                mixture = Mixture(self.bank.at(site), v)
+                mixture = self.mixture(self.bank.at(site), v)
                 module.forward = partial(site.adapted, module, module.forward, mixture)
             yield
         finally:
