@@ -23,8 +23,7 @@ def main(config: DictConfig) -> None:
     from lic_da.data.datamodule import LabelledPicture
     from lic_da.data.domains import load_domain, prepare, refuse_shared_files
     from lic_da.data.images import atomic_path
-    from lic_da.evaluation.rate_distortion import measure, write_points
-    from lic_da.evaluation.summary import summarise, table
+    from lic_da.evaluation.summary import measure_into, table
 
     console = Console(stderr=True)
     if config.pack is None:
@@ -45,26 +44,12 @@ def main(config: DictConfig) -> None:
         label = adapted.domains.index(name) if name in adapted.domains else -1
         pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
     folder = Path(config.output) if config.output else pack.resolve().parent / "evaluation"
-    points = measure(
-        adapted,
-        pictures,
-        run=folder.name,
-        blends=config.blends,
-        ms_ssim=config.ms_ssim,
-        console=console,
+    summary = measure_into(
+        folder, adapted, pictures, blends=config.blends, ms_ssim=config.ms_ssim, console=console
     )
-    write_points(points, folder / "rd_points.csv", adapted.domains)
-    summary = {
-        "run": folder.name,
-        "codec": adapted.config.name,
-        "quality": adapted.config.quality,
-        "base_fingerprint": adapted.fingerprint,
-        **summarise(points, adapted.domains),
-    }
     with atomic_path(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    title = f"{adapted.config.name}, quality {adapted.config.quality}: test pictures, real streams"
-    Console().print(table(summary, title))
+    Console().print(table(summary))
     print(f"Tables rd_points.csv and summary.json are in {folder}")
 
 

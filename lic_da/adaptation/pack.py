@@ -27,21 +27,15 @@ from lic_da.errors import UserError
 _TENSORS, _CONFIG, _METRICS = "adapters.safetensors", "config.yaml", "metrics.json"
 
 
-def save(
-    adapted: AdaptedCodec,
-    folder: Path,
-    metrics: Mapping[str, Any],
-    state: Mapping[str, Tensor] | None = None,
-) -> None:
+def save(adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write a pack.
 
     Args:
         adapted: the codec with its trained adapters.
         folder: where to; it is made if need be.
         metrics: goes into ``metrics.json``.
-        state: tensors of bank and gate; None: those of ``adapted``.
     """
-    tensors = adapter_state(adapted.codec) if state is None else state
+    tensors = adapter_state(adapted.codec)
     with atomic_path(folder / _TENSORS) as temporary:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()},

@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from lic_da.evaluation.rate_distortion import Point, mean
+from lic_da.adaptation.codec import AdaptedCodec, base_state
+from lic_da.codecs import zoo
+from lic_da.data.datamodule import LabelledPicture
+from lic_da.evaluation.rate_distortion import Decoded, Point, mean, measure, write_points
+
+
+def measure_into(
+    folder: Path,
+    adapted: AdaptedCodec,
+    pictures: Sequence[LabelledPicture],
+    *,
+    blends: Sequence[str],
+    ms_ssim: bool,
+    decoded: Decoded | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure a codec on pictures, write ``rd_points.csv`` into ``folder``, and summarise.
+
+    Args:
+        folder: of the run; its name is the run's in the table.
+        adapted: the codec.
+        pictures: see :func:`lic_da.evaluation.rate_distortion.measure`, as all that follows.
+        blends: which ways to decode.
+        ms_ssim: compute MS-SSIM.
+        decoded: called for every picture.
+        console: where progress is shown.
+
+    Returns:
+        What :func:`summarise` says; the run, codec, quality and the base weights as they are now.
+    """
+    points = measure(
+        adapted,
+        pictures,
+        run=folder.name,
+        blends=blends,
+        ms_ssim=ms_ssim,
+        decoded=decoded,
+        console=console,
+    )
+    write_points(points, folder / "rd_points.csv", adapted.domains)
+    return {
+        "run": folder.name,
+        "codec": adapted.config.name,
+        "quality": adapted.config.quality,
+        "base_fingerprint": zoo.fingerprint(base_state(adapted.codec)),
+        **summarise(points, adapted.domains),
+    }
+
+
+def title(summary: dict[str, Any]) -> str:
+    """Heading of a table of test pictures."""
+    return f"{summary['codec']}, quality {summary['quality']}: test pictures, real streams"
 
 
 def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
@@ -69,10 +122,10 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def table(summary: dict[str, Any], title: str) -> Table:
+def table(summary: dict[str, Any]) -> Table:
     """The summary as a table for the terminal: a row a domain."""
     rich = Table(
-        title=title,
+        title=title(summary),
         title_justify="left",
         caption_justify="left",
         caption_style="",

@@ -93,7 +93,7 @@ class Pretraining(L.LightningModule):
             precondition_frequency=self.precondition_every,
             max_precondition_dim=512,
         )
-        total = self.trainer.max_epochs * self.trainer.datamodule.batches_per_epoch  # type: ignore
+        total = self.trainer.max_epochs * self.trainer.datamodule.batches_per_epoch  # type: ignore[operator, attr-defined]
         return [optimiser, torch.optim.Adam(quantiles, self.aux_lr)], [
             torch.optim.lr_scheduler.LambdaLR(
                 optimiser, lambda step: warmup_cosine(step, self.warmup, total)

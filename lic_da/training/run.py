@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lic_da import tracking
 from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, adapter_state, base_state, how_adapted
+from lic_da.adaptation.codec import AdaptedCodec, how_adapted
 from lic_da.adaptation.synthesis import BLENDS
 from lic_da.codecs import zoo
 from lic_da.config import available
@@ -28,8 +28,7 @@ from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.pictures import Examples, comparison
-from lic_da.evaluation.rate_distortion import measure, write_points
-from lic_da.evaluation.summary import summarise, table
+from lic_da.evaluation.summary import measure_into, table
 from lic_da.training.module import AdapterAveraging, DecoderAdaptation
 
 
@@ -76,6 +75,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
             load_checkpoint(adapted, Path(best.best_model_path))
         adapted.check_base_unchanged()
         adapted.codec.to("cpu")
+        pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
         return _result(config, folder, adapted, data, loggers, console)
 
 
@@ -206,34 +206,27 @@ def _result(
     """Code the test pictures, write pack, tables and pictures, print the table."""
     pictures = test_pictures(data)
     examples = Examples(config.evaluation.examples)
-    points = measure(
-        adapted,
-        pictures,
-        run=folder.name,
-        blends=config.evaluation.blends,
-        ms_ssim=config.evaluation.ms_ssim,
-        decoded=examples,
-        console=console,
-    )
-    write_points(points, folder / "rd_points.csv", adapted.domains)
     summary = {
-        "run": folder.name,
-        "codec": config.codec.name,
-        "quality": config.codec.quality,
-        "base_fingerprint": zoo.fingerprint(base_state(adapted.codec)),  # as it is now
+        **measure_into(
+            folder,
+            adapted,
+            pictures,
+            blends=config.evaluation.blends,
+            ms_ssim=config.evaluation.ms_ssim,
+            decoded=examples,
+            console=console,
+        ),
         "git_commit": tracking.git_commit(),
-        **summarise(points, adapted.domains),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
-    pack.save(adapted, folder / "pack", summary, adapter_state(adapted.codec))
+    pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)
     for number, example in enumerate(examples.kept):
         with atomic_path(folder / "pictures" / f"{example.domain}_{number}.png") as temporary:
             comparison(example).save(temporary, format="PNG")
     tracking.log_result(loggers, summary, adapted.domains, examples.kept)
-    title = f"{config.codec.name}, quality {config.codec.quality}: test pictures, real streams"
     out = Console(record=True)
-    out.print(table(summary, title))
+    out.print(table(summary))
     for images in data.images.values():
         if images.skipped or images.notes:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
