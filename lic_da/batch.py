@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +69,16 @@ def plan(source: Path, target: Path, suffixes: frozenset[str], new_suffix: str) 
         raise UserError(
             f"There are no files to work on in {source}. They end in {', '.join(sorted(suffixes))}."
         )
-    count = Counter(name.with_suffix(new_suffix) for name in names)
-    return [
-        Job(
-            source / name,
-            target
-            / (new if count[new := name.with_suffix(new_suffix)] == 1 else f"{name}{new_suffix}"),
-        )
-        for name in names
+    short = [str(name.with_suffix(new_suffix)) for name in names]
+    count = Counter(name.casefold() for name in short)
+    new = [
+        a if count[a.casefold()] == 1 else f"{b}{new_suffix}"
+        for a, b in zip(short, names, strict=True)
     ]
+    twice = [name for name, n in Counter(name.casefold() for name in new).items() if n > 1]
+    if twice:
+        raise UserError(f"Several files in {source} would become {twice[0]}; rename one of them.")
+    return [Job(source / a, target / b) for a, b in zip(names, new, strict=True)]
 
 
 def _is_work(path: Path, suffixes: frozenset[str]) -> bool:
@@ -146,26 +147,32 @@ def _outcomes(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Outcome
     if min(workers, len(jobs)) <= 1:
         yield from (_attempt(work, job) for job in jobs)
         return
-    workers = min(workers, len(jobs))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    left, size = list(jobs), min(workers, len(jobs))
+    while left:
+        try:
+            for outcome in _pooled(work, left, size):
+                left.remove(outcome.job)
+                yield outcome
+        except BrokenProcessPool:
+            if size == 1:  # jobs were done in order, so it is the first that is left
+                reason = "the process that worked on it died, probably for want of memory"
+                yield Outcome(left[0], error=f"{left.pop(0).source}: {reason}")
+            size = 1  # one at a time: nobody is blamed for another
+
+
+def _pooled(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+    """Outcomes as they come; raises BrokenProcessPool if a worker dies."""
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
         initializer=_share_cores,
-        initargs=(threads,),
+        initargs=(max(1, (os.cpu_count() or 1) // workers),),
     )
-    running: dict[Future[Outcome], Job] = {}
     try:
-        running = {pool.submit(_attempt, work, job): job for job in jobs}
-        pending = set(running)
+        pending = {pool.submit(_attempt, work, job) for job in jobs}
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    reason = "a worker died, probably for want of memory; use fewer --jobs"
-                    yield Outcome(running[future], error=f"{running[future].source}: {reason}")
+            yield from (future.result() for future in done)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -89,7 +89,9 @@ class Coder:
 
 
 def _outcome(job: Job, stream: Stream) -> Outcome:
-    return Outcome(job, stream.width * stream.height, 8 * stream.string_bytes)
+    return Outcome(
+        job, stream.width * stream.height, round(stream.bpp * stream.width * stream.height)
+    )
 
 
 def load(folder: Path) -> AdaptedCodec:
@@ -126,16 +128,16 @@ def default_pack() -> Path | None:
     Returns:
         Its folder; None: there has been no run.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     if os.environ.get("LIC_DA_PACK"):
         return Path(os.environ["LIC_DA_PACK"])
-    config = OmegaConf.load(CONF / "cli.yaml")
-    if config.pack is not None:
+    file = CONF / "cli.yaml"
+    config = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    assert isinstance(config, DictConfig)
+    if config.get("pack") is not None:
         return Path(config.pack).expanduser()
-    outputs = Path(config.outputs)
-    packs = [
-        *outputs.glob("*/pack/adapters.safetensors"),
-        *outputs.glob("*/*/pack/adapters.safetensors"),
-    ]
+    outputs = Path(config.get("outputs", "outputs"))
+    places = ("*", "sweeps/*/*")  # runs, jobs of sweeps
+    packs = [p for place in places for p in outputs.glob(f"{place}/pack/adapters.safetensors")]
     return max(packs, key=lambda file: file.stat().st_mtime).parent if packs else None

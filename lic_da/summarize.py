@@ -5,6 +5,7 @@ A sweep does this by itself at its end; see :mod:`lic_da.sweep`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -87,9 +88,8 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method == METHOD]
     rows = savings(series, anchors)
     table = sweep / "bd_rate.csv"
-    before = table.read_bytes() if table.is_file() else b""
     write_savings(rows, table)
-    versions = _versions(tracking.git_commit())
+    versions = _versions(series, tracking.git_commit())
     summary = _summary(sweep, states, series, rows, versions)
     with atomic_path(sweep / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
@@ -110,8 +110,11 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         versions=versions,
     )
     write_report(content, sweep / "report.html")
-    if table.read_bytes() != before or not (sweep / "wandb_id").is_file():
+    logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
+    if not logged.is_file() or logged.read_text() != digest:
         tracking.log_sweep(sweep, logger, series, anchors, rows, summary)
+        with atomic_path(logged) as temporary:
+            temporary.write_text(digest)
     Console().print(_table(rows), highlight=False)
     print(
         f"Tables rd_points.csv, bd_rate.csv and summary.json are in {sweep}\n"
@@ -209,9 +212,14 @@ def _shown(
     ]
 
 
-def _versions(commit: str) -> dict[str, str]:
+def _versions(series: Sequence[Series], commit: str) -> dict[str, str]:
+    """Commits that the runs were made at and that they are summarised at, and packages as they are now."""
+    made = sorted({r.summary.get("git_commit", "unknown") for s in series for r in s.runs})
+    commits = {"lic_da commit": ", ".join(made)}
+    if made != [commit]:
+        commits["summarised at"] = commit
     installed = {name: importlib.metadata.version(name) for name in _VERSIONS}
-    return {"lic_da commit": commit, "Python": platform.python_version(), **installed}
+    return {**commits, "Python": platform.python_version(), **installed}
 
 
 def _command(sweep: Path, series: Sequence[Series]) -> str:

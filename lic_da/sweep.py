@@ -53,7 +53,7 @@ def job_name(
         overrides: all overrides of the job, as Hydra lists them.
     """
     domains = domains.split(",") if isinstance(domains, str) else domains
-    name = f"{'-'.join(domains)}_{codec}_q{quality}_{method}_s{seed}"
+    name = f"{_short('-'.join(domains))}_{codec}_q{quality}_{method}_s{seed}"
     rest = _without(overrides, (*_NAMED, *_WITHOUT_EFFECT))
     return f"{name}_{_hash(rest)}" if rest else name
 
@@ -65,6 +65,7 @@ def sweep_name(overrides: Sequence[str]) -> str:
     """
     domains = [o.split("=", 1)[1] for o in overrides if o.startswith("domains=")]
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", domains[-1]).strip("-") if domains else "default"
+    readable = _short(readable)
     return f"{readable}_{_hash(_without(overrides, ('codec.quality', *_WITHOUT_EFFECT)))}"
 
 
@@ -77,6 +78,11 @@ def _without(overrides: Iterable[str], keys: Sequence[str]) -> list[str]:
         if key not in keys and not below:
             kept.append(re.sub(r"\s", "", override))
     return sorted(kept)
+
+
+def _short(text: str) -> str:
+    """Text that is not too long for the name of a file; a hash stands for what is cut off."""
+    return text if len(text) <= 80 else f"{text[:72]}-{_hash([text])}"
 
 
 def _hash(overrides: Sequence[str]) -> str:

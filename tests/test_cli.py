@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from lic_da.adaptation import pack
 from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
+from lic_da.batch import plan
 from lic_da.bitstream import Stream
 from lic_da.cli import app
 from lic_da.data.images import RGB, read_rgb, save_png
@@ -207,9 +208,9 @@ def test_the_default_pack_is_the_last_runs_unless_named(
     folder: Path, adapted: AdaptedCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = AdaptedCodec.build(codec_config(), ("natural", "clipart"))
-    pack.save(other, folder / "outputs" / "sweep" / "0_run" / "pack", {})
+    pack.save(other, folder / "outputs" / "sweeps" / "sketch_0" / "q3" / "pack", {})
     os.utime(folder / "outputs" / "run" / "pack" / "adapters.safetensors", (1, 1))
-    assert "outputs/sweep/0_run/pack" in call("compress", "in/0.png", "x.lic")
+    assert "outputs/sweeps/sketch_0/q3/pack" in call("compress", "in/0.png", "x.lic")
     monkeypatch.setenv("LIC_DA_PACK", "outputs/run/pack")
     assert "Pack: outputs/run/pack" in call("decompress", "x.lic", "x.png")
     expected = adapted.decompress(Path("x.lic").read_bytes())
@@ -259,3 +260,10 @@ def test_prepared_kinds_of_pictures_keep_what_a_viewer_shows(
         Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     )
     assert Path("lic/alpha.lic").read_bytes() == adapted.compress(on_white)
+
+
+def test_two_pictures_that_would_become_one_file_are_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.png.webp"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"Several files .* would become a\.png\.lic"):
+        plan(tmp_path, tmp_path / "out", frozenset({".png", ".jpg", ".webp"}), ".lic")

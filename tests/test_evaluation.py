@@ -62,6 +62,17 @@ def test_curves_without_overlap_give_nan_and_a_reason() -> None:
     assert "fewer than 4 points" in delta(FACTORIZED, few).reason
 
 
+def test_curves_that_hardly_overlap_or_are_exact_give_nan_and_a_reason() -> None:
+    higher = tuple(p + max(FACTORIZED.psnr) - min(FACTORIZED.psnr) - 0.01 for p in FACTORIZED.psnr)
+    touching = delta(FACTORIZED, Curve(FACTORIZED.bpp, higher))
+    assert math.isnan(touching.bd_rate_percent)
+    assert "overlap by" in touching.reason
+    exact = Curve(FACTORIZED.bpp, (*FACTORIZED.psnr[:-1], math.inf))
+    for pair in ((FACTORIZED, exact), (exact, FACTORIZED)):
+        assert math.isnan(delta(*pair).bd_rate_percent)
+        assert "reproduced exactly" in delta(*pair).reason
+
+
 def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
     original = to_tensor(photographs[0])
     noise = torch.randint(-3, 4, original.shape, generator=torch.Generator().manual_seed(0))

@@ -48,11 +48,23 @@ class Mixture:
     def _kernels(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Summed kernels ``(n, *shape)`` and biases ``(n, C_out)``; n = 1 if all images share v."""
         shared = len(u) == 1 or (not self.v.requires_grad and bool((self.v == self.v[0]).all()))
+        if shared and not torch.is_grad_enabled():
+            return self._folded()
         v = self.v[:1] if shared else self.v
         with torch.autocast(u.device.type, enabled=False):  # small weights add up in float32
             weights = torch.stack([a.weight for a in self.adapters])
             biases = torch.stack([_bias(a) for a in self.adapters])
             return torch.tensordot(v, weights, dims=1), v @ biases
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """The kernel and bias of one v, added up in place; adapters without weight are not touched."""
+        first = self.adapters[0]
+        weight, bias = torch.zeros_like(first.weight), torch.zeros_like(_bias(first))
+        for adapter, share in zip(self.adapters, self.v[0].tolist(), strict=True):
+            if share:
+                weight.add_(adapter.weight, alpha=share)
+                bias.add_(_bias(adapter), alpha=share)
+        return weight[None], bias[None]
 
     @staticmethod
     def _apply(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import bjontegaard
 
 INTERPOLATIONS = ("akima", "pchip")
 MIN_POINTS = 4
+MIN_OVERLAP = 0.1
+"""Share of the narrower curve's range that both curves must have; a delta over less says nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,23 @@ def delta(anchor: Curve, test: Curve, interpolation: str = "akima") -> Delta:
         anchor: what is compared with.
         test: what is judged.
         interpolation: ``akima`` or ``pchip``.
+
+    Returns:
+        nan with a reason where a curve has too few points or falls, or the curves hardly overlap.
     """
     if min(len(anchor.bpp), len(test.bpp)) < MIN_POINTS:
         return Delta(math.nan, math.nan, f"fewer than {MIN_POINTS} points")
+    if not all(map(math.isfinite, (*anchor.bpp, *anchor.psnr, *test.bpp, *test.psnr))):
+        return Delta(math.nan, math.nan, "a picture is reproduced exactly: its PSNR is infinite")
     if not (_rises(anchor) and _rises(test)):
         return Delta(math.nan, math.nan, "PSNR does not rise with the rate")
-    if not _overlap(anchor.psnr, test.psnr):
-        return Delta(math.nan, math.nan, "the PSNR ranges do not overlap")
+    if reason := _apart(anchor.psnr, test.psnr, "PSNR ranges"):
+        return Delta(math.nan, math.nan, reason)
     common = {"method": interpolation, "require_matching_points": False, "min_overlap": 0}
     curves = (anchor.bpp, anchor.psnr, test.bpp, test.psnr)
     rate = float(bjontegaard.bd_rate(*curves, **common))
-    if not _overlap(anchor.bpp, test.bpp):
-        return Delta(rate, math.nan, "the rates do not overlap")
+    if reason := _apart(anchor.bpp, test.bpp, "rates"):
+        return Delta(rate, math.nan, reason)
     return Delta(rate, float(bjontegaard.bd_psnr(*curves, **common)))
 
 
@@ -66,5 +73,10 @@ def _rises(curve: Curve) -> bool:
     return all(b > a for values in (curve.bpp, curve.psnr) for a, b in pairwise(values))
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    return max(min(a), min(b)) < min(max(a), max(b))
+def _apart(a: Sequence[float], b: Sequence[float], name: str) -> str:
+    """Why two ranges are too far apart to be compared; empty if they are not."""
+    common = min(max(a), max(b)) - max(min(a), min(b))
+    if common <= 0:
+        return f"the {name} do not overlap"
+    share = common / min(max(a) - min(a), max(b) - min(b))
+    return "" if share >= MIN_OVERLAP else f"the {name} overlap by {100 * share:.1f} % only"

@@ -141,7 +141,10 @@ def measure(
                     height=stream.height,
                     string_bytes=stream.string_bytes,
                     file_bytes=len(data),
-                    bpp=stream.bpp,
+                    # v is paid for where it is used
+                    bpp=stream.bpp
+                    if blend in ("weighted", "top1")
+                    else 8 * stream.string_bytes / pixels,
                     bpp_estimated=estimate,
                     psnr=scores[key][0],
                     ms_ssim=scores[key][1],

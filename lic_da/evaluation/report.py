@@ -118,7 +118,10 @@ def write_report(report: Report, path: Path) -> None:
         anchor_labels=list(dict.fromkeys(p.codec for p in report.anchors)),
         gates=[(s, [(d, s.kind(d), s.gate(d)) for d in s.domains]) for s in report.series],
         domains=domains,
-        kind_of={d: report.series[0].kind(d) for d in domains if d in report.series[0].domains},
+        kind_of={
+            d: " / ".join(dict.fromkeys(s.kind(d) for s in report.series if d in s.domains))
+            for d in domains
+        },
         figures={
             **{f"rd-{d}": _json(_rd_figure(d, report)) for d in domains},
             "gains": _json(_gain_figure(report)),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,22 @@ def train_what_is_missing(config: DictConfig, folder: Path) -> dict[str, Any]:
         if last.is_file():
             config.ckpt_path = str(last)
     else:
-        for name in ("checkpoints", "pack"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("summary.json", "rd_points.csv", "wandb_id"):
-            (folder / name).unlink(missing_ok=True)
+        _make_room(folder)
     return train(config, folder)
+
+
+def _make_room(folder: Path) -> None:
+    """Move what a run of other settings has left to a folder in it; nothing is lost."""
+    if not any((folder / name).exists() for name in ("checkpoints", "summary.json")):
+        return
+    aside = folder / f"old-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    left = [path for path in folder.iterdir() if not path.name.startswith("old-")]
+    aside.mkdir()
+    for path in left:
+        path.rename(aside / path.name)
+    print(
+        f"{folder.name} was made with other settings or base weights: what it held is in {aside}."
+    )
 
 
 _WITHOUT_EFFECT = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
@@ -171,6 +182,8 @@ def _check(config: DictConfig) -> tuple[str, ...]:
     for blend in config.evaluation.blends:
         if blend not in BLENDS:
             raise unknown("blend", blend, BLENDS)
+    if not {"base", "weighted"} <= set(config.evaluation.blends):
+        raise UserError("evaluation.blends must hold base and weighted: gains are theirs.")
     return names
 
 
