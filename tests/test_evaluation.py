@@ -193,7 +193,7 @@ def test_summary_and_table() -> None:
     assert summary["weighted_minus_oracle_db"] == -0.5
     assert "gate_accuracy" not in summary["domains"]["c"]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(table(summary, "title"))
+    console.print(table({**summary, "codec": "some_codec", "quality": 3}))
     text = console.export_text()
     assert "+1.00" in text and "c*" in text and "mean gate a 0.60, b 0.40" in text
 
