@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lic_da.adaptation.codec import AdaptedCodec
+    from lic_da.adaptation.pack import load
 
-__all__ = ["AdaptedCodec"]
+__all__ = ["AdaptedCodec", "load"]
 
 # CompressAI's own use of TorchScript; nothing that a user of lic_da could change.
 warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated", category=FutureWarning)
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from lic_da.adaptation.codec import AdaptedCodec
 
         return AdaptedCodec
+    if name == "load":
+        from lic_da.adaptation.pack import load
+
+        return load
     raise AttributeError(f"module 'lic_da' has no attribute '{name}'")

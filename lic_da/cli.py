@@ -25,7 +25,7 @@ Input = Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder o
 Output = Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder if IN is one.")]
 Pack = Annotated[
     Path | None,
-    typer.Option(help="Adapter pack, such as outputs/NAME/pack. Default: the last run's."),
+    typer.Option(help="Pack of a run, such as outputs/NAME/pack. Default: the last run's."),
 ]
 Codec = Annotated[str | None, typer.Option(help="A base codec alone, instead of a pack.")]
 Quality = Annotated[int | None, typer.Option(help="Quality of the codec alone.")]
@@ -65,7 +65,12 @@ def decompress(
     pack: Pack = None,
     codec: Codec = None,
     quality: Quality = None,
-    blend: Annotated[str, typer.Option(help="weighted, top1, oracle or base.")] = "weighted",
+    blend: Annotated[
+        str | None,
+        typer.Option(
+            help="weighted (default), top1, oracle or base; adapted (default) or base for other methods."
+        ),
+    ] = None,
     domain: Annotated[str | None, typer.Option(help="The domain, for --blend oracle.")] = None,
     format: Annotated[
         str | None, typer.Option(help="png or webp, both lossless. Default: OUT's suffix, or png.")
@@ -83,7 +88,7 @@ def decompress(
     kind = _format(format, source, target)
     todo = plan(source, target, _LIC, f".{kind}")
     alone = codec is not None or (blend == "base" and pack is None)
-    if alone and blend not in ("weighted", "base"):
+    if alone and blend not in (None, "weighted", "base"):
         raise UserError(f"A codec alone has no adapters for --blend {blend}.")
     folder = None if alone else _pack(pack, codec, quality)
     coder = Coder(folder, codec, quality, "base" if alone else blend, domain, kind)
@@ -137,9 +142,13 @@ def _told(path: Path, stream: Stream) -> list[tuple[str, str]]:
 
 def _told_v(stream: Stream, pack: Path | None) -> tuple[str, str]:
     if pack is not None:
+        from lic_da.adaptation.codec import AdaptedCodec
         from lic_da.coding import load
 
-        weights = load(pack).gate_weights(stream)
+        codec = load(pack)
+        if not isinstance(codec, AdaptedCodec):
+            return "gate's v", f"none: the pack is of method {codec.method}"
+        weights = codec.gate_weights(stream)
         values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
         return "gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})"
     if stream.v is not None:

@@ -15,7 +15,7 @@ from lic_da.config import CONF, available
 from lic_da.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from lic_da.adaptation.codec import AdaptedCodec
+    from lic_da.codecs.picture_codec import PictureCodec
 
 _ALONE = ("natural",)  # a codec alone has adapters of one domain, which are zero and not used
 
@@ -25,10 +25,11 @@ class Coder:
     """Codes files; it holds names only, so that it can go to other processes.
 
     Attributes:
-        pack: folder of an adapter pack; None: a base codec alone.
+        pack: folder of a pack; None: a base codec alone.
         codec: name of the base codec alone; None: the one that a stream was made with.
         quality: of the base codec alone; None: as the stream, or as the codec's configuration.
-        blend: how to decode; a base codec alone knows ``base`` only.
+        blend: how to decode; None: as the pack's method is judged by.
+            A base codec alone knows ``base`` only.
         domain: for the blend ``oracle``.
         format: ``png`` or ``webp``.
     """
@@ -36,7 +37,7 @@ class Coder:
     pack: Path | None = None
     codec: str | None = None
     quality: int | None = None
-    blend: str = "weighted"
+    blend: str | None = None
     domain: str | None = None
     format: str = "png"
 
@@ -46,10 +47,9 @@ class Coder:
         Raises:
             UserError: pack, codec, quality, blend or domain do not exist or do not go together.
         """
-        from lic_da.adaptation.synthesis import check_blend
-
         if self.pack is not None:
-            check_blend(self.blend, self.domain, load(self.pack).domains)
+            codec = load(self.pack)
+            codec.check_blend(self.blend or codec.blends[0], self.domain)
         elif self.codec is not None:
             _alone(self.codec, self.quality)
 
@@ -75,7 +75,7 @@ class Coder:
         save_lossless(job.target, pixels, self.format)
         return _outcome(job, stream)
 
-    def _of(self, stream: Stream) -> AdaptedCodec:
+    def _of(self, stream: Stream) -> PictureCodec:
         """The base codec that is named, as far as it is not that which made the stream."""
         base = known.find(stream.fingerprint)
         if base is None and self.codec is None:
@@ -94,20 +94,20 @@ def _outcome(job: Job, stream: Stream) -> Outcome:
     )
 
 
-def load(folder: Path) -> AdaptedCodec:
+def load(folder: Path) -> PictureCodec:
     """The codec of a pack; the last one is kept."""
     return _load(folder.resolve())
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path) -> AdaptedCodec:
-    from lic_da.adaptation.codec import AdaptedCodec
+def _load(folder: Path) -> PictureCodec:
+    from lic_da.adaptation import pack
 
-    return AdaptedCodec.load(folder)
+    return pack.load(folder)
 
 
 @functools.lru_cache(maxsize=2)
-def _alone(name: str, quality: int | None) -> AdaptedCodec:
+def _alone(name: str, quality: int | None) -> PictureCodec:
     """A base codec whose adapters are zero."""
     from omegaconf import DictConfig, OmegaConf
 
@@ -139,5 +139,5 @@ def default_pack() -> Path | None:
         return Path(config.pack).expanduser()
     outputs = Path(config.get("outputs", "outputs"))
     places = ("*", "sweeps/*/*")  # runs, jobs of sweeps
-    packs = [p for place in places for p in outputs.glob(f"{place}/pack/adapters.safetensors")]
+    packs = [p for place in places for p in outputs.glob(f"{place}/pack/*.safetensors")]
     return max(packs, key=lambda file: file.stat().st_mtime).parent if packs else None

@@ -18,8 +18,7 @@ from lic_da.errors import UserError, unknown
 @command
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
-    from lic_da.adaptation.codec import AdaptedCodec
-    from lic_da.adaptation.synthesis import BLENDS
+    from lic_da.adaptation.pack import load
     from lic_da.data.datamodule import LabelledPicture
     from lic_da.data.domains import load_domain, prepare, refuse_shared_files
     from lic_da.data.images import atomic_path
@@ -27,12 +26,12 @@ def main(config: DictConfig) -> None:
 
     console = Console(stderr=True)
     if config.pack is None:
-        raise UserError("Give the folder of an adapter pack: pack=outputs/NAME/pack.")
-    for blend in config.blends:
-        if blend not in BLENDS:
-            raise unknown("blend", blend, BLENDS)
+        raise UserError("Give the folder of a pack: pack=outputs/NAME/pack.")
     pack = Path(config.pack)
-    adapted = AdaptedCodec.load(pack)
+    adapted = load(pack)
+    for blend in config.blends or ():
+        if blend not in adapted.blends:
+            raise unknown("blend", blend, adapted.blends)
     seen = list(adapted.domains if config.domains is None else config.domains)
     names = [*seen, *(name for name in config.unseen or () if name not in seen)]
     for name in names:

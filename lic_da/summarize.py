@@ -183,7 +183,7 @@ def _shown(
     console: Console,
 ) -> list[Shown]:
     """Some pictures of every domain and the worst ones, decoded again from the pack of a run."""
-    from lic_da.adaptation.codec import AdaptedCodec
+    from lic_da.adaptation.pack import load
     from lic_da.evaluation.pictures import Examples
     from lic_da.evaluation.rate_distortion import measure
     from lic_da.evaluation.report import gains, pick, shown
@@ -195,10 +195,10 @@ def _shown(
     run = next(r for r in series.runs if r.quality == quality)
     examples = Examples(per_domain=len(chosen))
     points = measure(
-        AdaptedCodec.load(run.folder / "pack"),
+        load(run.folder / "pack"),
         list(chosen.values()),
         run=run.folder.name,
-        blends=["base", "weighted"],
+        blends=["base", series.judged],
         ms_ssim=False,
         decoded=examples,
         console=console,

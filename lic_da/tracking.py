@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lic_da.data.images import atomic_path
 from lic_da.errors import unknown
 from lic_da.evaluation.pictures import Example, comparison
-from lic_da.evaluation.rate_distortion import Point
+from lic_da.evaluation.rate_distortion import JUDGED, Point
 from lic_da.evaluation.series import BD_COLUMNS, Saving, Series, anchor_curves, curve
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -133,7 +133,9 @@ def log_result(
         return
     import wandb
 
-    scalars: dict[str, Any] = {"test/gate_accuracy": summary["gate_accuracy"]}
+    scalars: dict[str, Any] = {}
+    if summary["gate_accuracy"] is not None:
+        scalars["test/gate_accuracy"] = summary["gate_accuracy"]
     for name, row in summary["domains"].items():
         for kind in ("psnr", "ms_ssim", "gain"):
             scalars |= {f"test/{kind}_{blend}/{name}": v for blend, v in row.get(kind, {}).items()}
@@ -215,7 +217,7 @@ def _log_sweep(
         run.log({"quality": quality, **_means(series, quality)})
     scalars = {}
     for r in savings:
-        shown = r.anchor == "base" or r.blend in ("base", "weighted")
+        shown = r.anchor == "base" or r.blend in ("base", *JUDGED)
         if shown and r.interpolation == "akima" and not math.isnan(r.bd_rate_percent):
             against = "" if r.anchor == "base" else f"_against_{r.anchor.lower().replace(' ', '_')}"
             name = f"{r.domain}/{_prefix(series, r.series)}{r.blend}"

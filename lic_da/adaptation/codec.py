@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
-import numpy as np
 import torch
 from compressai.models import CompressionModel
 from hydra.utils import instantiate
@@ -19,13 +17,22 @@ from torch import Tensor
 
 from lic_da.adaptation.gate import GateInput, from_bytes, to_bytes
 from lic_da.adaptation.sites import every_convolution
-from lic_da.adaptation.synthesis import AdaptedSynthesis
+from lic_da.adaptation.synthesis import BLENDS, AdaptedSynthesis, check_blend
 from lic_da.bitstream import Stream, StreamError
-from lic_da.codecs import entropy, known, tiles, zoo
-from lic_da.codecs.latents import encoder_latent
-from lic_da.codecs.symbols import symbol_checksum
-from lic_da.data.images import MIN_SIDE, RGB
+from lic_da.codecs import tiles, zoo
+from lic_da.codecs.picture_codec import ModelCodec, PictureCodec, pad, to_8_bit
 from lic_da.errors import UserError, unknown
+
+__all__ = [
+    "PAPER",
+    "AdaptedCodec",
+    "adapt",
+    "adapter_state",
+    "base_state",
+    "how_adapted",
+    "pad",
+    "to_8_bit",
+]
 
 _BASE = "g_s.base."
 _ADDED = ("g_s.bank.", "g_s.gate.")
@@ -120,23 +127,8 @@ def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
     }
 
 
-def pad(x: Tensor, stride: int) -> Tensor:
-    """Continue images ``(B, 3, H, W)`` at right and bottom to multiples of ``stride``."""
-    bottom, right = (-side % stride for side in x.shape[2:])
-    if not (bottom or right):
-        return x
-    below = x[..., -1:, :].expand(*x.shape[:2], bottom, -1)
-    x = torch.cat([x, below], dim=2)
-    return torch.cat([x, x[..., -1:].expand(*x.shape[:3], right)], dim=3)
-
-
-def to_8_bit(x_hat: Tensor) -> Tensor:
-    """Images in [0, 1] -> uint8, rounded."""
-    return x_hat.mul(255).round().clamp(0, 255).to(torch.uint8)
-
-
 @dataclass
-class AdaptedCodec:
+class AdaptedCodec(ModelCodec, PictureCodec):
     """A codec with adapters for several domains, ready to code pictures.
 
     Example:
@@ -148,15 +140,16 @@ class AdaptedCodec:
         codec: the CompressAI codec with its adapted ``g_s``.
         config: the ``codec`` configuration it was built from.
         fingerprint: SHA-256 of the base weights.
-        how: it is adapted; see :func:`adapt`.
         memory: bytes of activations; larger pictures are coded in tiles.
+        how: it is adapted; see :func:`adapt`.
     """
 
-    codec: CompressionModel
-    config: DictConfig
-    fingerprint: str
     how: DictConfig = field(default_factory=lambda: PAPER)
-    memory: int = tiles.MEMORY
+
+    method = "adapters"
+    blends: ClassVar[tuple[str, ...]] = BLENDS
+    weights_file: ClassVar[str] = "adapters.safetensors"
+    stored_under: ClassVar[str] = "g_s."
 
     @classmethod
     def build(
@@ -177,14 +170,36 @@ class AdaptedCodec:
         """
         codec = zoo.build(config, weights=weights)
         adapt(codec, config, domains, how)
-        return cls(codec, config, zoo.fingerprint(base_state(codec)), how)
+        return cls(codec, config, zoo.fingerprint(base_state(codec)), how=how)
+
+    @classmethod
+    def new(
+        cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True
+    ) -> AdaptedCodec:
+        return cls.build(config.codec, domains, how_adapted(config), weights=weights)
 
     @classmethod
     def load(cls, folder: Path | str) -> AdaptedCodec:
-        """Load an adapter pack; see :func:`lic_da.adaptation.pack.load`."""
+        """Load an adapter pack; see :func:`lic_da.adaptation.pack.load`.
+
+        Raises:
+            UserError: also if it is a pack of another method.
+        """
         from lic_da.adaptation.pack import load
 
-        return load(Path(folder))
+        codec = load(Path(folder))
+        if not isinstance(codec, cls):
+            raise UserError(f"{folder} is a pack of method {codec.method}: use lic_da.load for it.")
+        return codec
+
+    @classmethod
+    def rebuild(cls, config: DictConfig) -> AdaptedCodec:
+        adapted = cls.build(config.codec, list(config.domains), config.get("how", PAPER))
+        adapted.synthesis.blend = config.blend
+        return adapted
+
+    def settings(self) -> dict[str, Any]:
+        return {"how": self.how, "blend": self.synthesis.blend}
 
     @property
     def synthesis(self) -> AdaptedSynthesis:
@@ -195,113 +210,38 @@ class AdaptedCodec:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains, the source first."""
         return self.synthesis.domains
 
     @property
-    def stride(self) -> int:
-        """Sides of coded images are padded to multiples of this."""
-        return int(self.config.stride)
+    def model(self) -> CompressionModel:
+        return self.codec
 
-    def check_base_unchanged(self) -> None:
-        """Raise a RuntimeError if the base weights are not those the codec was built with."""
-        now = zoo.fingerprint(base_state(self.codec))
-        if now != self.fingerprint:
-            raise RuntimeError(f"The base weights have changed: {self.fingerprint} became {now}.")
+    def is_trained(self, name: str) -> bool:
+        return name.startswith(_ADDED)
+
+    def base_weights(self) -> Mapping[str, Tensor]:
+        return base_state(self.codec)
+
+    def blending(self, blend: str, domain: str | None = None) -> AbstractContextManager[None]:
+        return self.synthesis.blending(blend, domain)
+
+    def check_blend(self, blend: str, domain: str | None = None) -> None:
+        check_blend(blend, domain, self.domains)
+
+    def string_weights(self, blend: str) -> str:
+        return self.fingerprint
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Stream:
-        """Code one image.
+        """Code one image; the strings of the stream are those of the base codec."""
+        stream, y = self._encode(x)
+        if self.synthesis.gate_input != "signalled":
+            return stream
+        return replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
 
-        Args:
-            x: ``(1, 3, H, W)`` in [0, 1], or uint8.
-
-        Returns:
-            The stream; its strings are those of the base codec.
-        """
-        height, width = x.shape[2:]
-        with ExitStack() as stack:
-            stack.enter_context(tiles.tiled_analysis(self.codec, self._analysis, self.memory))
-            checksum = stack.enter_context(symbol_checksum(self.codec, "encode"))
-            y = stack.enter_context(encoder_latent(self.codec))
-            coded = self.codec.compress(pad(x, self.stride))
-        signalled = self.synthesis.gate_input == "signalled"
-        shape = tuple(int(side) for side in coded["shape"])
-        assert len(shape) == 2
-        return Stream(
-            fingerprint=bytes.fromhex(self.fingerprint)[:8],
-            width=width,
-            height=height,
-            shape=shape,
-            strings=tuple(strings[0] for strings in coded["strings"]),
-            latent_crc=checksum.value,
-            v=to_bytes(self.synthesis.gate(y[0]).softmax(dim=1)) if signalled else None,
-        )
-
-    @torch.inference_mode()
-    def decode(self, stream: Stream) -> Tensor:
-        """Decode one image with the current blend.
-
-        Returns:
-            ``(1, 3, H, W)`` in [0, 1].
-
-        Raises:
-            StreamError: the stream was made with other base weights, or its latents decode to other
-                values than were encoded.
-        """
-        x_hat: Tensor | None = None
-        for rows, columns, piece in self._pieces(stream):
-            if x_hat is None:
-                x_hat = piece.new_empty(*piece.shape[:2], stream.height, stream.width)
-            part = x_hat[..., rows, columns]
-            part.copy_(piece[..., : part.shape[2], : part.shape[3]])
-        assert x_hat is not None
-        return x_hat
-
-    def compress(self, image: Any) -> bytes:
-        """Code a picture.
-
-        Args:
-            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
-
-        Returns:
-            Contents of a ``.lic`` file.
-        """
-        if hasattr(image, "convert"):
-            image = np.array(image.convert("RGB"))
-        pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
-        if min(pixels.shape[:2]) < MIN_SIDE:
-            raise UserError(f"A picture needs at least {MIN_SIDE} pixels a side.")
-        x = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
-        return self.encode(x.to(self._device)).to_bytes()
-
-    @torch.inference_mode()
-    def decompress(
-        self, data: bytes | Stream, blend: str = "weighted", domain: str | None = None
-    ) -> RGB:
-        """Decode a picture.
-
-        Args:
-            data: contents of a ``.lic`` file, or a stream that was read from it.
-            blend: ``weighted``, ``top1``, ``oracle`` or ``base``.
-            domain: for ``oracle``, the domain whose adapters to use.
-
-        Returns:
-            ``(H, W, 3)`` uint8 array.
-
-        Raises:
-            StreamError: as :meth:`decode`, or the bytes are no stream or a damaged one.
-        """
-        stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
-        pixels = np.empty((stream.height, stream.width, 3), np.uint8)
-        with self.synthesis.blending(blend, domain):
-            for rows, columns, piece in self._pieces(stream):
-                part = pixels[rows, columns]
-                eight = to_8_bit(piece)[0].permute(1, 2, 0).cpu().numpy()
-                part[:] = eight[: part.shape[0], : part.shape[1]]
-        return pixels
+    def pieces(self, stream: Stream) -> Iterator[tiles.Piece]:
+        y_hat = self.latent(stream)
+        yield from self._shown(partial(self.synthesis, v=self._v(stream, y_hat)), y_hat)
 
     @torch.inference_mode()
     def gate_weights(self, stream: Stream) -> dict[str, float]:
@@ -311,41 +251,9 @@ class AdaptedCodec:
             StreamError: as :meth:`decode`.
         """
         with self.synthesis.blending("weighted"):
-            v = self._v(stream, self._latent(stream))
+            v = self._v(stream, self.latent(stream))
         assert v is not None
         return dict(zip(self.domains, v[0].tolist(), strict=True))
-
-    def _pieces(self, stream: Stream) -> Iterator[tiles.Piece]:
-        """Parts of the picture, ``(1, 3, h, w)`` in [0, 1]; they go on where it was padded."""
-        y_hat = self._latent(stream)
-        v = self._v(stream, y_hat)
-        transform = partial(self.synthesis, v=v)
-        for rows, columns, piece in tiles.synthesise(
-            transform, y_hat, self._synthesis, self.memory
-        ):
-            yield rows, columns, piece.clamp_(0, 1)
-
-    def _latent(self, stream: Stream) -> Tensor:
-        """ŷ of a stream that is one of this codec, and decodes to what was encoded."""
-        if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
-            raise StreamError(
-                f"The stream was made with the base codec {known.describe(stream.fingerprint)}, but this "
-                f"is {self.config.name}, quality {self.config.quality} ({self.fingerprint[:16]}…). "
-                "Use a pack of that codec, or the codec alone."
-            )
-        padded = [-(-side // self.stride) for side in (stream.height, stream.width)]
-        if list(stream.shape) != padded:
-            raise StreamError("The stream's latent does not have the size that its picture needs.")
-        elements = math.prod(padded) * (self.stride // self._synthesis.scale) ** 2
-        y_hat, checksum = entropy.decode_latent(
-            self.codec, stream.strings, stream.shape, self.codec.M * elements
-        )
-        if checksum != stream.latent_crc:
-            raise StreamError(
-                "The latents decode to other values than were encoded, so the picture would be garbage. "
-                "The stream was probably written by another version of the codec or other hardware."
-            )
-        return y_hat
 
     def _v(self, stream: Stream, y_hat: Tensor) -> Tensor | None:
         """Weights of the adapters for the current blend, ``(1, K+1)``; None: no adapters."""
@@ -364,15 +272,7 @@ class AdaptedCodec:
         return self.synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
 
     @cached_property
-    def _analysis(self) -> tiles.Geometry:
-        return tiles.analysis_geometry(self.codec.g_a)
-
-    @cached_property
     def _synthesis(self) -> tiles.Geometry:
         synthesis = self.synthesis
         adapters = [(site.at, synthesis.bank.at(site)[0]) for site in synthesis.sites]
         return tiles.synthesis_geometry(synthesis.base, self.codec.M, adapters)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.codec.parameters()).device

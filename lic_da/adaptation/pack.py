@@ -1,9 +1,11 @@
-"""Adapter packs: what a training run leaves behind, and all that is needed beside the base codec.
+"""Packs: what a training run leaves behind, and all that is needed beside the base codec.
 
 A pack is a folder::
 
-    adapters.safetensors   bank and gate
-    config.yaml            codec, quality, sites, adapters, domains, blend, fingerprint of the base
+    adapters.safetensors   bank and gate; of other methods it is weights.safetensors: what was trained,
+                           with the entropy-coding tables that belong to it
+    config.yaml            method, codec, quality, domains, fingerprint of the base, and what the codec
+                           of the method wants to know: sites and adapters, the width, …
     metrics.json           what was measured at the end of training
 """
 
@@ -14,70 +16,81 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from lic_da.adaptation.codec import PAPER, AdaptedCodec, adapter_state
+from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.codecs import zoo
+from lic_da.codecs.picture_codec import PictureCodec
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 
-_TENSORS, _CONFIG, _METRICS = "adapters.safetensors", "config.yaml", "metrics.json"
+CONFIG = "config.yaml"
+_METRICS = "metrics.json"
+_ADAPTED = f"{AdaptedCodec.__module__}.{AdaptedCodec.__qualname__}"
 
 
-def save(adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
+def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write a pack.
 
     Args:
-        adapted: the codec with its trained adapters.
+        codec: a trained codec.
         folder: where to; it is made if need be.
         metrics: goes into ``metrics.json``.
     """
-    tensors = adapter_state(adapted.codec)
-    with atomic_path(folder / _TENSORS) as temporary:
+    tensors = codec.trained_state()
+    with atomic_path(folder / codec.weights_file) as temporary:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
             temporary,
-            {"base_fingerprint": adapted.fingerprint},
+            {"base_fingerprint": codec.fingerprint},
         )
+    kind = type(codec)
     config = OmegaConf.create(
         {
-            "codec": adapted.config,
-            "quality": adapted.config.quality,
-            "how": adapted.how,
-            "domains": list(adapted.domains),
-            "blend": adapted.synthesis.blend,
-            "base_fingerprint": adapted.fingerprint,
+            "method": codec.method,
+            "kind": f"{kind.__module__}.{kind.__qualname__}",
+            "codec": codec.config,
+            "quality": codec.config.quality,
+            "domains": list(codec.domains),
+            **codec.settings(),
+            "base_fingerprint": codec.fingerprint,
+            "fingerprint": zoo.fingerprint(codec.codec.state_dict()),
         }
     )
-    with atomic_path(folder / _CONFIG) as temporary:
+    with atomic_path(folder / CONFIG) as temporary:
         OmegaConf.save(config, temporary, resolve=True)
     with atomic_path(folder / _METRICS) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n")
 
 
-def load(folder: Path) -> AdaptedCodec:
-    """The codec of a pack, with its adapters.
+def load(folder: Path | str) -> PictureCodec:
+    """The codec of a pack, of whatever method.
 
     Raises:
-        UserError: the folder is no pack, or it belongs to other base weights.
+        UserError: the folder is no pack, or it belongs to other base weights, or its weights are not
+            those that were saved.
     """
+    folder = Path(folder)
     config = read_config(folder)
-    adapted = AdaptedCodec.build(config.codec, list(config.domains), config.get("how", PAPER))
-    if adapted.fingerprint != config.base_fingerprint:
+    codec = _kind(config).rebuild(config)
+    if codec.fingerprint != config.base_fingerprint:
         raise UserError(
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
-            f"codec {config.codec.name} at quality {config.quality} here are {adapted.fingerprint}."
+            f"codec {config.codec.name} at quality {config.quality} here are {codec.fingerprint}."
         )
+    file = folder / codec.weights_file
     try:
-        tensors = load_file(folder / _TENSORS)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / _TENSORS} cannot be read ({error}).") from error
-    load_adapters(adapted, tensors, str(folder / _TENSORS))
-    adapted.synthesis.blend = config.blend
-    return adapted
+        raise UserError(f"{file} cannot be read ({error}).") from error
+    codec.load_trained(tensors, str(file))
+    saved, now = config.get("fingerprint"), zoo.fingerprint(codec.codec.state_dict())
+    if saved is not None and saved != now:
+        raise UserError(f"The weights in {file} are not those that {CONFIG} names ({saved}).")
+    return codec
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -86,31 +99,34 @@ def read_config(folder: Path) -> DictConfig:
     Raises:
         UserError: the folder is no pack.
     """
-    missing = [name for name in (_TENSORS, _CONFIG) if not (folder / name).is_file()]
-    if missing:
+    if not (folder / CONFIG).is_file():
+        missing = [
+            name for name in (AdaptedCodec.weights_file, CONFIG) if not (folder / name).is_file()
+        ]
         raise UserError(f"{folder} is not an adapter pack: it has no {' and no '.join(missing)}.")
-    config = OmegaConf.load(folder / _CONFIG)
+    config = OmegaConf.load(folder / CONFIG)
     assert isinstance(config, DictConfig)
+    weights_file = _kind(config).weights_file
+    if not (folder / weights_file).is_file():
+        raise UserError(f"{folder} is not an adapter pack: it has no {weights_file}.")
     return config
 
 
-def load_adapters(adapted: AdaptedCodec, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy tensors of bank and gate into a codec.
+def _kind(config: DictConfig) -> type[PictureCodec]:
+    """Class of the codec; packs that do not say are of adapters."""
+    return codec_class(str(config.get("kind", _ADAPTED)))
+
+
+def codec_class(path: str) -> type[PictureCodec]:
+    """The class of this name, which a method's configuration or a pack gives.
 
     Raises:
-        UserError: names or shapes differ; the message says which.
+        UserError: there is none, or it is no codec.
     """
-    own = adapter_state(adapted.codec)
-    wrong = sorted(
-        key
-        for key in own.keys() | tensors.keys()
-        if key not in own or key not in tensors or own[key].shape != tensors[key].shape
-    )
-    if wrong:
-        raise UserError(
-            f"{origin} does not fit this codec and these domains; first differences: "
-            f"{', '.join(wrong[:4])}."
-        )
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(tensors[key])
+    try:
+        kind = get_class(path)
+    except Exception as error:  # importing fails in many ways
+        raise UserError(f"There is no codec {path} ({error}).") from error
+    if not issubclass(kind, PictureCodec):
+        raise UserError(f"{path} is not a codec of a method.")
+    return kind

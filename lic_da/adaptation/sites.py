@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lic_da.adaptation.mixture import Conv, Mixture
+from lic_da.codecs.convolutions import Convolution, convolution_like
 from lic_da.errors import UserError
 
 
@@ -92,23 +93,13 @@ class Parallel(Site):
                 f"A parallel site needs a plain convolution with one group, but g_s.{self.at} is "
                 f"{type(module).__name__}."
             )
-        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        kind = nn.ConvTranspose2d if isinstance(module, nn.ConvTranspose2d) else nn.Conv2d
-        extra = {"output_padding": module.output_padding} if kind is nn.ConvTranspose2d else {}
-        return kind(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,  # type: ignore[arg-type]
-            stride=module.stride,  # type: ignore[arg-type]
-            padding=module.padding,  # type: ignore[arg-type]
-            dilation=module.dilation,  # type: ignore[arg-type]
-            **extra,  # type: ignore[arg-type]
-        )
+        assert isinstance(module, Convolution)
+        return convolution_like(module, module.in_channels, module.out_channels)
 
     def adapted(
         self, module: nn.Module, forward: Callable[..., Any], mixture: Mixture, x: Tensor
     ) -> Tensor:
-        assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+        assert isinstance(module, Convolution)
         return mixture.beside(module, x)
 
 
@@ -171,8 +162,4 @@ def _conv3x3(channels: int) -> nn.Conv2d:
 
 
 def _is_plain_convolution(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        and module.groups == 1
-        and module.padding_mode == "zeros"
-    )
+    return isinstance(module, Convolution) and module.groups == 1 and module.padding_mode == "zeros"

@@ -111,3 +111,20 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take away what stands before ``g_a.`` in all names; what lies beside the codec is left out."""
     prefix = next((key[: key.index("g_a.")] for key in state if "g_a." in key), "")
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+@torch.no_grad()
+def put(codec: CompressionModel, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a codec; entropy-coding tables take the size that they have.
+
+    Args:
+        codec: where to.
+        tensors: by their names in its state dict; parameters have its shapes.
+    """
+    state = codec.state_dict()
+    for key, value in tensors.items():
+        if is_table(key):
+            module, _, name = key.rpartition(".")
+            setattr(codec.get_submodule(module), name, value.clone())
+        else:
+            state[key].copy_(value)

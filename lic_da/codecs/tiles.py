@@ -91,6 +91,7 @@ def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[tuple[str, nn.Mo
     layers = transform if isinstance(transform, nn.Sequential) else nn.Sequential(transform)
     for name, layer in layers.named_children():
         out = layer(x)
+        layer = acting_like(layer)
         # Inside a block of several layers, or on its output, the coarser side is the safe one.
         coarser = min(x.shape[-1], out.shape[-1])
         side = x.shape[-1] if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else coarser
@@ -106,6 +107,13 @@ def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[tuple[str, nn.Mo
         halo=math.ceil(radius - 1e-6) if math.isfinite(radius) else None,
         bytes_each=math.ceil(_COPIES * floats * x.element_size() / latent**2),
     )
+
+
+def acting_like(layer: nn.Module) -> nn.Module:
+    """The plain layer that sees what this one sees, for a layer of several parts that has ``acts_like``."""
+    plain = getattr(layer, "acts_like", layer)
+    assert isinstance(plain, nn.Module)
+    return plain
 
 
 def _radius(module: nn.Module) -> float:

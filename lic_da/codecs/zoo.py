@@ -189,11 +189,17 @@ def keep_entropy_models_in_float32(codec: CompressionModel) -> None:
 
 
 def _in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return forward(x.float(), *args, **kwargs)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(map(_to_float32, args))
+        kwargs = {key: _to_float32(value) for key, value in kwargs.items()}
+        with torch.autocast(args[0].device.type, enabled=False):
+            return forward(*args, **kwargs)
 
     return wrapped
+
+
+def _to_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def count_parameters(module: torch.nn.Module) -> int:

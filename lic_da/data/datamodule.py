@@ -27,10 +27,13 @@ from lic_da.data.domains import (
     refuse_shared_files,
 )
 from lic_da.data.images import RGB, read_rgb
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
+
+TRAIN_ON = ("all", "targets")
+"""Domains whose pictures are drawn for training: all seen ones, or the targets without the source."""
 
 CropKey = tuple[int, int, int]
-"""What a sampler asks a :class:`CropDataset` for: (label, number of the picture, crop seed)."""
+"""What a sampler asks a :class:`CropDataset` for: (group, number of the picture, crop seed)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class CropDataset(Dataset[dict[str, Any]]):
     decoded once and kept in memory as long as they fit, and read again each time otherwise.
 
     Args:
-        pictures: for every label, the files of its pictures.
+        pictures: groups of pictures; a domain is one.
         crop: side of the crops in pixels; smaller pictures are continued at their edges.
         cache_bytes: keep decoded pictures in memory if all of them together need no more.
         half_from: pictures whose shorter side is at least this many pixels are also there a second
@@ -109,12 +112,16 @@ class CropDataset(Dataset[dict[str, Any]]):
         Returns:
             ``image``: ``(3, crop, crop)`` float32 in [0, 1]; ``label``: int; ``file``: its path.
         """
-        label, number, seed = key
-        entry = self.entries[label][number]
-        pixels = self._cache[label][number] if self._cache is not None else _decode(entry)
+        group, number, seed = key
+        entry = self.entries[group][number]
+        pixels = self._cache[group][number] if self._cache is not None else _decode(entry)
         rng = np.random.default_rng(seed)
         image = random_crop(pixels, self.crop, rng)
-        return {"image": image.float().div(255), "label": label, "file": str(entry[0].path)}
+        return {
+            "image": image.float().div(255),
+            "label": entry[0].label,
+            "file": str(entry[0].path),
+        }
 
 
 def _decode(entry: tuple[LabelledPicture, bool]) -> Tensor:
@@ -250,6 +257,7 @@ class DomainsDataModule(L.LightningDataModule):
         domains: target domains, names in ``conf/domain``.
         unseen: domains that are only tested.
         source: the domain the codec was pre-trained on.
+        train_on: whose pictures are drawn for training: ``all`` seen domains, or the ``targets`` alone.
         data_dir: folder of the prepared images.
         batch_size: crops in a training batch, balanced over the domains.
         crop: side of the training crops in pixels.
@@ -272,6 +280,7 @@ class DomainsDataModule(L.LightningDataModule):
         unseen: Sequence[str] = (),
         *,
         source: str = SOURCE_DOMAIN,
+        train_on: str = "all",
         data_dir: str | Path = "data",
         batch_size: int = 16,
         crop: int = 128,
@@ -292,6 +301,9 @@ class DomainsDataModule(L.LightningDataModule):
         for name in self.unseen_names:
             if name in self.domain_names:
                 raise UserError(f"Domain '{name}' cannot be both trained on and unseen.")
+        if train_on not in TRAIN_ON:
+            raise unknown("train_on", train_on, TRAIN_ON)
+        self.trained_on = self.domain_names[1:] if train_on == "targets" else self.domain_names
         self.data_dir = Path(data_dir)
         self.batch_size, self.crop, self.batches_per_epoch = batch_size, crop, batches_per_epoch
         self.val_images, self.val_crop, self.train_images = val_images, val_crop, train_images
@@ -333,9 +345,9 @@ class DomainsDataModule(L.LightningDataModule):
         return [LabelledPicture(p, images.path(p), name, label) for p in images.split(split)]
 
     def train_dataset(self) -> CropDataset:
-        """The training crops of all seen domains."""
+        """The training crops of the domains that are trained on."""
         if self._train is None:
-            groups = [self.pictures(n, "train")[: self.train_images] for n in self.domain_names]
+            groups = [self.pictures(n, "train")[: self.train_images] for n in self.trained_on]
             self._train = CropDataset(
                 groups, self.crop, cache_bytes=int(self.cache_gb * 2**30), half_from=self.half_from
             )

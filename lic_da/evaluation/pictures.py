@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lic_da.data.datamodule import LabelledPicture
-from lic_da.evaluation.rate_distortion import score
+from lic_da.evaluation.rate_distortion import judged, score
 
 _GAP = 6
 _CAPTION = 22
@@ -51,13 +51,12 @@ class Examples:
     kept: list[Example] = field(default_factory=list)
 
     def __call__(self, entry: LabelledPicture, original: Tensor, images: dict[str, Tensor]) -> None:
-        if not {"base", "weighted"} <= images.keys():
+        adapted = judged(images)
+        if adapted is None or "base" not in images:
             return
         if sum(e.domain == entry.domain for e in self.kept) < self.per_domain:
             name = entry.picture.name.rsplit("/", 1)[-1]
-            self.kept.append(
-                Example(entry.domain, name, original, images["base"], images["weighted"])
-            )
+            self.kept.append(Example(entry.domain, name, original, images["base"], images[adapted]))
 
 
 def comparison(example: Example, crop: int = 240, zoom: int = 1) -> Image.Image:

@@ -18,13 +18,12 @@ from torchmetrics.functional.image import (
 )
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
-from lic_da.adaptation.synthesis import BLENDS
 from lic_da.bitstream import Stream
 from lic_da.codecs import zoo
+from lic_da.codecs.picture_codec import PictureCodec, pad, to_8_bit
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.data.images import atomic_path, read_rgb
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
 
 _MS_SSIM_MIN_SIDE = 161  # five scales of an 11-tap window
 
@@ -60,17 +59,39 @@ class Point:
     gate: dict[str, float]
 
 
+JUDGED = ("weighted", "adapted")
+"""The blend that a method is judged by: adapters as the gate weighs them, or the trained codec."""
+
+
+def judged(blends: Iterable[str]) -> str | None:
+    """The one of ``JUDGED`` that is there; None: neither."""
+    return next((b for b in JUDGED if b in set(blends)), None)
+
+
+def check_blends(blends: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Raise a UserError unless these are ways to decode from which gains can be told.
+
+    Args:
+        blends: what the user wants to measure; None: all.
+        known: those of the method, the one it is judged by first.
+    """
+    for blend in blends or ():
+        if blend not in known:
+            raise unknown("blend", blend, known)
+    if blends is not None and not {"base", known[0]} <= set(blends):
+        raise UserError(f"evaluation.blends must hold base and {known[0]}: gains are theirs.")
+
+
 Decoded = Callable[[LabelledPicture, Tensor, dict[str, Tensor]], None]
 """Called with a picture, its pixels and the decoded pixels of every blend, uint8 ``(3, H, W)``."""
 
 
 def measure(
-    adapted: AdaptedCodec,
+    adapted: PictureCodec,
     pictures: Sequence[LabelledPicture],
     *,
     run: str,
-    method: str = "adapters",
-    blends: Sequence[str] = BLENDS,
+    blends: Sequence[str] | None = None,
     ms_ssim: bool = True,
     decoded: Decoded | None = None,
     console: Console | None = None,
@@ -82,8 +103,7 @@ def measure(
         pictures: what to code. For those of domains that the codec does not know, ``oracle`` is
             left out.
         run: name of the run, for the rows.
-        method: how the codec was adapted, for the rows.
-        blends: which ways to decode.
+        blends: which ways to decode; None: all that the codec has.
         ms_ssim: compute MS-SSIM (it takes longer than decoding).
         decoded: called for every picture.
         console: where progress is shown.
@@ -92,47 +112,46 @@ def measure(
         One point a picture and blend.
 
     Raises:
-        RuntimeError: a stream does not hold the base codec's strings, or decodes to something else.
+        StreamError: a stream decodes to something else than was encoded.
     """
-    points = []
-    adapted.codec.eval()
+    points: list[Point] = []
+    adapted.eval()
     for entry in track(
         pictures, "Coding test pictures", console=console or Console(quiet=True), transient=True
     ):
         original = to_tensor(read_rgb(entry.path))
         x = original[None].float().div(255)
-        began = time.perf_counter()
-        data = adapted.encode(x).to_bytes()
-        encode_s = time.perf_counter() - began
-        stream = Stream.from_bytes(data)
-        pixels = stream.width * stream.height
-        estimate = _estimated_bits(adapted, x) / pixels
         seen = entry.domain in adapted.domains
+        coded: dict[str, _Coded] = {}  # blends mostly share their strings
         images: dict[str, Tensor] = {}
-        gate: dict[str, float] = {}
         scores: dict[bytes, tuple[float, float]] = {}
-        for blend in sorted(blends, key=BLENDS.index):
+        for blend in sorted(blends or adapted.blends, key=adapted.blends.index):
             if blend == "oracle" and not seen:
                 continue
-            with adapted.synthesis.blending(blend, entry.domain if blend == "oracle" else None):
+            with adapted.blending(blend, entry.domain if blend == "oracle" else None):
+                weights = adapted.string_weights(blend)
+                if weights not in coded:
+                    coded[weights] = _code(adapted, x)
+                own = coded[weights]
                 began = time.perf_counter()
-                x_hat = adapted.decode(stream)
+                x_hat = adapted.decode(own.stream)
                 decode_s = time.perf_counter() - began
-                v = adapted.synthesis.last_v
+                v = getattr(adapted.model.g_s, "last_v", None)
             image = to_8_bit(x_hat)[0].cpu()
             images[blend] = image
-            gate = {} if v is None else dict(zip(adapted.domains, v[0].tolist(), strict=True))
             # top1 and oracle mostly give the same picture, which is scored once.
             key = image.numpy().tobytes()
             if key not in scores:
                 scores[key] = score(image, original, ms_ssim=ms_ssim)
+            stream = own.stream
+            pixels = stream.width * stream.height
             points.append(
                 Point(
                     run=run,
                     codec=adapted.config.name,
                     quality=adapted.config.quality,
                     lmbda=zoo.LAMBDAS[adapted.config.quality],
-                    method=method,
+                    method=adapted.method,
                     blend=blend,
                     domain=entry.domain,
                     seen=seen,
@@ -140,17 +159,19 @@ def measure(
                     width=stream.width,
                     height=stream.height,
                     string_bytes=stream.string_bytes,
-                    file_bytes=len(data),
+                    file_bytes=own.file_bytes,
                     # v is paid for where it is used
                     bpp=stream.bpp
                     if blend in ("weighted", "top1")
                     else 8 * stream.string_bytes / pixels,
-                    bpp_estimated=estimate,
+                    bpp_estimated=own.estimated_bits / pixels,
                     psnr=scores[key][0],
                     ms_ssim=scores[key][1],
-                    encode_s=encode_s,
+                    encode_s=own.seconds,
                     decode_s=decode_s,
-                    gate=gate,
+                    gate={}
+                    if v is None
+                    else dict(zip(adapted.domains, v[0].tolist(), strict=True)),
                 )
             )
         if decoded is not None:
@@ -158,10 +179,27 @@ def measure(
     return points
 
 
+@dataclass(frozen=True)
+class _Coded:
+    """A picture as coded with the current blend."""
+
+    stream: Stream
+    file_bytes: int
+    seconds: float
+    estimated_bits: float
+
+
+def _code(adapted: PictureCodec, x: Tensor) -> _Coded:
+    began = time.perf_counter()
+    data = adapted.encode(x).to_bytes()
+    seconds = time.perf_counter() - began
+    return _Coded(Stream.from_bytes(data), len(data), seconds, _estimated_bits(adapted, x))
+
+
 @torch.inference_mode()
-def _estimated_bits(adapted: AdaptedCodec, x: Tensor) -> float:
+def _estimated_bits(adapted: PictureCodec, x: Tensor) -> float:
     """Σ −log2 of the likelihoods that the entropy model gives; nothing is decoded for it."""
-    codec, g_s = adapted.codec, adapted.codec.g_s
+    codec, g_s = adapted.model, adapted.model.g_s
     codec.g_s = nn.Identity()
     try:
         likelihoods = codec(pad(x, adapted.stride))["likelihoods"]

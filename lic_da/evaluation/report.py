@@ -18,7 +18,6 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from lic_da.adaptation.synthesis import BLENDS
 from lic_da.data.images import atomic_path
 from lic_da.evaluation.bd_rate import Curve
 from lic_da.evaluation.pictures import Example, most_changed
@@ -29,10 +28,22 @@ KINDS = {"source": "Source domain", "seen": "Seen domains", "unseen": "Unseen do
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _CROP = 320
 # Colours that stand out from white and from black alike.
-_BLEND_COLOURS = {"base": "#8a8f98", "weighted": "#2f81f7", "top1": "#1fa68c", "oracle": "#e0821e"}
+_BLEND_COLOURS = {
+    "base": "#8a8f98",
+    "weighted": "#2f81f7",
+    "top1": "#1fa68c",
+    "oracle": "#e0821e",
+    "adapted": "#2f81f7",
+}
 _SERIES_COLOURS = ("#2f81f7", "#d6559a", "#1fa68c", "#e0821e", "#8a63d2", "#7a9a01")
 _ANCHOR_COLOURS = ("#c2a02d", "#b3627a", "#6a8caf", "#7d9c5b")
-_DASHES = {"weighted": "solid", "top1": "dash", "oracle": "dot", "base": "solid"}
+_DASHES = {
+    "weighted": "solid",
+    "top1": "dash",
+    "oracle": "dot",
+    "base": "solid",
+    "adapted": "solid",
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,7 @@ def write_report(report: Report, path: Path) -> None:
     html = template.render(
         report=report,
         kinds=KINDS,
+        judged=" / ".join(dict.fromkeys(s.judged for s in report.series)),
         savings_table=_savings_table(report),
         anchor_table=_anchor_table(report),
         anchor_labels=list(dict.fromkeys(p.codec for p in report.anchors)),
@@ -135,13 +147,13 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def gains(series: Series, quality: int) -> dict[tuple[str, str], float]:
-    """Gain of ``weighted`` over ``base`` in dB at one quality, by (domain, picture)."""
+    """Gain of the series' judged blend over ``base`` in dB at one quality, by (domain, picture)."""
     points = {
         b: {(p.domain, p.image): p.psnr for d in series.domains for p in series.points(d, b)
             if p.quality == quality}
-        for b in ("base", "weighted")
+        for b in ("base", series.judged)
     }  # fmt: skip
-    return {key: psnr - points["base"][key] for key, psnr in points["weighted"].items()}
+    return {key: psnr - points["base"][key] for key, psnr in points[series.judged].items()}
 
 
 def pick(by_picture: dict[tuple[str, str], float], per_domain: int, worst: int) -> list[Pick]:
@@ -219,11 +231,12 @@ def _savings_table(report: Report) -> dict[str, list[dict[str, Any]]]:
         for domain in s.domains:
             rate = _cells(report, s, domain, "bd_rate_percent")
             psnr = _cells(report, s, domain, "bd_psnr_db")
-            blends = [b for b in BLENDS if b != "base" and (b, "base") in rate]
+            blends = [b for b in _BLEND_COLOURS if b != "base" and (b, "base") in rate]
             rows[s.kind(domain)].append(
                 {
                     "series": s.label,
                     "domain": domain,
+                    "judged": s.judged,
                     "images": len(s.runs[0].points) and _images(s, domain),
                     "rate": {b: rate[b, "base"] for b in blends},
                     "psnr": {b: psnr[b, "base"] for b in blends},
@@ -242,7 +255,7 @@ def _anchor_table(report: Report) -> list[dict[str, Any]]:
     for s in report.series:
         for domain in s.domains:
             rate = _cells(report, s, domain, "bd_rate_percent")
-            for blend in ("base", "weighted"):
+            for blend in ("base", s.judged):
                 cells = {a: c for (b, a), c in rate.items() if b == blend and a != "base"}
                 if cells:
                     rows.append(
@@ -274,7 +287,7 @@ def _rd_figure(domain: str, report: Report) -> go.Figure:
                     else _BLEND_COLOURS[blend],
                     _DASHES[blend],
                     [f"q{r.quality}" for r in s.runs],
-                    shown=not several or blend == "weighted",
+                    shown=not several or blend == s.judged,
                 )
             )
     labels = list(dict.fromkeys(p.codec for p in report.anchors))

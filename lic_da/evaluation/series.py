@@ -21,14 +21,17 @@ from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.classical import METHOD as CLASSICAL
-from lic_da.evaluation.rate_distortion import Point, mean, read_points
+from lic_da.evaluation.rate_distortion import Point, judged, mean, read_points
 
 BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
     "interpolation", "points", "images", "series", "reason",
 )  # fmt: skip
 _NOT_IN_A_SERIES = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
-_LABELLED = ("domains", "unseen", "data.domains", "data.unseen", "data.seed", "method._target_")
+_LABELLED = (
+    "domains", "unseen", "data.domains", "data.unseen", "data.seed", "data.train_on", "method.name",
+    "method.training.seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,11 @@ class Series:
         """Points of a domain and blend, of all qualities."""
         return [p for r in self.runs for p in r.points if (p.domain, p.blend) == (domain, blend)]
 
+    @property
+    def judged(self) -> str:
+        """The blend that the method is judged by."""
+        return judged(p.blend for p in self.runs[0].points) or "base"
+
     def kind(self, domain: str) -> str:
         """``source``, ``seen`` or ``unseen``."""
         if domain == self.source:
@@ -153,7 +161,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     """A label for each series, given a run of each: its domains, and what else tells it apart."""
     settings = [run.settings for run in runs]
     keys = sorted({key for s in settings for key in s})
-    differ = [k for k in keys if len({json.dumps(s.get(k)) for s in settings}) > 1]
+    methods = [run.points[0].method for run in runs]
+    differ = [k for k in keys if _differs(k, settings, methods)]
     # The codec's name stands for all that comes with it, as the domains do.
     codecs = len({s["codec.name"] for s in settings}) > 1
     hidden = (*_LABELLED, *(("codec.", "data.", "method.") if codecs else ()))
@@ -162,12 +171,22 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         parts = ["+".join(values["domains"])]
         if codecs:
             parts.append(values["codec.name"])
-        if len({r.points[0].method for r in runs}) > 1:
+        if len(set(methods)) > 1:
             parts.append(run.points[0].method)
-        parts += [f"{k.split('.')[-1]}={values.get(k)}" for k in differ if not k.startswith(hidden)]
+        told = [k for k in differ if k in values and not k.startswith(hidden)]
+        parts += [f"{k.split('.')[-1]}={values[k]}" for k in told]
         label = ", ".join(dict.fromkeys(parts))
         labels.append(f"{label} ({len(labels) + 1})" if label in labels else label)
     return labels
+
+
+def _differs(key: str, settings: Sequence[dict[str, Any]], methods: Sequence[str]) -> bool:
+    """Whether a setting differs between series; one of a method, between series of that method."""
+    groups: dict[str, set[str]] = {}
+    for values, method in zip(settings, methods, strict=True):
+        group = method if key.startswith("method.") else ""
+        groups.setdefault(group, set()).add(json.dumps(values.get(key)))
+    return any(len(values) > 1 for values in groups.values())
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

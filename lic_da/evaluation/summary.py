@@ -10,18 +10,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lic_da.adaptation.codec import AdaptedCodec, base_state
 from lic_da.codecs import zoo
+from lic_da.codecs.picture_codec import PictureCodec
 from lic_da.data.datamodule import LabelledPicture
-from lic_da.evaluation.rate_distortion import Decoded, Point, mean, measure, write_points
+from lic_da.evaluation.rate_distortion import Decoded, Point, judged, mean, measure, write_points
 
 
 def measure_into(
     folder: Path,
-    adapted: AdaptedCodec,
+    adapted: PictureCodec,
     pictures: Sequence[LabelledPicture],
     *,
-    blends: Sequence[str],
+    blends: Sequence[str] | None,
     ms_ssim: bool,
     decoded: Decoded | None = None,
     console: Console | None = None,
@@ -32,13 +32,13 @@ def measure_into(
         folder: of the run; its name is the run's in the table.
         adapted: the codec.
         pictures: see :func:`lic_da.evaluation.rate_distortion.measure`, as all that follows.
-        blends: which ways to decode.
+        blends: which ways to decode; None: all.
         ms_ssim: compute MS-SSIM.
         decoded: called for every picture.
         console: where progress is shown.
 
     Returns:
-        What :func:`summarise` says; the run, codec, quality and the base weights as they are now.
+        What :func:`summarise` says; the run, method, codec, quality and the base weights as they are now.
     """
     points = measure(
         adapted,
@@ -52,9 +52,10 @@ def measure_into(
     write_points(points, folder / "rd_points.csv", adapted.domains)
     return {
         "run": folder.name,
+        "method": adapted.method,
         "codec": adapted.config.name,
         "quality": adapted.config.quality,
-        "base_fingerprint": zoo.fingerprint(base_state(adapted.codec)),
+        "base_fingerprint": zoo.fingerprint(adapted.base_weights()),
         **summarise(points, adapted.domains),
     }
 
@@ -73,9 +74,9 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
 
     Returns:
         ``{"domains": {name: {…}}, "gate_accuracy": …, "weighted_minus_oracle_db": …}``. Of a domain:
-        ``images``, ``seen``, ``bpp``, ``psnr`` and ``ms_ssim`` for every blend, ``gain`` in dB over the
-        base for every other blend, ``gate`` (mean v), and for seen domains ``gate_accuracy`` and
-        ``predicted`` (how many pictures went to which domain).
+        ``images``, ``seen``, ``bpp`` (``bpp_base`` where the base codec's is another), ``psnr`` and
+        ``ms_ssim`` for every blend, ``gain`` in dB over the base for every other blend, ``gate`` (mean v),
+        and for seen domains ``gate_accuracy`` and ``predicted`` (how many pictures went to which domain).
     """
     names = list(dict.fromkeys(p.domain for p in points))
     summary = {name: _domain([p for p in points if p.domain == name], domains) for name in names}
@@ -98,7 +99,7 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
     by_blend = {
         b: [p for p in points if p.blend == b] for b in dict.fromkeys(p.blend for p in points)
     }
-    some = next(iter(by_blend.values()))
+    some = by_blend[judged(by_blend) or next(iter(by_blend))]
     result: dict[str, Any] = {
         "images": len(some),
         "seen": some[0].seen,
@@ -112,6 +113,9 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
     if "base" in by_blend:
         base = result["psnr"]["base"]
         result["gain"] = {b: psnr - base for b, psnr in result["psnr"].items() if b != "base"}
+        rate = mean(p.bpp for p in by_blend["base"])
+        if "adapted" in by_blend and rate != result["bpp"]:
+            result["bpp_base"] = rate
     if "weighted" in by_blend:
         gates = [p.gate for p in by_blend["weighted"]]
         result["gate"] = {d: mean(g[d] for g in gates) for d in domains}
@@ -133,21 +137,50 @@ def table(summary: dict[str, Any]) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
+    adapters = summary.get("method", "adapters") == "adapters"
+    row_of = _adapters_row if adapters else _retrained_row
+    columns = _ADAPTERS_COLUMNS if adapters else _RETRAINED_COLUMNS
     rich.add_column("domain", no_wrap=True)
-    for name in ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate"):
+    for name in columns:
         rich.add_column(name, justify="right", no_wrap=True)
     for name, row in summary["domains"].items():
-        gains, psnr = row.get("gain", {}), row["psnr"]
-        rich.add_row(
-            name if row["seen"] else f"{name}*",
-            str(row["images"]),
-            f"{row['bpp']:.3f}",
-            *(f"{psnr[b]:.2f}" if b in psnr else "–" for b in ("base", "weighted")),
-            *(f"{gains[b]:+.2f}" if b in gains else "–" for b in ("weighted", "top1", "oracle")),
-            f"{100 * row['gate_accuracy']:.0f} %" if "gate_accuracy" in row else "–",
-        )
-    rich.caption = "\n".join(_notes(summary))
+        rich.add_row(name if row["seen"] else f"{name}*", str(row["images"]), *row_of(row))
+    rich.caption = "\n".join(_notes(summary) if adapters else _retrained_notes(summary))
     return rich
+
+
+_ADAPTERS_COLUMNS = ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate")
+_RETRAINED_COLUMNS = ("images", "bpp base", "bpp", "base", "adapted", "gain")
+
+
+def _adapters_row(row: dict[str, Any]) -> list[str]:
+    gains, psnr = row.get("gain", {}), row["psnr"]
+    return [
+        f"{row['bpp']:.3f}",
+        *(f"{psnr[b]:.2f}" if b in psnr else "–" for b in ("base", "weighted")),
+        *(f"{gains[b]:+.2f}" if b in gains else "–" for b in ("weighted", "top1", "oracle")),
+        f"{100 * row['gate_accuracy']:.0f} %" if "gate_accuracy" in row else "–",
+    ]
+
+
+def _retrained_row(row: dict[str, Any]) -> list[str]:
+    gains, psnr = row.get("gain", {}), row["psnr"]
+    return [
+        f"{row.get('bpp_base', row['bpp']):.3f}",
+        f"{row['bpp']:.3f}",
+        *(f"{psnr[b]:.2f}" if b in psnr else "–" for b in ("base", "adapted")),
+        f"{gains['adapted']:+.2f}" if "adapted" in gains else "–",
+    ]
+
+
+def _retrained_notes(summary: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Method {summary['method']}. base, adapted: PSNR in dB of the base codec and of the trained",
+        "one, each from streams of its own bpp; gain: their difference, at different rates.",
+    ]
+    return lines + [
+        f"* {n} was never trained on." for n, r in summary["domains"].items() if not r["seen"]
+    ]
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:

@@ -34,17 +34,38 @@ def rate_distortion(
     return {"loss": lmbda * 255**2 * mse + bpp, "bpp": bpp, "mse": mse}
 
 
+def shown(x_hat: Tensor) -> Tensor:
+    """The picture that a decoder shows, in float32: clamped to [0, 1].
+
+    White paper that comes out whiter than white is no error. The gradient passes the clamp, so that
+    values beyond the range are drawn back wherever the original lies inside it.
+    """
+    x_hat = x_hat.float()
+    return x_hat + (x_hat.detach().clamp(0, 1) - x_hat.detach())
+
+
+def distortion(x_hat: Tensor, x: Tensor, gamma: float) -> dict[str, Tensor]:
+    """γ·255²·MSE of the picture that is shown.
+
+    Args:
+        x_hat: decoded images, ``(B, 3, H, W)``, not clamped.
+        x: originals in [0, 1], the same shape.
+        gamma: γ.
+
+    Returns:
+        Scalars ``loss`` and ``mse``.
+    """
+    mse = F.mse_loss(shown(x_hat), x)
+    return {"loss": gamma * 255**2 * mse, "mse": mse}
+
+
 def adaptation(
     x_hat: Tensor, x: Tensor, logits: Tensor, labels: Tensor, gamma: float
 ) -> dict[str, Tensor]:
     """γ·255²·MSE + cross-entropy of the domain label (Presta et al. 2024); the rate is constant.
 
-    The MSE is that of the picture a decoder shows, which is clamped to [0, 1]: white paper that comes
-    out whiter than white is no error. Its gradient passes the clamp, so that values beyond the range
-    are drawn back wherever the original lies inside it.
-
     Args:
-        x_hat: decoded images, ``(B, 3, H, W)``, not clamped.
+        x_hat: decoded images, ``(B, 3, H, W)``, not clamped; the MSE is that of what is :func:`shown`.
         x: originals in [0, 1], the same shape.
         logits: of the gate, ``(B, K+1)``.
         labels: domain indices, ``(B,)``.
@@ -53,12 +74,10 @@ def adaptation(
     Returns:
         Scalars ``loss``, ``mse`` and ``cross_entropy``.
     """
-    x_hat = x_hat.float()
-    shown = x_hat + (x_hat.detach().clamp(0, 1) - x_hat.detach())
-    mse = F.mse_loss(shown, x)
+    losses = distortion(x_hat, x, gamma)
     cross_entropy = F.cross_entropy(logits.float(), labels)
     return {
-        "loss": gamma * 255**2 * mse + cross_entropy,
-        "mse": mse,
+        "loss": losses["loss"] + cross_entropy,
+        "mse": losses["mse"],
         "cross_entropy": cross_entropy,
     }

@@ -1,9 +1,10 @@
-"""Training adapters and gate over a frozen codec (LightningModule)."""
+"""Training codecs (LightningModules): what all methods share, and adapters and gate over a frozen codec."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
@@ -11,23 +12,139 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
+from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.adaptation.gate import from_bytes, to_bytes
 from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot
+from lic_da.codecs.checkpoints import is_table
 from lic_da.codecs.latents import decoder_latent, encoder_latent
+from lic_da.codecs.picture_codec import PictureCodec, pad, to_8_bit
 from lic_da.errors import UserError
 from lic_da.training.losses import adaptation
 from lic_da.training.schedule import warmup_cosine
 
 BLENDS = ("base", "weighted", "top1", "oracle")
-_TRAINED = ("codec.g_s.bank.", "codec.g_s.gate.")
+_CODEC = "codec."
 
 
-class DecoderAdaptation(L.LightningModule):
+class CodecModule(L.LightningModule):
+    """What training a codec has in common, whatever the method.
+
+    Checkpoints hold what is trained, without entropy-coding tables, and say which base weights and
+    domains it belongs to.
+
+    Attributes:
+        monitored: what is logged in validation that tells the best weights, and ``max`` or ``min``.
+
+    Args:
+        adapted: the codec to train.
+    """
+
+    monitored: ClassVar[tuple[str, str]] = ("val/gain", "max")
+
+    def __init__(self, adapted: PictureCodec) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self.codec = adapted.codec
+        self.strict_loading = False  # checkpoints hold what is trained only
+        self._means: dict[str, list[float]] = {}
+
+    def collect(self, name: str, value: float) -> None:
+        """Note a value of one validation picture, of which :meth:`collected` gives the mean."""
+        self._means.setdefault(name, []).append(value)
+
+    def collected(self) -> dict[str, float]:
+        """Means of what was noted since the last call."""
+        means = {name: sum(values) / len(values) for name, values in self._means.items()}
+        self._means.clear()
+        return means
+
+    def check_and_log(self, losses: Mapping[str, Tensor], batch: dict[str, Any]) -> Tensor:
+        """Log the losses of a training step; the loss.
+
+        Raises:
+            RuntimeError: it is not finite.
+        """
+        loss = losses["loss"]
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"The loss is {loss.item()}; pictures: {batch['file']}.")
+        size = len(batch["image"])
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=size)
+        self.log("loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """Parameters of the codec that require gradients."""
+        return [p for p in self.codec.parameters() if p.requires_grad]
+
+    def adam_with_cosine(
+        self,
+        groups: list[dict[str, Any]],
+        warmup: int,
+        constant: Sequence[dict[str, Any]] = (),
+    ) -> Any:
+        """Adam whose learning rates rise and then fall to zero over the whole run.
+
+        Args:
+            groups: of parameters.
+            warmup: steps until the peak.
+            constant: groups whose learning rate stays as it is.
+        """
+        total = int(self.trainer.estimated_stepping_batches)
+        optimiser = torch.optim.Adam([*groups, *constant])
+        rates = [lambda step: warmup_cosine(step, warmup, total)] * len(groups)
+        rates += [lambda step: 1.0] * len(constant)
+        cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
+        return [optimiser], [{"scheduler": cosine, "interval": "step"}]
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a tensor of the state dict of this name belongs into checkpoints."""
+        own = name.removeprefix(_CODEC)
+        return name.startswith(_CODEC) and self.adapted.is_trained(own) and not is_table(own)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained only, and say which base weights it belongs to."""
+        for part in {"state_dict", "current_model_state"} & checkpoint.keys():
+            checkpoint[part] = {k: v for k, v in checkpoint[part].items() if self.is_trained(k)}
+        checkpoint["base_fingerprint"] = self.adapted.fingerprint
+        checkpoint["domains"] = self.adapted.domains
+        checkpoint["method"] = self.adapted.method
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other base weights, other domains or another method."""
+        self.check_checkpoint(checkpoint)
+
+    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise a UserError unless the checkpoint belongs to these base weights, domains and method."""
+        base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
+        method = checkpoint.get("method", "adapters")
+        if method != self.adapted.method:
+            raise UserError(
+                f"The checkpoint was made by method {method}, not {self.adapted.method}: give "
+                f"method={method}."
+            )
+        if base != self.adapted.fingerprint:
+            raise UserError(
+                f"The checkpoint belongs to base weights {base}, but this codec has "
+                f"{self.adapted.fingerprint}: give the codec and quality it was made with."
+            )
+        if domains != self.adapted.domains:
+            raise UserError(
+                f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
+                f"{', '.join(self.adapted.domains)}."
+            )
+
+    def load_trained(self, checkpoint: Mapping[str, Any], origin: str) -> None:
+        """Copy what a checkpoint holds into the codec."""
+        under = f"{_CODEC}{self.adapted.stored_under}"
+        tensors = {k.removeprefix(under): v for k, v in checkpoint["state_dict"].items()}
+        self.adapted.load_trained(tensors, origin)
+
+
+class DecoderAdaptation(CodecModule):
     """Adapters and gate of an adapted codec, trained on γ·255²·MSE + cross-entropy.
 
-    Only bank and gate are parameters of the optimiser, and only they are in checkpoints. The frozen
-    encoder and entropy model run without autograd and without computing a rate.
+    Only bank and gate are parameters of the optimiser. The frozen encoder and entropy model run without
+    autograd and without computing a rate.
 
     Args:
         adapted: the codec with its untrained adapters.
@@ -41,6 +158,8 @@ class DecoderAdaptation(L.LightningModule):
         bf16: run convolutions in bfloat16 while training; validation and test are in float32.
     """
 
+    adapted: AdaptedCodec
+
     def __init__(
         self,
         adapted: AdaptedCodec,
@@ -53,16 +172,12 @@ class DecoderAdaptation(L.LightningModule):
         patience: int = 15,
         bf16: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(adapted)
         self.save_hyperparameters(ignore=["adapted"])
-        self.adapted = adapted
-        self.codec = adapted.codec
         self.gamma, self.lr, self.gate_lr = gamma, lr, gate_lr
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
         self.confusion = MulticlassConfusionMatrix(len(adapted.domains))
         self._base_psnr: dict[str, float] = {}
-        self._means: dict[tuple[str, str], list[float]] = {}
-        self.strict_loading = False  # checkpoints hold bank and gate only
 
     @property
     def synthesis(self) -> AdaptedSynthesis:
@@ -77,15 +192,8 @@ class DecoderAdaptation(L.LightningModule):
             v = logits.float().softmax(dim=1)
             x_hat = self.synthesis(y_hat, v)
         losses = adaptation(x_hat, x, logits, labels, self.gamma)
-        if not torch.isfinite(losses["loss"]):
-            raise RuntimeError(f"The loss is {losses['loss'].item()}; pictures: {batch['file']}.")
         right = (logits.argmax(dim=1) == labels).float().mean()
-        self.log_dict(
-            {f"train/{k}": value for k, value in losses.items()} | {"train/gate_accuracy": right},
-            batch_size=len(x),
-        )
-        self.log("loss", losses["loss"], prog_bar=True, logger=False)
-        return losses["loss"]
+        return self.check_and_log(losses | {"gate_accuracy": right}, batch)
 
     def _latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """ŷ, and the latent that the gate reads."""
@@ -112,39 +220,35 @@ class DecoderAdaptation(L.LightningModule):
         values = {blend: psnr_8_bit(self.synthesis(y_hat, v), x) for blend, v in decoded.items()}
         values["base"] = self._base_psnr[batch["file"]]
         for blend in BLENDS:
-            self._means.setdefault((blend, domain), []).append(values[blend])
+            self.collect(f"psnr_{blend}/{domain}", values[blend])
+            if blend != "base":
+                self.collect(f"gain_{blend}/{domain}", values[blend] - values["base"])
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR a domain and blend, gains over the base, and the gate's accuracy."""
-        means = {key: sum(v) / len(v) for key, v in self._means.items()}
-        self._means.clear()
-        logged = {f"val/psnr_{b}/{d}": value for (b, d), value in means.items()}
-        gains = {(b, d): value - means["base", d] for (b, d), value in means.items() if b != "base"}
-        logged |= {f"val/gain_{b}/{d}": value for (b, d), value in gains.items()}
+        logged = {f"val/{name}": value for name, value in self.collected().items()}
         counts = self.confusion.compute().float()
         logged["val/gate_accuracy"] = (counts.diagonal().sum() / counts.sum()).item()
         self.log_dict(logged)
-        weighted = [value for (b, _), value in gains.items() if b == "weighted"]
+        weighted = [
+            value for name, value in logged.items() if name.startswith("val/gain_weighted/")
+        ]
         self.log("val/gain", sum(weighted) / len(weighted), prog_bar=True)
         self.confusion.reset()
 
     def configure_optimizers(self) -> Any:
-        optimiser = torch.optim.Adam(
-            [
-                {"params": list(self.synthesis.bank.parameters()), "lr": self.lr},
-                {"params": list(self.synthesis.gate.parameters()), "lr": self.gate_lr},
-            ]
+        groups = [
+            {"params": list(self.synthesis.bank.parameters()), "lr": self.lr},
+            {"params": list(self.synthesis.gate.parameters()), "lr": self.gate_lr},
+        ]
+        if self.schedule != "plateau":
+            return self.adam_with_cosine(groups, self.warmup)
+        optimiser = torch.optim.Adam(groups)
+        monitor, mode = self.monitored
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimiser, mode=mode, factor=0.5, patience=self.patience
         )
-        if self.schedule == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimiser, mode="max", factor=0.5, patience=self.patience
-            )
-            return [optimiser], [{"scheduler": plateau, "monitor": "val/gain"}]
-        total = int(self.trainer.estimated_stepping_batches)
-        cosine = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: warmup_cosine(step, self.warmup, total)
-        )
-        return [optimiser], [{"scheduler": cosine, "interval": "step"}]
+        return [optimiser], [{"scheduler": plateau, "monitor": monitor}]
 
     def train(self, mode: bool = True) -> DecoderAdaptation:
         """Bank and gate follow ``mode``; everything frozen stays in eval mode."""
@@ -153,34 +257,9 @@ class DecoderAdaptation(L.LightningModule):
         self.synthesis.train(mode)
         return self
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep bank and gate only, and say which base weights they belong to."""
-        for part in {"state_dict", "current_model_state"} & checkpoint.keys():
-            checkpoint[part] = {k: v for k, v in checkpoint[part].items() if k.startswith(_TRAINED)}
-        checkpoint["base_fingerprint"] = self.adapted.fingerprint
-        checkpoint["domains"] = self.adapted.domains
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other base weights or other domains."""
-        self.check_checkpoint(checkpoint)
-
-    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError unless the checkpoint belongs to these base weights and domains."""
-        base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
-        if base != self.adapted.fingerprint:
-            raise UserError(
-                f"The checkpoint belongs to base weights {base}, but this codec has "
-                f"{self.adapted.fingerprint}: give the codec and quality it was made with."
-            )
-        if domains != self.adapted.domains:
-            raise UserError(
-                f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
-                f"{', '.join(self.adapted.domains)}."
-            )
-
-
-class AdapterAveraging(WeightAveraging):
-    """Exponential moving average of adapters and gate; it is what is validated, kept and tested.
+class TrainedAveraging(WeightAveraging):
+    """Exponential moving average of what is trained; it is what is validated, kept and tested.
 
     Args:
         decay: of the average, a step.
@@ -194,7 +273,8 @@ class AdapterAveraging(WeightAveraging):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Complete both states by what is frozen, which checkpoints leave out."""
-        frozen = {k: v for k, v in pl_module.state_dict().items() if not k.startswith(_TRAINED)}
+        module = cast(CodecModule, pl_module)
+        frozen = {k: v for k, v in module.state_dict().items() if not module.is_trained(k)}
         parts = {"state_dict", "current_model_state"} & checkpoint.keys()
         whole = {part: {**frozen, **checkpoint[part]} for part in parts}
         super().on_load_checkpoint(trainer, pl_module, {**checkpoint, **whole})

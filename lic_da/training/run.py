@@ -19,21 +19,22 @@ from rich.console import Console
 
 from lic_da import tracking
 from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, how_adapted
-from lic_da.adaptation.synthesis import BLENDS
 from lic_da.codecs import zoo
+from lic_da.codecs.picture_codec import PictureCodec
 from lic_da.config import available
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
-from lic_da.errors import Stopped, UserError, unknown
+from lic_da.errors import Stopped, UserError
+from lic_da.evaluation.compatibility import compatibility
 from lic_da.evaluation.pictures import Examples, comparison
+from lic_da.evaluation.rate_distortion import check_blends
 from lic_da.evaluation.summary import measure_into, table
-from lic_da.training.module import AdapterAveraging, DecoderAdaptation
+from lic_da.training.module import CodecModule, TrainedAveraging
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Train adapters and gate, measure them on the test pictures, write everything to ``folder``.
+    """Train a codec by the configured method, measure it, write everything to ``folder``.
 
     Args:
         config: composed from ``conf/train.yaml``.
@@ -46,8 +47,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = _check(config)
     _quiet()
     L.seed_everything(config.seed, verbose=False)
-    adapted = AdaptedCodec.build(config.codec, names, how_adapted(config))
-    module: DecoderAdaptation = instantiate(config.method)(adapted)
+    adapted = pack.codec_class(config.method.codec).new(config, names)
+    module: CodecModule = instantiate(config.method.training)(adapted)
     if config.ckpt_path:
         module.check_checkpoint(read_checkpoint(Path(config.ckpt_path)))
     tracking.wandb_mode(config.logger.mode)
@@ -55,7 +56,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     data: DomainsDataModule = instantiate(config.data, console=console)
     data.prepare_data()
     data.setup()
-    best, *callbacks = _callbacks(config, folder)
+    best, *callbacks = _callbacks(config, folder, module.monitored)
     console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
     with tracking.tracked(config, folder) as loggers:
         trainer: L.Trainer = instantiate(
@@ -72,9 +73,10 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
                 "the same settings."
             )
         if best.best_model_path:
-            load_checkpoint(adapted, Path(best.best_model_path))
+            module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
+        adapted.to("cpu")
         adapted.check_base_unchanged()
-        adapted.codec.to("cpu")
+        adapted.finish()
         pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
         return _result(config, folder, adapted, data, loggers, console)
 
@@ -153,13 +155,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_checkpoint(adapted: AdaptedCodec, path: Path) -> None:
-    """Copy bank and gate of a training checkpoint into the codec."""
-    state = read_checkpoint(path)["state_dict"]
-    tensors = {key.removeprefix("codec.g_s."): value for key, value in state.items()}
-    pack.load_adapters(adapted, tensors, str(path))
-
-
 def _check(config: DictConfig) -> tuple[str, ...]:
     """Refuse what cannot work before anything is downloaded; all domains, the source first."""
     zoo.check_quality(config.codec)
@@ -179,28 +174,25 @@ def _check(config: DictConfig) -> tuple[str, ...]:
             raise UserError(
                 f"data.{key} must be a multiple of {config.codec.stride} for this codec."
             )
-    for blend in config.evaluation.blends:
-        if blend not in BLENDS:
-            raise unknown("blend", blend, BLENDS)
-    if not {"base", "weighted"} <= set(config.evaluation.blends):
-        raise UserError("evaluation.blends must hold base and weighted: gains are theirs.")
+    check_blends(config.evaluation.blends, pack.codec_class(config.method.codec).blends)
     return names
 
 
-def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
+def _callbacks(config: DictConfig, folder: Path, monitored: tuple[str, str]) -> list[Any]:
     checkpoints = folder / "checkpoints"
+    monitor, mode = monitored
     at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     callbacks: list[Any] = [
-        ModelCheckpoint(checkpoints, filename="best", monitor="val/gain", mode="max", **at_end),
+        ModelCheckpoint(checkpoints, filename="best", monitor=monitor, mode=mode, **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
     ]
     if config.ema is not None:
-        callbacks.append(AdapterAveraging(config.ema))
+        callbacks.append(TrainedAveraging(config.ema))
     if config.early_stopping is not None:
         callbacks.append(
             EarlyStopping(
-                "val/gain",
-                mode="max",
+                monitor,
+                mode=mode,
                 patience=config.early_stopping,
                 check_on_train_epoch_end=True,
             )
@@ -211,7 +203,7 @@ def _callbacks(config: DictConfig, folder: Path) -> list[Any]:
 def _result(
     config: DictConfig,
     folder: Path,
-    adapted: AdaptedCodec,
+    adapted: PictureCodec,
     data: DomainsDataModule,
     loggers: list[Any],
     console: Console,
@@ -228,6 +220,11 @@ def _result(
             ms_ssim=config.evaluation.ms_ssim,
             decoded=examples,
             console=console,
+        ),
+        "compatibility": compatibility(
+            adapted,
+            data.pictures(adapted.domains[0], "test")[: config.evaluation.compatibility],
+            data.trained_on,
         ),
         "git_commit": tracking.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
@@ -249,7 +246,7 @@ def _result(
     with atomic_path(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
     out.print(
-        f"\nTables rd_points.csv and summary.json, pictures/ and the adapter pack are in {folder}\n"
+        f"\nTables rd_points.csv and summary.json, pictures/ and the pack are in {folder}\n"
         f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",
         highlight=False,
         soft_wrap=True,

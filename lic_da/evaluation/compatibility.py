@@ -1,0 +1,84 @@
+"""What becomes of the streams that exist already: do they open, to what, and would new ones differ?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lic_da.bitstream import Stream, StreamError
+from lic_da.codecs.picture_codec import PictureCodec, to_8_bit
+from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.images import read_rgb
+from lic_da.evaluation.rate_distortion import mean, score
+
+
+def compatibility(
+    codec: PictureCodec, pictures: Sequence[LabelledPicture], trained_on: Sequence[str]
+) -> dict[str, Any]:
+    """Try streams of the base codec with a trained one.
+
+    Args:
+        codec: the trained codec.
+        pictures: of the source domain.
+        trained_on: names of the domains whose pictures it was trained on.
+
+    Returns:
+        ``images``; ``old_streams_decoded``, how many streams of the base codec open with the blend that
+        the method is judged by, and ``refused``, why others do not; ``psnr_of_old_streams`` and
+        ``psnr_base`` in dB over those that open; ``same_pictures``, how many of them show the base codec's
+        very picture; ``same_streams``, how many new streams are the old ones byte for byte; and
+        ``parameters``: ``trained`` and ``stored`` (what a pack holds, tables included), as they are and
+        divided by the number of domains trained on.
+    """
+    codec.eval()
+    rows = [_try(codec, entry) for entry in pictures]
+    opened = [row for row in rows if "psnr" in row]
+    return {
+        "images": len(rows),
+        "old_streams_decoded": len(opened),
+        "refused": sorted({str(row["refused"]) for row in rows if "refused" in row}),
+        "psnr_of_old_streams": mean(row["psnr"] for row in opened) if opened else None,
+        "psnr_base": mean(row["psnr_base"] for row in opened) if opened else None,
+        "same_pictures": sum(bool(row["same_picture"]) for row in opened),
+        "same_streams": sum(bool(row["same_stream"]) for row in rows),
+        "parameters": _parameters(codec, len(trained_on)),
+    }
+
+
+def _try(codec: PictureCodec, entry: LabelledPicture) -> dict[str, Any]:
+    original = to_tensor(read_rgb(entry.path))
+    x = original[None].float().div(255)
+    with codec.blending("base"):
+        old = codec.encode(x)
+        base = _decoded(codec, old)
+    with codec.blending(codec.blends[0]):
+        row: dict[str, Any] = {"same_stream": codec.encode(x).to_bytes() == old.to_bytes()}
+        try:
+            picture = _decoded(codec, old)
+        except StreamError as error:
+            return {**row, "refused": error}
+    return {
+        **row,
+        "psnr": score(picture, original, ms_ssim=False)[0],
+        "psnr_base": score(base, original, ms_ssim=False)[0],
+        "same_picture": bool((picture == base).all()),
+    }
+
+
+def _decoded(codec: PictureCodec, stream: Stream) -> Tensor:
+    """The picture of a stream, uint8 ``(3, H, W)``."""
+    return to_8_bit(codec.decode(stream))[0].cpu()
+
+
+def _parameters(codec: PictureCodec, domains: int) -> dict[str, Any]:
+    trained = sum(p.numel() for p in codec.codec.parameters() if p.requires_grad)
+    stored = sum(value.numel() for value in codec.trained_state().values())
+    return {
+        "trained": trained,
+        "stored": stored,
+        "domains": domains,
+        "trained_per_domain": round(trained / domains),
+        "stored_per_domain": round(stored / domains),
+    }
