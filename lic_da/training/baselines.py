@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -123,7 +123,7 @@ class RateDistortionTraining(Baseline):
         seed: of the noise.
     """
 
-    monitored = ("val/loss", "min")
+    monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/loss", "min")
 
     def __init__(
         self,

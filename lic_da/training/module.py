@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import torch
@@ -39,7 +39,7 @@ class CodecModule(L.LightningModule):
         adapted: the codec to train.
     """
 
-    monitored: ClassVar[tuple[str, str]] = ("val/gain", "max")
+    monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/gain", "max")
 
     def __init__(self, adapted: PictureCodec) -> None:
         super().__init__()
@@ -47,6 +47,10 @@ class CodecModule(L.LightningModule):
         self.codec = adapted.codec
         self.strict_loading = False  # checkpoints hold what is trained only
         self._means: dict[str, list[float]] = {}
+
+    def on_train_epoch_start(self) -> None:
+        """Lightning leaves modules in the mode they have: codecs come in eval mode."""
+        self.train()
 
     def collect(self, name: str, value: float) -> None:
         """Note a value of one validation picture, of which :meth:`collected` gives the mean."""

@@ -1,0 +1,46 @@
+"""A few steps of real training without a trainer, and composed configurations, for tests of methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import lic_da.config
+from lic_da.training.module import CodecModule
+from tests.conftest import scribbles
+
+DOMAINS = ("natural", "sketch")
+
+
+def composed(method: str, *overrides: str) -> DictConfig:
+    """``conf/describe.yaml`` with a method: codec, method, domains."""
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        return compose("describe", [f"method={method}", *overrides])
+
+
+def crops(count: int, side: int = 64) -> dict[str, Any]:
+    """A batch of line drawings."""
+    pixels = torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in scribbles(count, side)])
+    return {"image": pixels.float().div(255), "label": torch.ones(count).long(), "file": "lines"}
+
+
+def train_steps(
+    module: CodecModule, steps: int, lr: float, weight_decay: float = 0.0
+) -> list[float]:
+    """Losses of steps on the same crops, by Adam over everything that is trainable."""
+    batch = crops(4)
+    optimiser = torch.optim.AdamW(module.trainable(), lr, weight_decay=weight_decay)
+    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    module.train()
+    losses = []
+    for step in range(steps):
+        optimiser.zero_grad()
+        loss = module.training_step(batch, step)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    module.eval()
+    return losses
