@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch import Tensor
 
 import lic_da.config
 from lic_da.training.module import CodecModule
@@ -30,17 +31,20 @@ def crops(count: int, side: int = 64) -> dict[str, Any]:
 def train_steps(
     module: CodecModule, steps: int, lr: float, weight_decay: float = 0.0
 ) -> list[float]:
-    """Losses of steps on the same crops, by Adam over everything that is trainable."""
+    """Losses, the auxiliary one left out, of steps on the same crops by Adam over all that is trainable."""
     batch = crops(4)
     optimiser = torch.optim.AdamW(module.trainable(), lr, weight_decay=weight_decay)
-    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    losses: list[float] = []
+
+    def note(values: dict[str, Tensor], **kwargs: Any) -> None:
+        losses.append(values["train/loss"].item())
+
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    module.log_dict = note  # type: ignore[method-assign,assignment]
     module.train()
-    losses = []
     for step in range(steps):
         optimiser.zero_grad()
-        loss = module.training_step(batch, step)
-        loss.backward()
+        module.training_step(batch, step).backward()
         optimiser.step()
-        losses.append(loss.item())
     module.eval()
     return losses
