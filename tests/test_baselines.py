@@ -153,14 +153,8 @@ def test_the_tables_are_those_of_the_trained_weights() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "cawf",
-        pytest.param("finetune", marks=pytest.mark.slow),
-        pytest.param("finetune_decoder", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["finetune_decoder", "finetune", "cawf"])
 def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> None:  # noqa: F811
     arguments = (*SMALL, f"method={method}", "ema=0.5")
     done = world("lic_da.train", *arguments, "name=run")

@@ -267,6 +267,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*number of training batches.*",
         ".*isinstance.treespec.*",
+        ".*in eval mode at the start of training.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
