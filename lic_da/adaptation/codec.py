@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,7 +35,7 @@ PAPER = OmegaConf.create(
     {
         "sites": "paper",
         "adapter": {"_target_": "lic_da.adaptation.adapters.Residual"},
-        "gate": {"mid": None, "input": "latent"},
+        "gate": {"mid": None, "input": "latent", "threshold": 0.0},
     }
 )
 """How a codec is adapted in the paper: at the sites its configuration lists, by full kernels."""
@@ -61,14 +61,17 @@ def adapt(
         config: its configuration (``conf/codec``), which lists sites and the size of the gate.
         domains: names of all domains, the source first.
         how: ``sites`` (``paper``: those of ``config``; ``all``: every convolution of ``g_s``; or a list
-            of its own), ``adapter`` (the kind), ``gate.mid`` (null: that of ``config``) and ``gate.input``
-            (``latent`` or ``signalled``).
+            of its own), ``adapter`` (the kind), ``gate.mid`` (null: that of ``config``), ``gate.input``
+            (``latent`` or ``signalled``) and ``gate.threshold`` (v below it counts as zero when decoding).
 
     Returns:
         The new ``g_s``, with adapters at zero.
     """
     config = zoo.at_quality(config)
     codec.requires_grad_(False).eval()
+    threshold = how.gate.get("threshold", 0.0)
+    if not 0 <= threshold < 1:
+        raise UserError(f"gate.threshold must be from 0 to below 1, not {threshold}.")
     if how.gate.input not in get_args(GateInput):
         raise unknown("gate.input", how.gate.input, get_args(GateInput))
     if how.sites == "all":
@@ -85,6 +88,7 @@ def adapt(
         kind=instantiate(how.adapter),
         gate_mid=how.gate.mid or config.gate.mid,
         gate_input=how.gate.input,
+        threshold=threshold,
     )
     return codec.g_s
 
@@ -319,11 +323,11 @@ class AdaptedCodec:
         """Parts of the picture, ``(1, 3, h, w)`` in [0, 1]; they go on where it was padded."""
         y_hat = self._latent(stream)
         v = self._v(stream, y_hat)
-        transform = partial(self.synthesis, v=v)
-        for rows, columns, piece in tiles.synthesise(
-            transform, y_hat, self._synthesis, self.memory
-        ):
-            yield rows, columns, piece.clamp_(0, 1)
+        with self.synthesis.mixed_by(v) as transform:
+            for rows, columns, piece in tiles.synthesise(
+                transform, y_hat, self._synthesis, self.memory
+            ):
+                yield rows, columns, piece.clamp_(0, 1)
 
     def _latent(self, stream: Stream) -> Tensor:
         """ŷ of a stream that is one of this codec, and decodes to what was encoded."""

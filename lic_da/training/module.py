@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
 from lic_da.adaptation.gate import from_bytes, to_bytes
-from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot
+from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot, without_tiny
 from lic_da.codecs.latents import decoder_latent, encoder_latent
 from lic_da.errors import UserError
 from lic_da.training.losses import adaptation
@@ -105,7 +105,7 @@ class DecoderAdaptation(L.LightningModule):
             with self.synthesis.blending("base"):
                 self._base_psnr[batch["file"]] = psnr_8_bit(self.synthesis(y_hat), x)
         decoded = {
-            "weighted": gate,
+            "weighted": without_tiny(gate, self.synthesis.threshold),
             "top1": one_hot(gate.argmax(dim=1), domains),
             "oracle": one_hot(label, domains),
         }
