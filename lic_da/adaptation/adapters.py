@@ -6,14 +6,14 @@ An adapter is a convolution with a weight and a bias; where the weight comes fro
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lic_da.adaptation.mixture import Conv
+from lic_da.adaptation.mixture import AddsItself, Conv
 from lic_da.errors import UserError
 
 
@@ -62,7 +62,7 @@ class LowRank:
         return conv
 
 
-class _LowRank(nn.Module, ABC):
+class _LowRank(nn.Module, AddsItself):
     """Replaces the parameter ``weight`` by the product of two factors."""
 
     down: nn.Parameter
@@ -81,10 +81,6 @@ class _LowRank(nn.Module, ABC):
     @property
     def weight(self) -> Tensor:
         return self._kernel(self.up @ self.down)
-
-    @abstractmethod
-    def add_to(self, kernel: Tensor, share: float) -> None:
-        """Add ``share`` times the product to ``kernel``, in place; the product is not stored."""
 
     @abstractmethod
     def _matrix(self, weight: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ A frozen convolution beside the adapters joins the sum where its kernel is at ha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +48,14 @@ class Fold:
         else:
             weight.copy_(beside.weight)
             bias.copy_(_bias(beside))
+        shares = [(a, share) for a, share in zip(adapters, v.tolist(), strict=True) if share]
         with torch.autocast(weight.device.type, enabled=False):
-            for adapter, share in zip(adapters, v.tolist(), strict=True):
-                if share:
-                    add_kernel(weight, adapter, share)
-                    bias.add_(_bias(adapter), alpha=share)
+            for adapter, share in shares:
+                add_kernel(weight, adapter, share)
+            if not shares:
+                return weight, bias
+            biases = torch.stack([_bias(adapter) for adapter, _ in shares])
+            bias.addmv_(biases.T, bias.new_tensor([share for _, share in shares]))
         return weight, bias
 
     def _buffers(self, like: Conv) -> tuple[Tensor, Tensor]:
@@ -134,10 +137,10 @@ class Mixture:
         return convolve_each(like, u, weights, biases)
 
 
-@runtime_checkable
-class AddsItself(Protocol):
+class AddsItself(ABC):
     """An adapter whose kernel need not be made to be added to another one."""
 
+    @abstractmethod
     def add_to(self, kernel: Tensor, share: float) -> None:
         """Add ``share`` times the adapter's kernel to ``kernel``, in place."""
 
