@@ -44,7 +44,7 @@ HEIGHT, WIDTH = 512, 768
 DOMAINS = (1, 3, 9, 33, 65)
 FEW = 3
 SLOW = 1.5
-SLOW_ROUNDS = 3
+SLOW_ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def adapted(name: str, domains: int) -> AdaptedCodec:
 
 @torch.inference_mode()
 def measure(
-    name: str, domains: Sequence[int], rounds: int, progress: Progress
+    name: str, domains: Sequence[int], rounds: int, slow_rounds: int, progress: Progress
 ) -> list[Measurement]:
     """Time one codec with several numbers of domains; every round has all variants."""
     ways: dict[tuple[str, int], Callable[[], Tensor]] = {}
@@ -145,7 +145,7 @@ def measure(
     rows: list[dict[tuple[str, int], float]] = []
     task = progress.add_task(name, total=rounds)
     for number in range(rounds):
-        order = list(ways) if number < SLOW_ROUNDS else quick
+        order = list(ways) if number < slow_rounds else quick
         start = number % len(order)
         rows.append({key: timed(ways[key]) for key in order[start:] + order[:start]})
         progress.advance(task)
@@ -283,6 +283,7 @@ def plot(rows: Sequence[Measurement], path: Path) -> None:
 def main(
     codecs: Annotated[str, typer.Option(help="Names in conf/codec, with commas.")],
     rounds: int = 61,
+    slow_rounds: int = SLOW_ROUNDS,
     domains: str = ",".join(map(str, DOMAINS)),
     output: Path = RESULTS,
 ) -> None:
@@ -292,7 +293,7 @@ def main(
     machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     for name in codecs.split(","):
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            rows = measure(name, counts, rounds, progress)
+            rows = measure(name, counts, rounds, slow_rounds, progress)
         out = table(rows)
         out.title = f"{name}, {HEIGHT}×{WIDTH}, {machine}"
         console.print(out)
