@@ -39,7 +39,7 @@ sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUAL
 	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)
 
 test: setup  ## run the tests (under 10 minutes on 2 cores)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: data  ## also the tests that train for minutes or need the images of make data
 	$(PY) -m pytest -m "slow or not slow"

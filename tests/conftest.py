@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ DOMAINS = ("natural", "sketch", "comic")
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    torch.set_num_threads(2)
+    """Two threads, or one where two processes share the tests."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def codec_config(quality: int = 3) -> DictConfig:
