@@ -89,7 +89,16 @@ def _hash(overrides: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6]
 
 
+def of_pack(extend: str | None, key: str, otherwise: Any) -> Any:
+    """A setting of the codec of the pack that is extended; ``otherwise`` where there is none."""
+    config = Path(str(extend)).expanduser() / "config.yaml"
+    if extend is None or not config.is_file():
+        return otherwise
+    return OmegaConf.select(OmegaConf.load(config), f"codec.{key}", default=otherwise)
+
+
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+OmegaConf.register_new_resolver("of_pack", of_pack, replace=True, use_cache=True)
 
 
 def run_job(config: DictConfig, folder: Path) -> None:

@@ -154,6 +154,8 @@ class AdaptedCodec:
         fingerprint: SHA-256 of the base weights.
         how: it is adapted; see :func:`adapt`.
         memory: bytes of activations; larger pictures are coded in tiles.
+        extended: of a codec that has learned further domains, what it has taken over unchanged; see
+            :mod:`lic_da.adaptation.extension`.
     """
 
     codec: CompressionModel
@@ -161,6 +163,7 @@ class AdaptedCodec:
     fingerprint: str
     how: DictConfig = field(default_factory=lambda: PAPER)
     memory: int = tiles.MEMORY
+    extended: DictConfig | None = None
 
     @classmethod
     def build(

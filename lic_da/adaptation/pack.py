@@ -3,7 +3,8 @@
 A pack is a folder::
 
     adapters.safetensors   bank and gate
-    config.yaml            codec, quality, sites, adapters, domains, blend, fingerprint of the base
+    config.yaml            codec, quality, sites, adapters, domains, blend, fingerprint of the base;
+                           of a pack that extends another, also the fingerprints of what it took over
     metrics.json           what was measured at the end of training
 """
 
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lic_da.adaptation.codec import PAPER, AdaptedCodec, adapter_state
+from lic_da.adaptation.extension import check_frozen
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 
@@ -52,6 +54,8 @@ def save(adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any]) -> Non
             "base_fingerprint": adapted.fingerprint,
         }
     )
+    if adapted.extended is not None:
+        config.extended = adapted.extended
     with atomic_path(folder / _CONFIG) as temporary:
         OmegaConf.save(config, temporary, resolve=True)
     with atomic_path(folder / _METRICS) as temporary:
@@ -62,7 +66,8 @@ def load(folder: Path) -> AdaptedCodec:
     """The codec of a pack, with its adapters.
 
     Raises:
-        UserError: the folder is no pack, or it belongs to other base weights.
+        UserError: the folder is no pack, it belongs to other base weights, or it extends another pack
+            but differs from it where it must not.
     """
     config = read_config(folder)
     adapted = AdaptedCodec.build(config.codec, list(config.domains), config.get("how", PAPER))
@@ -71,12 +76,10 @@ def load(folder: Path) -> AdaptedCodec:
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
             f"codec {config.codec.name} at quality {config.quality} here are {adapted.fingerprint}."
         )
-    try:
-        tensors = load_file(folder / _TENSORS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / _TENSORS} cannot be read ({error}).") from error
-    load_adapters(adapted, tensors, str(folder / _TENSORS))
+    load_adapters(adapted, read_tensors(folder), str(folder / _TENSORS))
     adapted.synthesis.blend = config.blend
+    adapted.extended = config.get("extended")
+    check_frozen(adapted, str(folder / _TENSORS))
     return adapted
 
 
@@ -92,6 +95,19 @@ def read_config(folder: Path) -> DictConfig:
     config = OmegaConf.load(folder / _CONFIG)
     assert isinstance(config, DictConfig)
     return config
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of bank and gate of a pack, named ``bank.…`` and ``gate.…``.
+
+    Raises:
+        UserError: their file cannot be read.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / _TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / _TENSORS} cannot be read ({error}).") from error
+    return tensors
 
 
 def load_adapters(adapted: AdaptedCodec, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -145,7 +145,7 @@ def random_crop(pixels: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 
 
 class BalancedBatches(Sampler[list[CropKey]]):
-    """Batches in which every domain has the same share, up to one picture.
+    """Batches in which every domain that has pictures has the same share, up to one picture.
 
     Epoch e is a function of (seed, e) alone, so a resumed run sees what it would have seen.
 
@@ -174,6 +174,7 @@ class BalancedBatches(Sampler[list[CropKey]]):
         for group in dataset.entries:
             weight = np.array([dataset.pixels(p, h) for p, h in group], float) ** area_power
             self.weights.append(weight / weight.sum())
+        self.labels = [label for label, group in enumerate(dataset.entries) if group]
 
     @property
     def sampler(self) -> BalancedBatches:
@@ -189,10 +190,11 @@ class BalancedBatches(Sampler[list[CropKey]]):
 
     def __iter__(self) -> Iterator[list[CropKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        domains = len(self.weights)
+        domains = len(self.labels)
         for batch in range(self.batches):
             # Where the batch size is no multiple of the number of domains, the surplus moves on.
-            labels = [(batch * self.batch_size + i) % domains for i in range(self.batch_size)]
+            surplus = batch * self.batch_size
+            labels = [self.labels[(surplus + i) % domains] for i in range(self.batch_size)]
             yield [
                 (
                     label,
@@ -264,6 +266,7 @@ class DomainsDataModule(L.LightningDataModule):
         half_from: see :class:`CropDataset`.
         area_power: see :class:`BalancedBatches`.
         console: where progress is shown.
+        learned: domains whose pictures are trained on and validated; None: all but the unseen ones.
     """
 
     def __init__(
@@ -285,9 +288,11 @@ class DomainsDataModule(L.LightningDataModule):
         half_from: int | None = None,
         area_power: float = 0.0,
         console: Console | None = None,
+        learned: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
+        self.learned = self.domain_names if learned is None else tuple(learned)
         self.unseen_names = tuple(unseen)
         for name in self.unseen_names:
             if name in self.domain_names:
@@ -318,7 +323,7 @@ class DomainsDataModule(L.LightningDataModule):
         self.images = {name: prepare(name, self.data_dir) for name in names}
         refuse_shared_files(self.images.values())
         for name in names:
-            needed = ("train", "val", "test") if name in self.domain_names else ("test",)
+            needed = ("train", "val", "test") if name in self.learned else ("test",)
             for split in needed:
                 if not self.images[name].split(split):
                     raise UserError(
@@ -333,9 +338,12 @@ class DomainsDataModule(L.LightningDataModule):
         return [LabelledPicture(p, images.path(p), name, label) for p in images.split(split)]
 
     def train_dataset(self) -> CropDataset:
-        """The training crops of all seen domains."""
+        """The training crops of the domains that are learned."""
         if self._train is None:
-            groups = [self.pictures(n, "train")[: self.train_images] for n in self.domain_names]
+            groups = [
+                self.pictures(n, "train")[: self.train_images] if n in self.learned else []
+                for n in self.domain_names
+            ]
             self._train = CropDataset(
                 groups, self.crop, cache_bytes=int(self.cache_gb * 2**30), half_from=self.half_from
             )
@@ -365,9 +373,7 @@ class DomainsDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Central squares of validation pictures, one a batch."""
-        pictures = [
-            p for n in self.domain_names for p in self.pictures(n, "val")[: self.val_images]
-        ]
+        pictures = [p for n in self.learned for p in self.pictures(n, "val")[: self.val_images]]
         return _one_by_one(WholePictures(pictures, centre=self.val_crop))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
@@ -26,8 +26,9 @@ _TRAINED = ("codec.g_s.bank.", "codec.g_s.gate.")
 class DecoderAdaptation(L.LightningModule):
     """Adapters and gate of an adapted codec, trained on γ·255²·MSE + cross-entropy.
 
-    Only bank and gate are parameters of the optimiser, and only they are in checkpoints. The frozen
-    encoder and entropy model run without autograd and without computing a rate.
+    Only bank and gate are parameters of the optimiser, without what is frozen of a codec that is
+    extended, and only they are in checkpoints. The frozen encoder and entropy model run without
+    autograd and without computing a rate.
 
     Args:
         adapted: the codec with its untrained adapters.
@@ -131,8 +132,8 @@ class DecoderAdaptation(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.Adam(
             [
-                {"params": list(self.synthesis.bank.parameters()), "lr": self.lr},
-                {"params": list(self.synthesis.gate.parameters()), "lr": self.gate_lr},
+                {"params": _trained(self.synthesis.bank), "lr": self.lr},
+                {"params": _trained(self.synthesis.gate), "lr": self.gate_lr},
             ]
         )
         if self.schedule == "plateau":
@@ -159,13 +160,19 @@ class DecoderAdaptation(L.LightningModule):
             checkpoint[part] = {k: v for k, v in checkpoint[part].items() if k.startswith(_TRAINED)}
         checkpoint["base_fingerprint"] = self.adapted.fingerprint
         checkpoint["domains"] = self.adapted.domains
+        checkpoint["extended_from"] = self._extended_from
+
+    @property
+    def _extended_from(self) -> str | None:
+        """Fingerprint of the pack that is extended."""
+        return None if self.adapted.extended is None else str(self.adapted.extended["from"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other base weights or other domains."""
         self.check_checkpoint(checkpoint)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError unless the checkpoint belongs to these base weights and domains."""
+        """Raise a UserError unless it is of these base weights, these domains and this extended pack."""
         base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
         if base != self.adapted.fingerprint:
             raise UserError(
@@ -177,6 +184,15 @@ class DecoderAdaptation(L.LightningModule):
                 f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
                 f"{', '.join(self.adapted.domains)}."
             )
+        if checkpoint.get("extended_from") != self._extended_from:
+            raise UserError(
+                "The checkpoint was made with another setting of extend, or that pack has changed since: "
+                "give the pack that was extended then."
+            )
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 class AdapterAveraging(WeightAveraging):

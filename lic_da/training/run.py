@@ -20,6 +20,7 @@ from rich.console import Console
 from lic_da import tracking
 from lic_da.adaptation import pack
 from lic_da.adaptation.codec import AdaptedCodec, how_adapted
+from lic_da.adaptation.extension import put_together
 from lic_da.adaptation.synthesis import BLENDS
 from lic_da.codecs import zoo
 from lic_da.config import available
@@ -29,6 +30,7 @@ from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.summary import measure_into, table
+from lic_da.training import extend
 from lic_da.training.module import AdapterAveraging, DecoderAdaptation
 
 
@@ -46,13 +48,20 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = _check(config)
     _quiet()
     L.seed_everything(config.seed, verbose=False)
-    adapted = AdaptedCodec.build(config.codec, names, how_adapted(config))
+    adapted = (
+        extend.extended_codec(config)
+        if config.extend
+        else AdaptedCodec.build(config.codec, names, how_adapted(config))
+    )
     module: DecoderAdaptation = instantiate(config.method)(adapted)
     if config.ckpt_path:
         module.check_checkpoint(read_checkpoint(Path(config.ckpt_path)))
     tracking.wandb_mode(config.logger.mode)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    data: DomainsDataModule = instantiate(config.data, console=console)
+    learned = names if config.extend is None or config.replay else config.domains
+    data: DomainsDataModule = instantiate(
+        config.data, domains=names[1:], learned=learned, console=console
+    )
     data.prepare_data()
     data.setup()
     best, *callbacks = _callbacks(config, folder)
@@ -75,6 +84,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
             load_checkpoint(adapted, Path(best.best_model_path))
         adapted.check_base_unchanged()
         adapted.codec.to("cpu")
+        put_together(adapted)
         pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
         return _result(config, folder, adapted, data, loggers, console)
 
@@ -114,7 +124,10 @@ def _make_room(folder: Path) -> None:
     )
 
 
-_WITHOUT_EFFECT = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
+_WITHOUT_EFFECT = (
+    *("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb"),
+    "extend",  # the fingerprint beside it has
+)
 
 
 def _is_run_of(config: DictConfig, folder: Path) -> bool:
@@ -163,14 +176,16 @@ def load_checkpoint(adapted: AdaptedCodec, path: Path) -> None:
 def _check(config: DictConfig) -> tuple[str, ...]:
     """Refuse what cannot work before anything is downloaded; all domains, the source first."""
     zoo.check_quality(config.codec)
-    names = domain_names(config.domains, config.data.source)
+    earlier = extend.take_settings(config)
+    source, *new = domain_names(config.domains, config.data.source)
+    names = (*(earlier or [source]), *new)
     if len(names) < 2:
         raise UserError(
             f"Name at least one target domain, such as domains=[sketch]. Available: "
             f"{', '.join(available('domain'))}."
         )
     with open_dict(config):
-        config.domains = list(names[1:])
+        config.domains = new
         config.unseen = [name for name in config.unseen if name not in names]
     for name in (*names, *config.unseen):
         load_domain(name)
@@ -232,6 +247,8 @@ def _result(
         "git_commit": tracking.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
+    if config.extend:
+        summary["before_after"] = extend.before_and_after(config, folder, pictures, console)
     pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)
     for number, example in enumerate(examples.kept):
@@ -240,6 +257,8 @@ def _result(
     tracking.log_result(loggers, summary, adapted.domains, examples.kept)
     out = Console(record=True)
     out.print(table(summary))
+    if config.extend:
+        out.print(extend.table(summary["before_after"]))
     for images in data.images.values():
         if images.skipped or images.notes:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
