@@ -18,8 +18,9 @@ from scipy.interpolate import PchipInterpolator
 
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture, to_tensor
-from lic_da.data.domains import Picture, prepare
+from lic_da.data.domains import prepare
 from lic_da.data.images import RGB, read_rgb, save_png
+from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCodec, measure_anchor
