@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lic_da import jobs
 from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.errors import UserError, unknown
-from lic_da.sweep import JobState, job_states, report_jobs
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
@@ -43,7 +44,7 @@ def main(config: DictConfig) -> None:
     """Summarise a sweep."""
     if config.sweep is None:
         raise UserError("Give the folder of a sweep: sweep=outputs/sweeps/NAME.")
-    report_jobs(job_states(Path(config.sweep)))
+    jobs.report(jobs.states(Path(config.sweep)))
     summarize(Path(config.sweep), config.report, config.logger)
 
 
@@ -67,13 +68,14 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     from lic_da.evaluation.rate_distortion import read_points, write_points
     from lic_da.evaluation.report import Job, Report, write_report
     from lic_da.evaluation.series import Run, savings, series_of, write_savings
+    from lic_da.evaluation.wandb_log import log_sweep
 
     console = Console(stderr=True)
     for name in report.anchors:
         if name not in ANCHORS:
             raise unknown("classical codec", name, ANCHORS)
     tracking.wandb_mode(logger.mode)
-    states = job_states(sweep)
+    states = jobs.states(sweep)
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
     if not runs:
         raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
@@ -106,13 +108,13 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         worst=[s for s in shown if s.pick.why == "worst"],
         shown_quality=quality,
         notes=notes,
-        command=_command(sweep, series),
+        command=sweep_command(sweep, series),
         versions=versions,
     )
     write_report(content, sweep / "report.html")
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
     if not logged.is_file() or logged.read_text() != digest:
-        tracking.log_sweep(sweep, logger, series, anchors, rows, summary)
+        log_sweep(sweep, logger, series, anchors, rows, summary)
         with atomic_path(logged) as temporary:
             temporary.write_text(digest)
     Console().print(_table(rows), highlight=False)
@@ -222,21 +224,28 @@ def _versions(series: Sequence[Series], commit: str) -> dict[str, str]:
     return {**commits, "Python": platform.python_version(), **installed}
 
 
-def _command(sweep: Path, series: Sequence[Series]) -> str:
-    """The command line that makes the sweep with all its qualities."""
+def sweep_command(sweep: Path, series: Sequence[Series]) -> str:
+    """The command line that makes the sweep: what was asked last, with all qualities asked or done."""
     stored = sweep / "multirun.yaml"
     if not stored.is_file():
         return "The sweep's own command was not kept."
     overrides = OmegaConf.load(stored).hydra.overrides.task
-    qualities = sorted({r.quality for s in series for r in s.runs})
-    arguments = [o for o in overrides if not o.startswith("codec.quality=")]
-    arguments.append("codec.quality=" + ",".join(map(str, qualities)))
+    qualities = {str(r.quality) for s in series for r in s.runs}
+    arguments = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group != "codec.quality":
+            arguments.append(str(override.input_line))
+        elif override.is_sweep_override():
+            qualities |= set(override.sweep_string_iterator())
+        else:
+            qualities.add(str(override.value()))
+    arguments.append("codec.quality=" + ",".join(sorted(qualities, key=lambda q: (len(q), q))))
     return shlex.join(["python", "-m", "lic_da.train", "-m", *arguments])
 
 
 def _summary(
     sweep: Path,
-    states: Sequence[JobState],
+    states: Sequence[jobs.JobState],
     series: Sequence[Series],
     rows: Sequence[Saving],
     versions: dict[str, str],

@@ -19,14 +19,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lic_da.data.domains import (
-    SOURCE_DOMAIN,
-    DomainImages,
-    Picture,
-    prepare,
-    refuse_shared_files,
-)
+from lic_da.data.domains import SOURCE_DOMAIN, prepare, refuse_shared_files
 from lic_da.data.images import RGB, read_rgb
+from lic_da.data.index import DomainImages, Picture
 from lic_da.errors import UserError
 
 CropKey = tuple[int, int, int]

@@ -30,6 +30,8 @@ from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.summary import measure_into, table
+from lic_da.evaluation.wandb_log import log_result
+from lic_da.jobs import RUNNING
 from lic_da.training import extend
 from lic_da.training.module import AdapterAveraging, DecoderAdaptation
 
@@ -115,7 +117,7 @@ def _make_room(folder: Path) -> None:
     if not any((folder / name).exists() for name in ("checkpoints", "summary.json")):
         return
     aside = folder / f"old-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    left = [path for path in folder.iterdir() if not path.name.startswith("old-")]
+    left = [p for p in folder.iterdir() if not p.name.startswith("old-") and p.name != RUNNING]
     aside.mkdir()
     for path in left:
         path.rename(aside / path.name)
@@ -254,7 +256,7 @@ def _result(
     for number, example in enumerate(examples.kept):
         with atomic_path(folder / "pictures" / f"{example.domain}_{number}.png") as temporary:
             comparison(example).save(temporary, format="PNG")
-    tracking.log_result(loggers, summary, adapted.domains, examples.kept)
+    log_result(loggers, summary, adapted.domains, examples.kept)
     out = Console(record=True)
     out.print(table(summary))
     if config.extend:
