@@ -253,7 +253,8 @@ class DomainsDataModule(L.LightningDataModule):
         batches_per_epoch: training steps between validations.
         val_images: at most this many validation pictures a domain.
         val_crop: side of the central square that is validated on, in pixels.
-        train_images: at most this many training pictures a domain; None: all.
+        train_images: at most this many training pictures of a target domain; None: all. Those of a
+            smaller number are among those of a larger one, and the source domain keeps all of its own.
         num_workers: processes that decode; None: none if the pictures fit into memory, else one
             fewer than there are cores.
         cache_gb: memory for decoded training pictures, in GiB.
@@ -336,7 +337,9 @@ class DomainsDataModule(L.LightningDataModule):
         """The training crops of the domains that are learned."""
         if self._train is None:
             groups = [
-                self.pictures(n, "train")[: self.train_images] if n in self.learned else []
+                self.pictures(n, "train")[: self.train_images if n in self.domain_names[1:] else None]
+                if n in self.learned
+                else []
                 for n in self.domain_names
             ]
             self._train = CropDataset(
