@@ -1,8 +1,8 @@
 """What does a domain cost that is added later? ``make experiments/added_domain``.
 
-Trains sketch and comic, extends that pack by clipart (as by default, with a gate whose features are all
-frozen, and without the earlier domains' pictures), and trains all three from the start. Runs that are finished are not done again. Writes results.csv,
-before_after.csv and gains.png beside this file.
+Trains sketch and comic, extends that pack by clipart (as by default; with a gate whose features are
+all frozen; without the earlier domains' pictures), and trains all three from the start. Runs that are
+finished are not done again. Writes results.csv, before_after.csv and gains.png beside this file.
 """
 
 from __future__ import annotations
