@@ -1,8 +1,8 @@
 """What does a domain cost that is added later? ``make experiments/added_domain``.
 
-Trains sketch and comic, extends that pack by clipart with and without the earlier domains' pictures,
-and trains all three from the start. Runs that are finished are not done again. Writes results.csv,
-before_after.csv and gains.png beside this file.
+Trains sketch and comic, extends that pack by clipart (as by default; with a gate whose features are
+all frozen; without the earlier domains' pictures), and trains all three from the start. Runs that are
+finished are not done again. Writes results.csv, before_after.csv and gains.png beside this file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ NEW = "clipart"
 SETTINGS = {
     "earlier pack": ["domains=[sketch,comic]"],
     "extended, replay": [f"domains=[{NEW}]", f"extend={RUNS / 'earlier_pack' / 'pack'}"],
+    "extended, frozen features": [
+        f"domains=[{NEW}]",
+        f"extend={RUNS / 'earlier_pack' / 'pack'}",
+        "own_features=0",
+    ],
     "extended, no replay": [
         f"domains=[{NEW}]",
         f"extend={RUNS / 'earlier_pack' / 'pack'}",
@@ -107,7 +112,7 @@ def main() -> None:
     write_tables(summaries)
     plot(summaries)
     wanted = summaries["from the start"]["domains"][NEW]["gain"]["weighted"]
-    for label in ("extended, replay", "extended, no replay"):
+    for label in (label for label in SETTINGS if label.startswith("extended")):
         gain = summaries[label]["domains"][NEW]["gain"]["weighted"]
         lost = min(
             v["difference"] for r, _, b, v in changes(summaries) if (r, b) == (label, "weighted")

@@ -115,7 +115,7 @@ def before_and_after(
     earlier = pack.load(pack_folder(config))
     if zoo.fingerprint(adapter_state(earlier.codec)) != config.extended_from:
         raise UserError(f"The pack {pack_folder(config)} has changed while it was extended.")
-    before = measure(
+    points = measure(
         earlier,
         [p for p in pictures if p.domain in earlier.domains],
         run=folder.name,
@@ -123,8 +123,8 @@ def before_and_after(
         ms_ssim=False,
         console=console,
     )
-    write_points(before, folder / BEFORE, earlier.domains)
-    after = read_points(folder / "rd_points.csv")
+    write_points(points, folder / BEFORE, earlier.domains)
+    before, after = (read_points(folder / name) for name in (BEFORE, "rd_points.csv"))
     return {
         domain: {
             blend: _compared(before, after, domain, blend)
