@@ -1,11 +1,11 @@
 """What does adapted decoding cost? ``make bench`` [CODECS=…] times g_s: base, folded, in branches.
 
 For a picture of 512×768, K+1 domains and adapters with random values. All variants are timed in turn,
-round by round, so that a busy machine is busy for all; the table has medians and quartiles, ratios are
-medians of the ratios within a round: to the base decoder, and of folds to that of ``FEW`` domains. What
-takes over ``SLOW`` times the base decoder is timed in ``SLOW_ROUNDS`` rounds only. Peak memory is what a
-decode adds to the process at most, adapters and base weights aside. Results are written beside this
-file, in ``results/``.
+round by round and in changing order, so that a busy machine is busy for all; the table has medians
+and quartiles, ratios are medians of the ratios within a round: to the base decoder, and of folds to
+that of ``FEW`` domains. What takes over ``SLOW`` times the base decoder is timed in ``SLOW_ROUNDS``
+rounds only. Peak memory is what a decode adds to the process at most, adapters and base weights aside.
+Results are written beside this file, in ``results/``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import gc
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -143,11 +144,12 @@ def measure(
         key for key, f in first.items() if key[0] != "branches" or f.ms <= SLOW * first[base].ms
     ]
     rows: list[dict[tuple[str, int], float]] = []
+    shuffle = random.Random(0)
     task = progress.add_task(name, total=rounds)
     for number in range(rounds):
-        order = list(ways) if number < slow_rounds else quick
-        start = number % len(order)
-        rows.append({key: timed(ways[key]) for key in order[start:] + order[:start]})
+        order = list(ways) if number < slow_rounds else list(quick)
+        shuffle.shuffle(order)  # what comes before must not always be the same
+        rows.append({key: timed(ways[key]) for key in order})
         progress.advance(task)
     return [
         _measurement(
