@@ -119,7 +119,7 @@ def main() -> None:
         )
         print(
             f"{label}: {NEW} gains {gain:.3f} dB, {100 * gain / wanted:.0f} % of {wanted:.3f} from the "
-            f"start; the earlier domains change by {lost:+.3f} dB or more"
+            f"start; the earlier domains change by {lost:+.3f} dB at worst"
         )
 
 
