@@ -1,7 +1,7 @@
 """Search for a stream that decoding does not survive, guided by coverage. Needs ``atheris`` (PyPI).
 
-``python -m benchmarks.fuzz_streams -max_total_time=600 CORPUS_DIR`` (libFuzzer's options). The first byte of an
-input names the codec, the others are the stream. Every stream is tried as it is and with its checksum
+``python -m benchmarks.fuzz_streams -max_total_time=600 CORPUS_DIR`` (libFuzzer's options). The first byte
+of an input names the codec, the others are the stream. Every stream is tried as it is and with its checksum
 put right, so that the search gets behind the checksum. What may come out is a StreamError or the
 picture of the undamaged latents. The search starts from the corpus of ``tests/damage.py``.
 """

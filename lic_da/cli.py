@@ -150,10 +150,10 @@ def _told_v(stream: Stream, pack: Path | None) -> tuple[str, str]:
     if stream.v is None:
         shown = f"--pack {folder} shows it" if names is not None else "--pack DIR shows it"
         return "gate's v", f"not signalled; {shown}"
-    values = [f"{value / sum(stream.v):.3f}" for value in stream.v]
-    if names is None or len(names) != len(values):
-        return "gate's v", f"{' '.join(values)} (signalled; --pack DIR gives the names)"
-    named = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+    shares = [f"{value / sum(stream.v):.3f}" for value in stream.v]
+    if names is None or len(names) != len(shares):
+        return "gate's v", f"{' '.join(shares)} (signalled; --pack DIR gives the names)"
+    named = ", ".join(f"{name} {value}" for name, value in zip(names, shares, strict=True))
     return "gate's v", f"{named} (signalled; names from {folder})"
 
 

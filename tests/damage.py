@@ -93,7 +93,7 @@ def _larger(data: bytearray, layout: Layout, rng: random.Random) -> bytes:
 
 def _inflated(data: bytearray, layout: Layout, rng: random.Random) -> bytes:
     """The largest picture, with a first string of random bytes that is long enough for it."""
-    if rng.random() > 0.1:
+    if rng.random() > 0.03:
         return _larger(data, layout, rng)
     side = 10_880
     rows = side // layout.stride
@@ -177,6 +177,7 @@ def codecs() -> dict[str, tuple[Any, bytes]]:
     """Codecs that have different kinds of streams, and a stream of each: name -> codec, stream."""
     import numpy as np
     import skimage
+
     from lic_da.adaptation.codec import AdaptedCodec
     from lic_da.bitstream import Stream
     from lic_da.data.images import read_rgb

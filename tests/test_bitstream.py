@@ -136,7 +136,7 @@ def small() -> tuple[AdaptedCodec, bytes, RGB]:
 
 
 @pytest.mark.parametrize(
-    "count", [1_500, pytest.param(10_000, marks=pytest.mark.slow, id="ten_thousand")]
+    "count", [1_000, pytest.param(10_000, marks=pytest.mark.slow, id="ten_thousand")]
 )
 def test_damaged_streams_end_in_the_documented_error(count: int) -> None:
     """Factorized, hyperprior and signalled v; half of the corpus is forged, with a right checksum.
@@ -290,10 +290,8 @@ def test_a_stream_of_another_quality_is_refused_by_name(photographs: list[RGB]) 
 def test_a_stream_of_another_codec_is_refused_by_name(photographs: list[RGB]) -> None:
     data = AdaptedCodec.build(codec_config(2), DOMAINS).compress(photographs[0][:64, :64])
     decoder = AdaptedCodec.build(hyperprior_config(), DOMAINS)
-    with pytest.raises(
-        StreamError,
-        match=rf"{CODEC}, quality 2 \(.*this is bmshj2018_hyperprior, quality 3 \({decoder.fingerprint[:16]}",
-    ):
+    own = rf"this is bmshj2018_hyperprior, quality 3 \({decoder.fingerprint[:16]}"
+    with pytest.raises(StreamError, match=rf"{CODEC}, quality 2 \(.*{own}"):
         decoder.decompress(data)
 
 

@@ -172,7 +172,10 @@ def test_info_tells_what_a_stream_is(folder: Path, adapted: AdaptedCodec) -> Non
     told = call("info", "lic/0.lic")
     stream = Stream.read("lic/0.lic")
     assert "395×301" in told and adapted.fingerprint[:16] in told and f"{stream.bpp:.3f}" in told
-    assert f"codec        {CODEC}\nquality      3\n" in told and "not signalled; --pack outputs/run/pack shows it" in told
+    assert (
+        f"codec        {CODEC}\nquality      3\n" in told
+        and "not signalled; --pack outputs/run/pack shows it" in told
+    )
     told = call("info", "lic/0.lic", "--pack", "outputs/run/pack")
     v = adapted.gate_weights(stream)
     assert ", ".join(f"{name} {value:.3f}" for name, value in v.items()) + " (by the pack)" in told

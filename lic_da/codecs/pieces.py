@@ -40,9 +40,7 @@ class PaddedString(bytes):
         return padded
 
 
-def decompressor(
-    model: EntropyModel, seen: Callable[[Integers], None]
-) -> Callable[..., Tensor]:
+def decompressor(model: EntropyModel, seen: Callable[[Integers], None]) -> Callable[..., Tensor]:
     """What takes the place of ``model.decompress``: the same for a batch of one padded string.
 
     Args:
@@ -103,24 +101,18 @@ def _symbols(
         t.cpu().numpy() for t in (model.quantized_cdf, model.cdf_length, model.offset)
     )
     tables = (cdf.tolist(), lengths.tolist(), offsets.tolist())
-    bits = _bits(cdf, lengths, model.entropy_coder_precision)
     left = 8.0 * string.length
     decoder = RansDecoder()
     decoder.set_stream(string)
     for i in range(0, count, _PIECE):
         index = indexes(i, min(i + _PIECE, count))
         symbols = np.fromiter(decoder.decode_stream(index.tolist(), *tables), np.int32, len(index))
-        escape = (lengths - 2)[index]
+        escape = (lengths - 2)[index]  # what it announces is not counted
         entry = symbols - offsets[index]
         entry = np.where((entry < 0) | (entry >= escape), escape, entry)
-        left -= float(bits[index, entry].sum()) - _ROUNDING * len(index)
+        frequencies = (cdf[index, entry + 1] - cdf[index, entry]).astype(np.float32)
+        bits = model.entropy_coder_precision - np.log2(frequencies)
+        left -= float(bits.sum(dtype=np.float64)) - _ROUNDING * len(index)
         if left < 0:
             raise StreamError("The stream's strings end before the latent that they should hold.")
         yield symbols
-
-
-def _bits(cdf: NDArray, lengths: NDArray, precision: int) -> NDArray[np.float64]:
-    """Bits of the entries of all tables; what an escape announces is not counted."""
-    frequencies = np.diff(cdf, axis=1).astype(np.float64)
-    used = np.arange(frequencies.shape[1]) < (lengths - 1)[:, None]
-    return np.where(used, precision - np.log2(np.where(used, frequencies, 1)), 0)
