@@ -44,8 +44,11 @@ def main(config: DictConfig) -> None:
     """Summarise a sweep."""
     if config.sweep is None:
         raise UserError("Give the folder of a sweep: sweep=outputs/sweeps/NAME.")
-    jobs.report(jobs.states(Path(config.sweep)))
-    summarize(Path(config.sweep), config.report, config.logger)
+    sweep = Path(config.sweep)
+    if not sweep.name:  # such as ".": the name of the folder is that of the sweep
+        sweep = sweep.resolve()
+    jobs.report(jobs.states(sweep))
+    summarize(sweep, config.report, config.logger)
 
 
 def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, Any]:
@@ -80,8 +83,10 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     if not runs:
         raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
     series = series_of(runs)
-    pictures, notes = _test_pictures(series, console)
-    anchors, more = _anchors(report.anchors, pictures, Path(runs[0].config.data.data_dir), console)
+    pictures, incomplete, notes = _test_pictures(series, console)
+    # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
+    whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
+    anchors, more = _anchors(report.anchors, whole, Path(runs[0].config.data.data_dir), console)
     notes += more
     gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
     points = [p for s in series for r in s.runs for p in r.points]
@@ -96,7 +101,11 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     with atomic_path(sweep / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
     quality = series[0].runs[len(series[0].runs) // 2].quality
-    shown = _shown(series[0], quality, pictures, report, console)
+    try:
+        shown = _shown(series[0], quality, pictures, report, console)
+    except UserError as error:
+        shown = []
+        notes.append(f"No pictures are shown. {error}")
     content = Report(
         title=sweep.name,
         jobs=[Job(s.folder.name, s.state, s.reason) for s in states],
@@ -114,9 +123,9 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     write_report(content, sweep / "report.html")
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
     if not logged.is_file() or logged.read_text() != digest:
-        log_sweep(sweep, logger, series, anchors, rows, summary)
-        with atomic_path(logged) as temporary:
-            temporary.write_text(digest)
+        if log_sweep(sweep, logger, series, anchors, rows, summary):
+            with atomic_path(logged) as temporary:
+                temporary.write_text(digest)
     Console().print(_table(rows), highlight=False)
     print(
         f"Tables rd_points.csv, bd_rate.csv and summary.json are in {sweep}\n"
@@ -127,20 +136,31 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
 
 def _test_pictures(
     series: Sequence[Series], console: Console
-) -> tuple[dict[str, list[LabelledPicture]], list[str]]:
-    """Test pictures a domain that all runs were tested on, and what there is to say of them."""
+) -> tuple[dict[str, list[LabelledPicture]], set[str], list[str]]:
+    """Test pictures a domain that all runs were tested on, as far as they are still there.
+
+    Returns:
+        The pictures; domains some of whose pictures are gone; and what there is to say of that.
+    """
     from lic_da.data.datamodule import LabelledPicture
     from lic_da.data.domains import prepare
 
     trained = list(dict.fromkeys(d for s in series for d in s.trained))
     pictures: dict[str, list[LabelledPicture]] = {}
+    incomplete: set[str] = set()
     notes = []
     for s in series:
         data_dir = Path(s.runs[0].config.data.data_dir)
         for domain in s.domains:
             if domain in pictures:
                 continue
-            images = prepare(domain, data_dir, console=console)
+            pictures[domain] = []
+            try:
+                images = prepare(domain, data_dir, console=console)
+            except UserError as error:
+                notes.append(f"{domain}: its pictures cannot be had, so nothing is shown. {error}")
+                incomplete.add(domain)
+                continue
             tested = {p.image for p in s.runs[0].points if p.domain == domain}
             label = trained.index(domain) if domain in trained else -1
             pictures[domain] = [
@@ -153,7 +173,8 @@ def _test_pictures(
                     f"{domain}: {len(tested) - len(pictures[domain])} of {len(tested)} pictures are no "
                     "longer there; classical codecs were left out on it."
                 )
-    return pictures, notes
+                incomplete.add(domain)
+    return pictures, incomplete, notes
 
 
 def _anchors(

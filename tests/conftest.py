@@ -37,6 +37,14 @@ def codec_config(quality: int = 3) -> DictConfig:
     return config
 
 
+def hyperprior_config() -> DictConfig:
+    """Configuration of a small scale hyperprior with random weights."""
+    config = OmegaConf.load(lic_da.config.CONF / "codec" / "bmshj2018_hyperprior.yaml")
+    small = OmegaConf.merge(config, {"weights": "random", "model": {"N": 16, "M": 24}})
+    assert isinstance(small, DictConfig)
+    return small
+
+
 @pytest.fixture(scope="session")
 def photographs() -> list[RGB]:
     """Real photographs of several sizes, from scikit-image and scikit-learn."""

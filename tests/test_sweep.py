@@ -436,6 +436,27 @@ def test_mistakes_of_summarize_end_in_one_line(
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_summary_without_some_pictures_compares_like_with_like(
+    swept: tuple[World, str], tmp_path: Path
+) -> None:
+    world, _ = swept
+    sweep = tmp_path / "copy"
+    shutil.copytree(world.folder, sweep)
+    (sweep / "wandb_logged").unlink()
+    lost = next(p.image for p in read_points(sweep / "rd_points.csv") if p.domain == "lines")
+    for file in sweep.glob("*/rd_points.csv"):
+        text = file.read_text()
+        assert f",{lost}," in text
+        file.write_text(text.replace(f",{lost},", ",gone.png,"))
+    done = world.run("lic_da.summarize", f"sweep={sweep}", "logger=none")
+    assert done.returncode == 0, done.stderr
+    anchors = {(r["domain"], r["anchor"]) for r in table(sweep / "bd_rate.csv")}
+    assert {a for d, a in anchors if d == "lines"} == {"base"}
+    assert len({a for d, a in anchors if d == "photos"}) > 1
+    assert "classical codecs were left out on it" in (sweep / "report.html").read_text()
+    assert not (sweep / "wandb_logged").exists()  # W&B was off, and may be on the next time
+
+
 def test_the_saved_view_shows_metrics_that_are_there(swept: tuple[World, str]) -> None:
     pytest.importorskip("wandb_workspaces", reason="needs the package wandb-workspaces")
     from lic_da.workspace import workspace

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lic_da.adaptation.codec import PAPER, AdaptedCodec, adapter_state
 from lic_da.adaptation.extension import check_frozen
+from lic_da.codecs import zoo
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 
@@ -30,7 +31,7 @@ _TENSORS, _CONFIG, _METRICS = "adapters.safetensors", "config.yaml", "metrics.js
 
 
 def save(adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write a pack.
+    """Write a pack; a path of base weights becomes absolute, so that it opens from everywhere.
 
     Args:
         adapted: the codec with its trained adapters.
@@ -44,9 +45,12 @@ def save(adapted: AdaptedCodec, folder: Path, metrics: Mapping[str, Any]) -> Non
             temporary,
             {"base_fingerprint": adapted.fingerprint},
         )
+    codec = adapted.config.copy()
+    if zoo.is_file_of_weights(codec.weights):
+        codec.weights = str(Path(codec.weights).expanduser().resolve())
     config = OmegaConf.create(
         {
-            "codec": adapted.config,
+            "codec": codec,
             "quality": adapted.config.quality,
             "how": adapted.how,
             "domains": list(adapted.domains),
@@ -66,10 +70,18 @@ def load(folder: Path) -> AdaptedCodec:
     """The codec of a pack, with its adapters.
 
     Raises:
-        UserError: the folder is no pack, it belongs to other base weights, or it extends another pack
-            but differs from it where it must not.
+        UserError: the folder is no pack, it belongs to other base weights or to none that are there, or
+            it extends another pack but differs from it where it must not.
     """
     config = read_config(folder)
+    if zoo.is_file_of_weights(config.codec.weights):
+        try:
+            zoo.weights_path(config.codec, config.quality)
+        except UserError as error:
+            raise UserError(
+                f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
+                f"{_CONFIG}: codec.weights."
+            ) from error
     adapted = AdaptedCodec.build(config.codec, list(config.domains), config.get("how", PAPER))
     if adapted.fingerprint != config.base_fingerprint:
         raise UserError(

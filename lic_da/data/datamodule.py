@@ -337,7 +337,9 @@ class DomainsDataModule(L.LightningDataModule):
         """The training crops of the domains that are learned."""
         if self._train is None:
             groups = [
-                self.pictures(n, "train")[: self.train_images if n in self.domain_names[1:] else None]
+                self.pictures(n, "train")[
+                    : self.train_images if n in self.domain_names[1:] else None
+                ]
                 if n in self.learned
                 else []
                 for n in self.domain_names

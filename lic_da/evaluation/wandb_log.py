@@ -67,7 +67,7 @@ def log_sweep(
     anchors: Sequence[Point],
     savings: Sequence[Saving],
     summary: dict[str, Any],
-) -> None:
+) -> bool:
     """The summary run of a sweep: BD-rates as scalars, curves as charts, the gate's v and all tables.
 
     It belongs to the group of the sweep's jobs. Summarised again with another result, a sweep gets
@@ -80,6 +80,9 @@ def log_sweep(
         anchors: points of classical codecs.
         savings: rows of ``bd_rate.csv``.
         summary: contents of ``summary.json``; its series become the run's config.
+
+    Returns:
+        Whether there is such a run now: W&B may be turned off.
     """
     grouped = OmegaConf.merge(logger, {"group": logger.group or sweep.name})
     assert isinstance(grouped, DictConfig)
@@ -87,7 +90,7 @@ def log_sweep(
     settings = [{k: v for k, v in s.items() if k != "tested"} for s in summary["series"]]
     run = tracking.begin(grouped, sweep, "summary", {"series": settings}, f"{sweep.name} summary")
     if run is None:
-        return
+        return False
     try:
         _log_sweep(run, series, anchors, savings)
     except BaseException:
@@ -95,6 +98,7 @@ def log_sweep(
         run.finish(exit_code=1)
         raise
     run.finish()
+    return True
 
 
 def _log_sweep(
