@@ -122,10 +122,10 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     )
     write_report(content, sweep / "report.html")
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
-    if not logged.is_file() or logged.read_text() != digest:
-        if log_sweep(sweep, logger, series, anchors, rows, summary):
-            with atomic_path(logged) as temporary:
-                temporary.write_text(digest)
+    done = logged.is_file() and logged.read_text() == digest
+    if not done and log_sweep(sweep, logger, series, anchors, rows, summary):
+        with atomic_path(logged) as temporary:
+            temporary.write_text(digest)
     Console().print(_table(rows), highlight=False)
     print(
         f"Tables rd_points.csv, bd_rate.csv and summary.json are in {sweep}\n"
