@@ -136,7 +136,7 @@ def small() -> tuple[AdaptedCodec, bytes, RGB]:
 
 
 @pytest.mark.parametrize(
-    "count", [2_000, pytest.param(10_000, marks=pytest.mark.slow, id="ten_thousand")]
+    "count", [1_500, pytest.param(10_000, marks=pytest.mark.slow, id="ten_thousand")]
 )
 def test_damaged_streams_end_in_the_documented_error(count: int) -> None:
     """Factorized, hyperprior and signalled v; half of the corpus is forged, with a right checksum.
