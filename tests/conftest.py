@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,14 @@ DOMAINS = ("natural", "sketch", "comic")
 def few_threads() -> None:
     """Two threads, or one where two processes share the tests."""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_service_of_other_tests() -> Iterator[None]:
+    """Commands that a test starts begin a W&B service of their own, as a user's do."""
+    os.environ.pop("WANDB_SERVICE", None)
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def codec_config(quality: int = 3) -> DictConfig:

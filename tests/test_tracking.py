@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from tests.wandb_records import runs_below
 
 
 @pytest.fixture(autouse=True)
-def own_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """W&B without settings of this machine or of other tests."""
     wandb.teardown()
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    yield
+    wandb.teardown()
 
 
 def logger(mode: str) -> DictConfig:
@@ -31,6 +34,7 @@ def test_a_resumed_offline_run_goes_on_with_its_first_part_when_it_is_uploaded(
         run = tracking.begin(logger("offline"), tmp_path, "train", {})
         run.log({"step": step})
         run.finish()
+        wandb.teardown()  # the parts are of two processes
     parts = runs_below(tmp_path)
     assert len({part.id for part in parts}) == 1
     assert all(part.resume for part in parts)  # else the second erases the first there
