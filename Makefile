@@ -32,14 +32,17 @@ setup: .venv/installed  ## make .venv from requirements.lock
 data: setup  ## bring the default domains to data/ (natural, sketch, comic, clipart)
 	$(PY) -m lic_da.data
 
+# Where they are not given, the configuration says them, or the pack that is extended.
+GIVEN = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC)) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))
+
 train: setup  ## train adapters and gate: DOMAINS=sketch,comic [QUALITY=3] [CODEC=…] [ARGS="…"]
-	$(PY) -m lic_da.train 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITY) $(ARGS)
+	$(PY) -m lic_da.train 'domains=[$(DOMAINS)]' $(GIVEN) $(ARGS)
 
 sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUALITIES=1,2,3,4
 	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)
 
 test: setup  ## run the tests (under 10 minutes on 2 cores)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: data  ## also the tests that train for minutes or need the images of make data
 	$(PY) -m pytest -m "slow or not slow"

@@ -1,10 +1,11 @@
 """What does adapted decoding cost? ``make bench`` [CODECS=…] times g_s: base, folded, in branches.
 
 For a picture of 512×768, K+1 domains and adapters with random values. All variants are timed in turn,
-round by round, so that a busy machine is busy for all; the table has medians and quartiles, ratios are
-medians of the ratios within a round. What takes over ``SLOW`` times the base decoder is timed in two
-rounds only. Peak memory is what a decode adds to the process at most, adapters
-and base weights aside. Results are written beside this file, in ``results/``.
+round by round and in changing order, so that a busy machine is busy for all; the table has medians
+and quartiles, ratios are medians of the ratios within a round: to the base decoder, and of folds to
+that of ``FEW`` domains. What takes over ``SLOW`` times the base decoder is timed in ``SLOW_ROUNDS``
+rounds only. Peak memory is what a decode adds to the process at most, adapters and base weights aside.
+Results are written beside this file, in ``results/``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import gc
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ from typing import Annotated, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 import typer
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -40,12 +43,18 @@ from lic_da.errors import UserError, unknown
 RESULTS = Path(__file__).parent / "results"
 HEIGHT, WIDTH = 512, 768
 DOMAINS = (1, 3, 9, 33, 65)
-SLOW = 5
+FEW = 3
+SLOW = 1.5
+SLOW_ROUNDS = 7
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row of the table: times in ms, ratios to the base decoder of the same round, MiB."""
+    """A row of the table: times in ms, ratios to the base decoder of the same round, MiB.
+
+    ``growth`` is the ratio to the fold of ``FEW`` domains. ``max_difference`` of a fold to the branches
+    is that of decoded pictures in [0, 1], or of larger values over the largest.
+    """
 
     codec: str
     form: str
@@ -56,6 +65,9 @@ class Measurement:
     ratio: float
     ratio_lower_quartile: float
     ratio_upper_quartile: float
+    growth: float
+    growth_lower_quartile: float
+    growth_upper_quartile: float
     peak_mib: float
     max_difference: float
     rounds: int
@@ -113,58 +125,86 @@ def adapted(name: str, domains: int) -> AdaptedCodec:
 
 @torch.inference_mode()
 def measure(
-    name: str, domains: Sequence[int], rounds: int, progress: Progress
+    name: str, domains: Sequence[int], rounds: int, slow_rounds: int, progress: Progress
 ) -> list[Measurement]:
     """Time one codec with several numbers of domains; every round has all variants."""
     ways: dict[tuple[str, int], Callable[[], Tensor]] = {}
     for count in domains:
         codec = adapted(name, count)
         synthesis = codec.synthesis
-        scale = codec._synthesis.scale
-        torch.manual_seed(0)
-        y_hat = (3 * torch.randn(1, codec.codec.M, HEIGHT // scale, WIDTH // scale)).round()
+        y_hat = codec.codec.g_a(smooth_picture()).round()
         v = torch.rand(1, count).softmax(dim=1)
         ways.setdefault(("base", 0), partial(synthesis.base, y_hat))
         ways["fold", count] = partial(synthesis, y_hat, v)
         ways["branches", count] = partial(in_branches, synthesis, y_hat, v)
-    ways["base", 0]()  # the first call is slow
+    base, few = ("base", 0), ("fold", FEW if FEW in domains else domains[0])
+    ways[base]()  # the first call is slow
     first = {key: once(way) for key, way in ways.items()}
-    quick = [key for key, f in first.items() if f.ms <= SLOW * first["base", 0].ms]
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
-    ratios: dict[tuple[str, int], list[float]] = {key: [] for key in ways}
+    quick = [
+        key for key, f in first.items() if key[0] != "branches" or f.ms <= SLOW * first[base].ms
+    ]
+    rows: list[dict[tuple[str, int], float]] = []
+    shuffle = random.Random(0)
     task = progress.add_task(name, total=rounds)
     for number in range(rounds):
-        order = list(ways) if number < 2 else quick
-        start = number % len(order)
-        took = {key: timed(ways[key]) for key in order[start:] + order[:start]}
-        for key, ms in took.items():
-            times[key].append(ms)
-            ratios[key].append(ms / took["base", 0])
+        order = list(ways) if number < slow_rounds else list(quick)
+        shuffle.shuffle(order)  # what comes before must not always be the same
+        rows.append({key: timed(ways[key]) for key in order})
         progress.advance(task)
-    rows = []
-    for form, count in ways:
-        low, middle, high = statistics.quantiles(times[form, count], n=4)
-        ratio_low, ratio, ratio_high = statistics.quantiles(ratios[form, count], n=4)
-        reference = first["branches", count].picture if form == "fold" else None
-        own = first[form, count]
-        difference = 0.0 if reference is None else (own.picture - reference).abs().max().item()
-        rows.append(
-            Measurement(
-                codec=name,
-                form=form,
-                domains=count,
-                median_ms=middle,
-                lower_quartile_ms=low,
-                upper_quartile_ms=high,
-                ratio=ratio,
-                ratio_lower_quartile=ratio_low,
-                ratio_upper_quartile=ratio_high,
-                peak_mib=own.peak_mib,
-                max_difference=difference,
-                rounds=len(times[form, count]),
-            )
+    return [
+        _measurement(
+            name,
+            key,
+            [row[key] for row in rows if key in row],
+            [row[key] / row[base] for row in rows if key in row],
+            [row[key] / row[few] for row in rows if key in row],
+            first,
         )
-    return rows
+        for key in ways
+    ]
+
+
+def _measurement(
+    codec: str,
+    key: tuple[str, int],
+    ms: list[float],
+    ratios: list[float],
+    growths: list[float],
+    first: dict[tuple[str, int], Call],
+) -> Measurement:
+    form, count = key
+    low, middle, high = statistics.quantiles(ms, n=4)
+    ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4)
+    growth_low, growth, growth_high = statistics.quantiles(growths, n=4)
+    difference = 0.0
+    if form == "fold":
+        reference = first["branches", count].picture
+        difference = (first[key].picture - reference).abs().max().item()
+        difference /= max(1.0, reference.abs().max().item())
+    return Measurement(
+        codec=codec,
+        form=form,
+        domains=count,
+        median_ms=middle,
+        lower_quartile_ms=low,
+        upper_quartile_ms=high,
+        ratio=ratio,
+        ratio_lower_quartile=ratio_low,
+        ratio_upper_quartile=ratio_high,
+        growth=growth,
+        growth_lower_quartile=growth_low,
+        growth_upper_quartile=growth_high,
+        peak_mib=first[key].peak_mib,
+        max_difference=difference,
+        rounds=len(ms),
+    )
+
+
+def smooth_picture() -> Tensor:
+    """A picture of coloured clouds, ``(1, 3, HEIGHT, WIDTH)`` in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
+    return F.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
 
 
 class Call(NamedTuple):
@@ -203,15 +243,18 @@ def _kib(status: Path, key: str) -> int:
 
 def table(rows: Sequence[Measurement]) -> Table:
     """The measurements of one codec for people."""
-    out = Table("K+1", "form", "ms", "quartiles", "times base", "quartiles", "MiB", "fold-branches")
+    out = Table(
+        "K+1", "form", "ms", "quartiles", "×base", "quartiles", f"×fold {FEW}", "MiB", "difference"
+    )
     for r in rows:
         out.add_row(
             str(r.domains) if r.domains else "",
             r.form,
             f"{r.median_ms:.1f}",
             f"{r.lower_quartile_ms:.1f}…{r.upper_quartile_ms:.1f}",
-            f"{r.ratio:.2f}",
+            f"{r.ratio:.3f}",
             f"{r.ratio_lower_quartile:.2f}…{r.ratio_upper_quartile:.2f}",
+            f"{r.growth:.3f}" if r.form == "fold" else "",
             f"{r.peak_mib:.0f}",
             f"{r.max_difference:.1e}" if r.form == "fold" else "",
         )
@@ -241,7 +284,8 @@ def plot(rows: Sequence[Measurement], path: Path) -> None:
 
 def main(
     codecs: Annotated[str, typer.Option(help="Names in conf/codec, with commas.")],
-    rounds: int = 31,
+    rounds: int = 61,
+    slow_rounds: int = SLOW_ROUNDS,
     domains: str = ",".join(map(str, DOMAINS)),
     output: Path = RESULTS,
 ) -> None:
@@ -251,7 +295,7 @@ def main(
     machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     for name in codecs.split(","):
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            rows = measure(name, counts, rounds, progress)
+            rows = measure(name, counts, rounds, slow_rounds, progress)
         out = table(rows)
         out.title = f"{name}, {HEIGHT}×{WIDTH}, {machine}"
         console.print(out)

@@ -107,7 +107,8 @@ def info(
 ) -> None:
     """Print what streams say of themselves.
 
-    The gate's v is not in a stream unless it was signalled; --pack computes it.
+    The gate's v is not in a stream unless it was signalled; --pack computes it. The names of its
+    domains are those of the default pack, if that is over the same base weights.
     """
     from lic_da.batch import plan
 
@@ -151,10 +152,18 @@ def _told_v(stream: Stream, pack: Path | None) -> tuple[str, str]:
         weights = codec.gate_weights(stream)
         values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
         return "gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})"
-    if stream.v is not None:
-        values = " ".join(f"{value / sum(stream.v):.3f}" for value in stream.v)
-        return "gate's v", f"{values} (signalled; --pack gives the names)"
-    return "gate's v", "not signalled; --pack computes it"
+    from lic_da.coding import default_pack, domains_of
+
+    folder = default_pack()
+    names = domains_of(folder, stream.fingerprint) if folder is not None else None
+    if stream.v is None:
+        shown = f"--pack {folder} shows it" if names is not None else "--pack DIR shows it"
+        return "gate's v", f"not signalled; {shown}"
+    shares = [f"{value / sum(stream.v):.3f}" for value in stream.v]
+    if names is None or len(names) != len(shares):
+        return "gate's v", f"{' '.join(shares)} (signalled; --pack DIR gives the names)"
+    named = ", ".join(f"{name} {value}" for name, value in zip(names, shares, strict=True))
+    return "gate's v", f"{named} (signalled; names from {folder})"
 
 
 def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:

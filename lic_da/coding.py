@@ -6,7 +6,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lic_da.batch import Job, Outcome
 from lic_da.bitstream import Stream
@@ -128,16 +128,35 @@ def default_pack() -> Path | None:
     Returns:
         Its folder; None: there has been no run.
     """
-    from omegaconf import DictConfig, OmegaConf
-
     if os.environ.get("LIC_DA_PACK"):
         return Path(os.environ["LIC_DA_PACK"])
-    file = CONF / "cli.yaml"
-    config = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
-    assert isinstance(config, DictConfig)
+    config = _plain(CONF / "cli.yaml")
     if config.get("pack") is not None:
-        return Path(config.pack).expanduser()
+        return Path(config["pack"]).expanduser()
     outputs = Path(config.get("outputs", "outputs"))
     places = ("*", "sweeps/*/*")  # runs, jobs of sweeps
     packs = [p for place in places for p in outputs.glob(f"{place}/pack/*.safetensors")]
     return max(packs, key=lambda file: file.stat().st_mtime).parent if packs else None
+
+
+def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
+    """Names of a pack's domains, without loading it.
+
+    Returns:
+        The names; None: it is no pack over the base weights whose fingerprint begins with these bytes.
+    """
+    config = _plain(folder / "config.yaml")
+    if not str(config.get("base_fingerprint")).startswith(fingerprint.hex()):
+        return None
+    return [str(name) for name in config.get("domains", [])]
+
+
+def _plain(file: Path) -> dict[str, Any]:
+    """A YAML file as it stands; empty if there is none that can be read."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

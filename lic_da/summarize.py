@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lic_da import jobs
 from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.errors import UserError, unknown
-from lic_da.sweep import JobState, job_states, report_jobs
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
@@ -43,8 +44,11 @@ def main(config: DictConfig) -> None:
     """Summarise a sweep."""
     if config.sweep is None:
         raise UserError("Give the folder of a sweep: sweep=outputs/sweeps/NAME.")
-    report_jobs(job_states(Path(config.sweep)))
-    summarize(Path(config.sweep), config.report, config.logger)
+    sweep = Path(config.sweep)
+    if not sweep.name:  # such as ".": the name of the folder is that of the sweep
+        sweep = sweep.resolve()
+    jobs.report(jobs.states(sweep))
+    summarize(sweep, config.report, config.logger)
 
 
 def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, Any]:
@@ -67,19 +71,22 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     from lic_da.evaluation.rate_distortion import read_points, write_points
     from lic_da.evaluation.report import Job, Report, write_report
     from lic_da.evaluation.series import Run, savings, series_of, write_savings
+    from lic_da.evaluation.wandb_log import log_sweep
 
     console = Console(stderr=True)
     for name in report.anchors:
         if name not in ANCHORS:
             raise unknown("classical codec", name, ANCHORS)
     tracking.wandb_mode(logger.mode)
-    states = job_states(sweep)
+    states = jobs.states(sweep)
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
     if not runs:
         raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
     series = series_of(runs)
-    pictures, notes = _test_pictures(series, console)
-    anchors, more = _anchors(report.anchors, pictures, Path(runs[0].config.data.data_dir), console)
+    pictures, incomplete, notes = _test_pictures(series, console)
+    # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
+    whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
+    anchors, more = _anchors(report.anchors, whole, Path(runs[0].config.data.data_dir), console)
     notes += more
     gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
     points = [p for s in series for r in s.runs for p in r.points]
@@ -94,7 +101,11 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     with atomic_path(sweep / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
     quality = series[0].runs[len(series[0].runs) // 2].quality
-    shown = _shown(series[0], quality, pictures, report, console)
+    try:
+        shown = _shown(series[0], quality, pictures, report, console)
+    except UserError as error:
+        shown = []
+        notes.append(f"No pictures are shown. {error}")
     content = Report(
         title=sweep.name,
         jobs=[Job(s.folder.name, s.state, s.reason) for s in states],
@@ -106,13 +117,13 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         worst=[s for s in shown if s.pick.why == "worst"],
         shown_quality=quality,
         notes=notes,
-        command=_command(sweep, series),
+        command=sweep_command(sweep, series),
         versions=versions,
     )
     write_report(content, sweep / "report.html")
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
-    if not logged.is_file() or logged.read_text() != digest:
-        tracking.log_sweep(sweep, logger, series, anchors, rows, summary)
+    done = logged.is_file() and logged.read_text() == digest
+    if not done and log_sweep(sweep, logger, series, anchors, rows, summary):
         with atomic_path(logged) as temporary:
             temporary.write_text(digest)
     Console().print(_table(rows), highlight=False)
@@ -125,20 +136,31 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
 
 def _test_pictures(
     series: Sequence[Series], console: Console
-) -> tuple[dict[str, list[LabelledPicture]], list[str]]:
-    """Test pictures a domain that all runs were tested on, and what there is to say of them."""
+) -> tuple[dict[str, list[LabelledPicture]], set[str], list[str]]:
+    """Test pictures a domain that all runs were tested on, as far as they are still there.
+
+    Returns:
+        The pictures; domains some of whose pictures are gone; and what there is to say of that.
+    """
     from lic_da.data.datamodule import LabelledPicture
     from lic_da.data.domains import prepare
 
     trained = list(dict.fromkeys(d for s in series for d in s.trained))
     pictures: dict[str, list[LabelledPicture]] = {}
+    incomplete: set[str] = set()
     notes = []
     for s in series:
         data_dir = Path(s.runs[0].config.data.data_dir)
         for domain in s.domains:
             if domain in pictures:
                 continue
-            images = prepare(domain, data_dir, console=console)
+            pictures[domain] = []
+            try:
+                images = prepare(domain, data_dir, console=console)
+            except UserError as error:
+                notes.append(f"{domain}: its pictures cannot be had, so nothing is shown. {error}")
+                incomplete.add(domain)
+                continue
             tested = {p.image for p in s.runs[0].points if p.domain == domain}
             label = trained.index(domain) if domain in trained else -1
             pictures[domain] = [
@@ -151,7 +173,8 @@ def _test_pictures(
                     f"{domain}: {len(tested) - len(pictures[domain])} of {len(tested)} pictures are no "
                     "longer there; classical codecs were left out on it."
                 )
-    return pictures, notes
+                incomplete.add(domain)
+    return pictures, incomplete, notes
 
 
 def _anchors(
@@ -222,21 +245,28 @@ def _versions(series: Sequence[Series], commit: str) -> dict[str, str]:
     return {**commits, "Python": platform.python_version(), **installed}
 
 
-def _command(sweep: Path, series: Sequence[Series]) -> str:
-    """The command line that makes the sweep with all its qualities."""
+def sweep_command(sweep: Path, series: Sequence[Series]) -> str:
+    """The command line that makes the sweep: what was asked last, with all qualities asked or done."""
     stored = sweep / "multirun.yaml"
     if not stored.is_file():
         return "The sweep's own command was not kept."
     overrides = OmegaConf.load(stored).hydra.overrides.task
-    qualities = sorted({r.quality for s in series for r in s.runs})
-    arguments = [o for o in overrides if not o.startswith("codec.quality=")]
-    arguments.append("codec.quality=" + ",".join(map(str, qualities)))
+    qualities = {str(r.quality) for s in series for r in s.runs}
+    arguments = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group != "codec.quality":
+            arguments.append(str(override.input_line))
+        elif override.is_sweep_override():
+            qualities |= set(override.sweep_string_iterator())
+        else:
+            qualities.add(str(override.value()))
+    arguments.append("codec.quality=" + ",".join(sorted(qualities, key=lambda q: (len(q), q))))
     return shlex.join(["python", "-m", "lic_da.train", "-m", *arguments])
 
 
 def _summary(
     sweep: Path,
-    states: Sequence[JobState],
+    states: Sequence[jobs.JobState],
     series: Sequence[Series],
     rows: Sequence[Saving],
     versions: dict[str, str],

@@ -4,6 +4,7 @@
 
     outputs/sweeps/<domains>_<hash>/                the same for the same settings, whatever the qualities
       <domains>_<codec>_q3_<method>_s0[_<hash>]/    a job: the folder of a run (see README)
+        running.json                                who is at it; it stays when a job is killed
         failure.json                                why it failed, if it did
       rd_points.csv bd_rate.csv summary.json report.html
 
@@ -14,21 +15,18 @@ Whatever Hydra's launcher is, processes of jobs import this module, by the callb
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lic_da import jobs
 from lic_da.errors import Stopped, UserError
-
-FAILURE = "failure.json"
 
 _NAMED = ("codec", "codec.quality", "domains", "method", "seed")  # are in a job's name as they are
 _WITHOUT_EFFECT = ("logger", "report", "name", "ckpt_path")  # on what is trained and measured
@@ -89,7 +87,16 @@ def _hash(overrides: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6]
 
 
+def of_pack(extend: str | None, key: str, otherwise: Any) -> Any:
+    """A setting of the codec of the pack that is extended; ``otherwise`` where there is none."""
+    config = Path(str(extend)).expanduser() / "config.yaml"
+    if extend is None or not config.is_file():
+        return otherwise
+    return OmegaConf.select(OmegaConf.load(config), f"codec.{key}", default=otherwise)
+
+
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+OmegaConf.register_new_resolver("of_pack", of_pack, replace=True, use_cache=True)
 
 
 def run_job(config: DictConfig, folder: Path) -> None:
@@ -107,76 +114,16 @@ def run_job(config: DictConfig, folder: Path) -> None:
     if config.logger.group is None:
         with open_dict(config):
             config.logger.group = folder.parent.name
-    (folder / FAILURE).unlink(missing_ok=True)
-    try:
-        train_what_is_missing(config, folder)
-    except Stopped:
-        raise
-    except Exception as error:  # of any kind: the other jobs go on
-        _write_failure(folder, error)
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-        print(f"error: {folder.name} failed: {_reason(error)}", file=sys.stderr)
-
-
-def _write_failure(folder: Path, error: Exception) -> None:
-    from lic_da.data.images import atomic_path
-
-    content = {"reason": _reason(error), "traceback": traceback.format_exc()}
-    with atomic_path(folder / FAILURE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-@dataclass(frozen=True)
-class JobState:
-    """Where a job of a sweep stands.
-
-    Attributes:
-        folder: of the job.
-        state: ``done``, ``failed`` or ``unfinished`` (killed, or still running).
-        reason: why it failed; empty otherwise.
-    """
-
-    folder: Path
-    state: str
-    reason: str = ""
-
-
-def job_states(sweep: Path) -> list[JobState]:
-    """All jobs of a sweep, by name.
-
-    Raises:
-        UserError: there is no such folder, or there are no jobs in it.
-    """
-    if not sweep.is_dir():
-        raise UserError(f"There is no sweep {sweep}.")
-    states = []
-    for folder in sorted(p for p in sweep.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if (folder / FAILURE).is_file():
-            reason = json.loads((folder / FAILURE).read_text())["reason"]
-            states.append(JobState(folder, "failed", reason))
-        elif (folder / "summary.json").is_file():
-            states.append(JobState(folder, "done"))
-        elif (folder / "config.yaml").is_file():
-            states.append(JobState(folder, "unfinished", "it did not come to its end"))
-    if not states:
-        raise UserError(f"{sweep} is not the folder of a sweep: there are no jobs in it.")
-    return states
-
-
-def report_jobs(states: Sequence[JobState]) -> bool:
-    """Say how many jobs are done and name those that are not; True if all are."""
-    done = sum(s.state == "done" for s in states)
-    print(f"{done} of {len(states)} jobs done.")
-    for state in states:
-        if state.state != "done":
-            print(f"error: {state.folder.name} {state.state}: {state.reason}", file=sys.stderr)
-    return done == len(states)
+    with jobs.running(folder):
+        try:
+            train_what_is_missing(config, folder)
+        except Stopped:
+            raise
+        except Exception as error:  # of any kind: the other jobs go on
+            jobs.write_failure(folder, error)
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            print(f"error: {folder.name} failed: {jobs.reason_of(error)}", file=sys.stderr)
 
 
 class Sweep(Callback):
@@ -200,7 +147,7 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder, Sweep.begun = Path(config.hydra.sweep.dir), None
         try:
-            complete = report_jobs(job_states(folder))
+            complete = jobs.report(jobs.states(folder))
             from lic_da.summarize import summarize
 
             summarize(folder, config.report, config.logger)
@@ -219,7 +166,7 @@ def finish() -> None:
     if Sweep.begun is None or not Sweep.begun.is_dir():
         return
     try:
-        report_jobs(job_states(Sweep.begun))
+        jobs.report(jobs.states(Sweep.begun))
     except UserError:  # it ended before its first job
         return
     print(

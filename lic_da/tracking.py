@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import math
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lic_da.data.images import atomic_path
 from lic_da.errors import unknown
-from lic_da.evaluation.pictures import Example, comparison
-from lic_da.evaluation.rate_distortion import JUDGED, Point
-from lic_da.evaluation.series import BD_COLUMNS, Saving, Series, anchor_curves, curve
 
 MODES = ("auto", "online", "offline", "disabled")
+
+_PATIENCE = 30.0  # seconds that W&B has to answer when a run begins
+_RUN_ID = "wandb_id"
 
 
 def wandb_mode(mode: str) -> str:
@@ -54,7 +55,7 @@ def tracked(config: DictConfig, folder: Path, job_type: str = "train") -> Iterat
         job_type: of the W&B run.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
-    run = _begin(config.logger, folder, job_type, _plain(config))
+    run = begin(config.logger, folder, job_type, _plain(config))
     if run is None:
         yield loggers
         return
@@ -71,28 +72,55 @@ def tracked(config: DictConfig, folder: Path, job_type: str = "train") -> Iterat
     run.finish()
 
 
-def _begin(
+def begin(
     logger: DictConfig, folder: Path, job_type: str, config: dict[str, Any], name: str | None = None
 ) -> Any:
-    """A W&B run as configured, or None where W&B is turned off."""
+    """A W&B run as configured, or None where W&B is turned off.
+
+    A run has the same id again when it is resumed. Offline that makes another folder, which
+    ``wandb sync`` appends to what it has uploaded of the run before. Where W&B cannot be reached the run
+    goes on offline.
+
+    Args:
+        logger: ``conf/logger``.
+        folder: of the run.
+        job_type: of the W&B run.
+        config: to be stored with it.
+        name: shown in W&B; None: that of the folder.
+    """
     mode = wandb_mode(logger.mode)
     if mode == "disabled":
         return None
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.ERROR)
-    return wandb.init(
+    init = functools.partial(
+        wandb.init,
         project=logger.project,
         group=logger.group,
         name=name or folder.name,
         id=_run_id(folder),
-        resume="allow" if mode == "online" else None,
-        mode="online" if mode == "online" else "offline",
+        resume="allow",
         job_type=job_type,
         dir=folder,
         config={**config, "git_commit": git_commit()},
-        settings=wandb.Settings(silent=mode != "online"),
     )
+    if mode == "online":
+        try:
+            return init(mode="online", settings=wandb.Settings(init_timeout=_PATIENCE))
+        except (wandb.Error, OSError) as error:
+            wandb.teardown(exit_code=1)  # else the id of the run counts as taken
+            print(
+                f"warning: W&B cannot be used now ({' '.join(str(error).split())}): {folder.name} is "
+                "logged offline; README says how to upload it.",
+                file=sys.stderr,
+            )
+    return init(mode="offline", settings=wandb.Settings(silent=True))
+
+
+def forget(folder: Path) -> None:
+    """Let the next W&B run of a folder be a new one."""
+    (folder / _RUN_ID).unlink(missing_ok=True)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -103,7 +131,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _run_id(folder: Path) -> str:
     """The W&B id of a run, the same again when it is resumed."""
-    path = folder / "wandb_id"
+    path = folder / _RUN_ID
     if not path.is_file():
         with atomic_path(path) as temporary:
             temporary.write_text(secrets.token_hex(4))
@@ -119,183 +147,3 @@ def git_commit() -> str:
     except OSError:  # no git here
         return "unknown"
     return done.stdout.strip() or "unknown"
-
-
-def log_result(
-    loggers: Sequence[Logger],
-    summary: dict[str, Any],
-    domains: Sequence[str],
-    examples: Sequence[Example],
-) -> None:
-    """Log the test result to W&B, if it is there: scalars, confusion matrix, table of pictures."""
-    runs = [logger.experiment for logger in loggers if isinstance(logger, WandbLogger)]
-    if not runs:
-        return
-    import wandb
-
-    scalars: dict[str, Any] = {}
-    if summary["gate_accuracy"] is not None:
-        scalars["test/gate_accuracy"] = summary["gate_accuracy"]
-    for name, row in summary["domains"].items():
-        for kind in ("psnr", "ms_ssim", "gain"):
-            scalars |= {f"test/{kind}_{blend}/{name}": v for blend, v in row.get(kind, {}).items()}
-        scalars |= {f"test/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
-        scalars[f"test/bpp/{name}"] = row["bpp"]
-    confusion = wandb.Table(["domain", *domains])
-    for name, row in summary["domains"].items():
-        if "predicted" in row:
-            confusion.add_data(name, *(row["predicted"][d] for d in domains))
-    pictures = wandb.Table(
-        ["domain", "image", "original", "base", "adapted", "error map", "psnr base", "psnr adapted"]
-    )
-    for e in examples:
-        panels = [
-            wandb.Image(pixels.permute(1, 2, 0).numpy())
-            for pixels in (e.original, e.base, e.adapted, e.error_map())
-        ]
-        pictures.add_data(e.domain, e.name, *panels, *e.psnr)
-    for run in runs:
-        run.summary.update(scalars)
-        run.log(
-            {
-                "test/confusion": confusion,
-                "test/pictures": pictures,
-                "test/comparisons": [
-                    wandb.Image(comparison(e), caption=f"{e.domain}: {e.name}") for e in examples
-                ],
-            }
-        )
-
-
-def log_sweep(
-    sweep: Path,
-    logger: DictConfig,
-    series: Sequence[Series],
-    anchors: Sequence[Point],
-    savings: Sequence[Saving],
-    summary: dict[str, Any],
-) -> None:
-    """The summary run of a sweep: BD-rates as scalars, curves as charts, the gate's v and all tables.
-
-    It belongs to the group of the sweep's jobs. Summarised again with another result, a sweep gets
-    another such run, so that none is ever written over.
-
-    Args:
-        sweep: folder of the sweep.
-        logger: ``conf/logger``.
-        series: of the sweep.
-        anchors: points of classical codecs.
-        savings: rows of ``bd_rate.csv``.
-        summary: contents of ``summary.json``; its series become the run's config.
-    """
-    grouped = OmegaConf.merge(logger, {"group": logger.group or sweep.name})
-    assert isinstance(grouped, DictConfig)
-    (sweep / "wandb_id").unlink(missing_ok=True)
-    settings = [{k: v for k, v in s.items() if k != "tested"} for s in summary["series"]]
-    run = _begin(grouped, sweep, "summary", {"series": settings}, f"{sweep.name} summary")
-    if run is None:
-        return
-    try:
-        _log_sweep(run, series, anchors, savings)
-    except BaseException:
-        (sweep / "wandb_id").unlink()
-        run.finish(exit_code=1)
-        raise
-    run.finish()
-
-
-def _log_sweep(
-    run: Any, series: Sequence[Series], anchors: Sequence[Point], savings: Sequence[Saving]
-) -> None:
-    import wandb
-
-    # Gains have the quality as their axis; all else is one number or one chart.
-    run.define_metric("quality", hidden=True)
-    for metrics in ("gain/*", "bpp/*"):
-        run.define_metric(metrics, step_metric="quality")
-    for quality in sorted({r.quality for s in series for r in s.runs}):
-        run.log({"quality": quality, **_means(series, quality)})
-    scalars = {}
-    for r in savings:
-        shown = r.anchor == "base" or r.blend in ("base", *JUDGED)
-        if shown and r.interpolation == "akima" and not math.isnan(r.bd_rate_percent):
-            against = "" if r.anchor == "base" else f"_against_{r.anchor.lower().replace(' ', '_')}"
-            name = f"{r.domain}/{_prefix(series, r.series)}{r.blend}"
-            scalars[f"bd_rate{against}/{name}"] = r.bd_rate_percent
-            if not math.isnan(r.bd_psnr_db):
-                scalars[f"bd_psnr{against}/{name}"] = r.bd_psnr_db
-    charts = {
-        f"rd/{domain}": _rd_chart(domain, series, anchors)
-        for domain in dict.fromkeys(d for s in series for d in s.domains)
-    }
-    tables = {"tables/bd_rate": wandb.Table(list(BD_COLUMNS))}
-    for r in savings:
-        tables["tables/bd_rate"].add_data(*(getattr(r, column) for column in BD_COLUMNS))
-    for s in series:
-        gate = wandb.Table(["domain", "kind", *s.trained])
-        for domain in s.domains:
-            if v := s.gate(domain):
-                gate.add_data(domain, s.kind(domain), *(v[d] for d in s.trained))
-        tables[f"gate/{_prefix(series, s.label)}mean_v"] = gate
-    tables["tables/rd_means"] = _rd_means(series, anchors)
-    run.log({**scalars, **charts, **tables})
-
-
-def _prefix(series: Sequence[Series], label: str) -> str:
-    """What tells the series of a sweep apart in names; nothing if there is one."""
-    return f"{label}/" if len(series) > 1 else ""
-
-
-def _means(series: Sequence[Series], quality: int) -> dict[str, float]:
-    values = {}
-    for s in series:
-        for run in (r for r in s.runs if r.quality == quality):
-            for domain, row in run.summary["domains"].items():
-                name = f"{domain}/{_prefix(series, s.label)}"
-                values[f"bpp/{name.rstrip('/')}"] = row["bpp"]
-                values |= {f"gain/{name}{b}": g for b, g in row.get("gain", {}).items()}
-    return values
-
-
-def _curves(
-    series: Sequence[Series], anchors: Sequence[Point]
-) -> Iterator[tuple[str, str, tuple[float, ...], tuple[float, ...]]]:
-    """(domain, name, bpp, PSNR) of all mean curves."""
-    for s in series:
-        for domain in s.domains:
-            for blend in s.blends(domain):
-                c = curve(s.points(domain, blend))
-                yield domain, f"{_prefix(series, s.label)}{blend}", c.bpp, c.psnr
-    for (label, domain), c in anchor_curves(anchors).items():
-        yield domain, label, c.bpp, c.psnr
-
-
-def _rd_chart(domain: str, series: Sequence[Series], anchors: Sequence[Point]) -> Any:
-    import wandb
-
-    names, xs, ys = [], [], []
-    highest = max(b for s in series for b in curve(s.points(domain, "base")).bpp)
-    for d, name, bpp, psnr in _curves(series, anchors):
-        # Anchors go on to rates at which the learned curves could not be told apart.
-        near = [(x, y) for x, y in zip(bpp, psnr, strict=True) if x <= 1.5 * highest]
-        if d == domain and near:
-            names.append(name)
-            xs.append([x for x, _ in near])
-            ys.append([y for _, y in near])
-    return wandb.plot.line_series(
-        xs=xs,
-        ys=ys,
-        keys=names,
-        title=f"{domain}: PSNR in dB over bits per pixel",
-        xname="bpp",
-    )
-
-
-def _rd_means(series: Sequence[Series], anchors: Sequence[Point]) -> Any:
-    import wandb
-
-    table = wandb.Table(["domain", "curve", "bpp", "psnr"])
-    for domain, name, bpp, psnr in _curves(series, anchors):
-        for point in zip(bpp, psnr, strict=True):
-            table.add_data(domain, name, *point)
-    return table

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,16 @@ DOMAINS = ("natural", "sketch", "comic")
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    torch.set_num_threads(2)
+    """Two threads, or one where two processes share the tests."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_service_of_other_tests() -> Iterator[None]:
+    """Commands that a test starts begin a W&B service of their own, as a user's do."""
+    os.environ.pop("WANDB_SERVICE", None)
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def codec_config(quality: int = 3) -> DictConfig:
@@ -33,6 +43,14 @@ def codec_config(quality: int = 3) -> DictConfig:
     assert isinstance(config, DictConfig)
     config.quality = quality
     return config
+
+
+def hyperprior_config() -> DictConfig:
+    """Configuration of a small scale hyperprior with random weights."""
+    config = OmegaConf.load(lic_da.config.CONF / "codec" / "bmshj2018_hyperprior.yaml")
+    small = OmegaConf.merge(config, {"weights": "random", "model": {"N": 16, "M": 24}})
+    assert isinstance(small, DictConfig)
+    return small
 
 
 @pytest.fixture(scope="session")

@@ -216,6 +216,22 @@ def test_pack_on_other_base_weights_is_refused_by_both_fingerprints(
         AdaptedCodec.load(tmp_path)
 
 
+def test_a_pack_finds_its_base_weights_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine_q3.safetensors").write_bytes(zoo.weights_path(codec_config(), 3).read_bytes())
+    config = OmegaConf.merge(codec_config(), {"weights": "mine_q%q.safetensors"})
+    pack.save(AdaptedCodec.build(config, DOMAINS), tmp_path / "pack", {})
+    assert config.weights == "mine_q%q.safetensors"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert pack.load(tmp_path / "pack").domains == DOMAINS
+    (tmp_path / "mine_q3.safetensors").unlink()
+    with pytest.raises(UserError, match=rf"no weights at {tmp_path}/mine_q3.* config.yaml: codec"):
+        pack.load(tmp_path / "pack")
+
+
 def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not an adapter pack.*adapters\.safetensors"):
         AdaptedCodec.load(tmp_path)

@@ -172,13 +172,21 @@ def test_info_tells_what_a_stream_is(folder: Path, adapted: AdaptedCodec) -> Non
     told = call("info", "lic/0.lic")
     stream = Stream.read("lic/0.lic")
     assert "395×301" in told and adapted.fingerprint[:16] in told and f"{stream.bpp:.3f}" in told
-    assert f"codec        {CODEC}\nquality      3\n" in told and "not signalled" in told
+    assert (
+        f"codec        {CODEC}\nquality      3\n" in told
+        and "not signalled; --pack outputs/run/pack shows it" in told
+    )
     told = call("info", "lic/0.lic", "--pack", "outputs/run/pack")
     v = adapted.gate_weights(stream)
     assert ", ".join(f"{name} {value:.3f}" for name, value in v.items()) + " (by the pack)" in told
     signalled = dataclasses.replace(stream, v=bytes([51, 204, 0]))
     Path("lic/v.lic").write_bytes(signalled.to_bytes())
-    assert "0.200 0.800 0.000 (signalled" in call("info", "lic/v.lic")
+    named = "natural 0.200, sketch 0.800, comic 0.000 (signalled; names from outputs/run/pack)"
+    assert named in call("info", "lic/v.lic")
+    for other in ({"v": bytes([51, 204])}, {"fingerprint": b"otherone"}):
+        Path("other.lic").write_bytes(dataclasses.replace(signalled, **other).to_bytes())
+        told = call("info", "other.lic")
+        assert "gate's v     0.200 0.800" in told and "--pack DIR gives the names" in told
     Path("lic/bad.lic").write_bytes(b"LICD")
     out = call("info", "lic")
     assert out.startswith("2") and out.count("codec ") == 4 and "bad.lic: This is not" in out

@@ -51,6 +51,19 @@ def test_batches_are_balanced_over_domains_of_any_size(
     assert max(labels.values()) - min(labels.values()) <= 1
 
 
+def test_few_training_pictures_are_of_the_targets_and_nested(
+    data: Callable[..., DomainsDataModule],
+) -> None:
+    def pictures(count: int | None) -> list[list[str]]:
+        entries = data(train_images=count).train_dataset().entries
+        return [[entry.picture.name for entry, _ in group] for group in entries]
+
+    everything, few, fewer = pictures(None), pictures(5), pictures(3)
+    assert [len(group) for group in few[1:]] == [5, 5]
+    assert few[0] == fewer[0] == everything[0]
+    assert all(a == b[:3] for a, b in zip(fewer[1:], everything[1:], strict=True))
+
+
 def test_crops_have_values_in_0_1_also_from_pictures_smaller_than_the_crop(
     data: Callable[..., DomainsDataModule],
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from scipy.interpolate import PchipInterpolator
 
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture, to_tensor
-from lic_da.data.domains import Picture, prepare
+from lic_da.data.domains import prepare
 from lic_da.data.images import RGB, read_rgb, save_png
+from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCodec, measure_anchor
@@ -154,6 +157,35 @@ def test_what_a_classical_codec_made_is_cached(
             with pytest.raises(TypeError):  # other settings, another cache
                 other = dataclasses.replace(few, settings={**few.settings, "other": 1})
                 measure_anchor(other, [entry], tmp_path / "cache")
+
+
+def test_what_was_coded_survives_a_kill(
+    photographs: list[RGB], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = []
+    for name, pixels in (("first", photographs[0]), ("second", photographs[1][:200])):
+        save_png(tmp_path / f"{name}.png", pixels)
+        picture = Picture(f"{name}.png", name, "", "test", "", "", 0, 0)
+        entries.append(LabelledPicture(picture, tmp_path / f"{name}.png", "natural", 0))
+    few = dataclasses.replace(JPEG, qualities=(10, 40))
+    cache, left = tmp_path / "cache", tmp_path / "left"
+    code = ClassicalCodec.code
+
+    def note(codec: ClassicalCodec, pixels: RGB, quality: int) -> tuple[int, torch.Tensor]:
+        if len(pixels) == 200 and not left.exists():  # what a kill would leave at this moment
+            shutil.copytree(cache, left)
+        return code(codec, pixels, quality)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "cpu_count", lambda: 1)
+        patched.setattr(ClassicalCodec, "code", note)
+        points = measure_anchor(few, entries, cache)
+    with monkeypatch.context() as patched:
+        patched.setattr(ClassicalCodec, "code", None)  # nothing may be coded again
+        assert repr(measure_anchor(few, entries[:1], left)) == repr(points[:2])
+    (whole,) = left.rglob("*.json")
+    whole.write_text(whole.read_text()[:30])  # a file that is damaged is made again
+    assert repr(measure_anchor(few, entries, left)) == repr(points)
 
 
 def point(domain: str, blend: str, psnr: float, gate: dict[str, float], seen: bool = True) -> Point:

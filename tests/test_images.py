@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,8 @@ def test_16_bit_grey_is_scaled_not_cut(tmp_path: Path) -> None:
     assert np.array_equal(read_rgb(path), np.repeat(expected[..., None], 3, axis=2))
 
 
-def test_16_bit_colour_is_scaled_not_cut(tmp_path: Path) -> None:
-    import struct
-    import zlib
-
+def colour_16(exif: bytes = b"") -> tuple[np.ndarray, bytes]:
+    """Samples (32, 32, 3) uint16, and a PNG file of them."""
     rgb = np.stack([gradient(), gradient()[:, ::-1], gradient().T], axis=2)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb)
 
@@ -38,10 +38,29 @@ def test_16_bit_colour_is_scaled_not_cut(tmp_path: Path) -> None:
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
-    (tmp_path / "rgb16.png").write_bytes(png + chunk(b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))
+    png += chunk(b"eXIf", exif) if exif else b""
+    return rgb, png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_16_bit_colour_is_scaled_not_cut(tmp_path: Path) -> None:
+    rgb, png = colour_16()
+    (tmp_path / "rgb16.png").write_bytes(png)
     assert np.array_equal(read_rgb(tmp_path / "rgb16.png"), np.rint(rgb / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+def test_16_bit_pictures_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    rgb, png = colour_16(exif.tobytes().removeprefix(b"Exif\0\0"))
+    (tmp_path / "rgb16.png").write_bytes(png)
+    Image.fromarray(np.rint(rgb / 257).astype(np.uint8)).save(tmp_path / "rgb8.png", exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "rgb16.png"), read_rgb(tmp_path / "rgb8.png"))
+    Image.fromarray(gradient()).save(tmp_path / "grey16.png", exif=exif)
+    grey = np.rint(gradient() / 257).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey8.png", exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "grey16.png"), read_rgb(tmp_path / "grey8.png"))
 
 
 def test_cmyk_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:

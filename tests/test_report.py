@@ -22,6 +22,7 @@ from lic_da.evaluation.pictures import Example
 from lic_da.evaluation.rate_distortion import Point
 from lic_da.evaluation.report import Job, Report, gains, pick, shown, write_report
 from lic_da.evaluation.series import Run, Series, savings, series_of, write_savings
+from lic_da.summarize import sweep_command
 from tests.conftest import codec_config
 
 DOMAINS = ("natural", "sketch", "clipart")
@@ -295,6 +296,17 @@ def test_several_series_and_curves_without_overlap(tmp_path: Path, photographs: 
     write_report(report_of(series, photographs), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "fewer than 4 points" in text and "weighted, sketch+clipart" in text
+
+
+def test_the_command_asks_for_what_was_asked_for_failed_or_not(tmp_path: Path) -> None:
+    series = series_of([run_of(q, ["sketch"]) for q in (1, 2)])  # 1 is of an earlier sweep
+    for asked, expected in (("2,9,10", "1,2,9,10"), ("range(2,4)", "1,2,3"), ("3", "1,2,3")):
+        overrides = ["domains=[sketch]", f"codec.quality={asked}", "seed=0,1"]
+        stored = {"hydra": {"overrides": {"task": overrides}}}
+        OmegaConf.save(OmegaConf.create(stored), tmp_path / "multirun.yaml")
+        assert sweep_command(tmp_path, series) == (
+            f"python -m lic_da.train -m 'domains=[sketch]' seed=0,1 codec.quality={expected}"
+        )
 
 
 def test_pictures_are_chosen_by_their_gain_and_the_worst_are_not_hidden() -> None:

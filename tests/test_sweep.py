@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from scipy.integrate import quad
 from scipy.interpolate import PchipInterpolator
 
 import lic_da.config
+from lic_da import jobs
 from lic_da.data.images import RGB, save_png
 from lic_da.evaluation.rate_distortion import Point, mean, read_points
 from lic_da.sweep import job_name, sweep_name
@@ -174,6 +176,9 @@ def test_a_sweep_leaves_a_job_a_quality_and_one_summary(swept: tuple[World, str]
     assert {r["anchor"] for r in rows} == {"base", "JPEG", "WebP", "AVIF", "JPEG XL"}
     assert {r["interpolation"] for r in rows} == {"akima", "pchip"}
     assert {r["seen"] for r in rows if r["domain"] == "other"} == {"False"}
+    page = (world.folder / "report.html").read_text().split("<script>")[0]
+    links = re.findall(r'<a href="([^"]+)"', page)
+    assert len(links) == 3 and all((world.folder / link).is_file() for link in links)
     (series,) = world.summary()["series"]
     assert {d: t["kind"] for d, t in series["tested"].items()} == {
         "photos": "source", "lines": "seen", "other": "unseen",
@@ -333,7 +338,8 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(world: World) -> None:
 
     partly = world.run("lic_da.summarize", f"sweep={world.folder}")
     assert partly.returncode == 0, partly.stderr
-    assert "1 of 2 jobs done." in partly.stdout and f"{second.name} unfinished" in partly.stderr
+    assert "1 of 2 jobs done." in partly.stdout
+    assert f"{second.name} unfinished: it was killed" in partly.stderr
 
     done = world.run("lic_da.train", *arguments)
     assert done.returncode == 0, done.stderr
@@ -343,8 +349,52 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(world: World) -> None:
         assert "last.ckpt" in file.read()  # it was resumed
     assert {j["state"] for j in world.summary()["jobs"]} == {"done"}
     # the killed run is not merged with another: every job has an id of its own
-    jobs = {r.name: r.id for r in runs_below(world.folder) if r.job_type == "train"}
-    assert len(jobs) == len(set(jobs.values())) == 2
+    runs = [r for r in runs_below(world.folder) if r.job_type == "train"]
+    ids = {r.name: r.id for r in runs}
+    assert len(ids) == len(set(ids.values())) == 2 and all(r.resume for r in runs)
+
+
+def test_a_job_that_is_killed_is_named_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from lic_da import jobs\n"
+        "with jobs.running(pathlib.Path(sys.argv[1])):\n"
+        "    print('begun', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "one")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    (state,) = jobs.states(tmp_path)
+    assert (state.state, state.reason.split(" (")[0]) == ("unfinished", "it is still running")
+    process.kill()
+    process.communicate()
+    assert not jobs.report(jobs.states(tmp_path))
+    printed = capsys.readouterr()
+    assert "0 of 1 jobs done." in printed.out
+    assert "error: one unfinished: it was killed: by hand, by a time limit or for" in printed.err
+    assert f"process {process.pid} on " in printed.err
+    with jobs.running(tmp_path / "one"):  # by another process, and to the end
+        (tmp_path / "one" / "summary.json").write_text("{}")
+    assert jobs.report(jobs.states(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_named_at_the_end(world: World) -> None:
+    (world.root / "killer.py").write_text(
+        "import os, signal\ndef kill(**_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    world.environment["PYTHONPATH"] += f"{os.pathsep}{world.root}"
+    done = world.sweep("data._target_=killer.kill", "codec.quality=2,3", "hydra/launcher=joblib")
+    assert done.returncode == 1
+    assert "0 of" in done.stdout and "_q2_" in done.stderr
+    assert "unfinished: it was killed" in done.stderr and "The sweep broke off" in done.stderr
 
 
 @pytest.mark.slow
@@ -363,6 +413,7 @@ def test_other_launchers_do_the_same(world: World, launcher: list[str]) -> None:
     assert "Unknown quality '9'" in done.stderr
     states = [j["state"] for j in world.summary()["jobs"]]
     assert sorted(states) == ["done", "done", "failed"]
+    assert "codec.quality=2,3,9" in (world.folder / "report.html").read_text()
     runs = runs_below(world.folder)
     assert sorted(r.job_type for r in runs) == ["summary", "train", "train"]
     assert {r.group for r in runs} == {world.folder.name} and {r.exit_code for r in runs} == {0}
@@ -383,6 +434,27 @@ def test_mistakes_of_summarize_end_in_one_line(
 ) -> None:
     done = swept[0].run("lic_da.summarize", *arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_summary_without_some_pictures_compares_like_with_like(
+    swept: tuple[World, str], tmp_path: Path
+) -> None:
+    world, _ = swept
+    sweep = tmp_path / "copy"
+    shutil.copytree(world.folder, sweep)
+    (sweep / "wandb_logged").unlink()
+    lost = next(p.image for p in read_points(sweep / "rd_points.csv") if p.domain == "lines")
+    for file in sweep.glob("*/rd_points.csv"):
+        text = file.read_text()
+        assert f",{lost}," in text
+        file.write_text(text.replace(f",{lost},", ",gone.png,"))
+    done = world.run("lic_da.summarize", f"sweep={sweep}", "logger=none")
+    assert done.returncode == 0, done.stderr
+    anchors = {(r["domain"], r["anchor"]) for r in table(sweep / "bd_rate.csv")}
+    assert {a for d, a in anchors if d == "lines"} == {"base"}
+    assert len({a for d, a in anchors if d == "photos"}) > 1
+    assert "classical codecs were left out on it" in (sweep / "report.html").read_text()
+    assert not (sweep / "wandb_logged").exists()  # W&B was off, and may be on the next time
 
 
 def test_the_saved_view_shows_metrics_that_are_there(swept: tuple[World, str]) -> None:

@@ -48,6 +48,7 @@ class OfflineRun:
     name: str = ""
     group: str = ""
     job_type: str = ""
+    resume: bool = False  # uploading it goes on with the run of its id, if there is one
     exit_code: int | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -61,7 +62,7 @@ class OfflineRun:
                 case "run":
                     r = record.run
                     run.id, run.name = r.run_id, r.display_name
-                    run.group, run.job_type = r.run_group, r.job_type
+                    run.group, run.job_type, run.resume = r.run_group, r.job_type, r.resume
                 case "summary":
                     run.summary |= _items(record.summary.update)
                 case "history":

@@ -6,13 +6,14 @@ An adapter is a convolution with a weight and a bias; where the weight comes fro
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lic_da.adaptation.mixture import Conv
+from lic_da.adaptation.mixture import AddsItself, Conv
 from lic_da.errors import UserError
 
 
@@ -61,7 +62,7 @@ class LowRank:
         return conv
 
 
-class _LowRank(nn.Module):
+class _LowRank(nn.Module, AddsItself):
     """Replaces the parameter ``weight`` by the product of two factors."""
 
     down: nn.Parameter
@@ -81,16 +82,19 @@ class _LowRank(nn.Module):
     def weight(self) -> Tensor:
         return self._kernel(self.up @ self.down)
 
+    @abstractmethod
     def _matrix(self, weight: Tensor) -> Tensor:
         """The kernel as ``(C_out, C_in·k·k)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _kernel(self, matrix: Tensor) -> Tensor:
         """The inverse of ``_matrix``."""
-        raise NotImplementedError
 
 
 class _LowRankConv2d(_LowRank, nn.Conv2d):  # type: ignore[misc, override]
+    def add_to(self, kernel: Tensor, share: float) -> None:
+        kernel.flatten(1).addmm_(self.up, self.down, alpha=share)
+
     def _matrix(self, weight: Tensor) -> Tensor:
         return weight.flatten(1)
 
@@ -99,6 +103,12 @@ class _LowRankConv2d(_LowRank, nn.Conv2d):  # type: ignore[misc, override]
 
 
 class _LowRankConvTranspose2d(_LowRank, nn.ConvTranspose2d):  # type: ignore[misc, override]
+    def add_to(self, kernel: Tensor, share: float) -> None:
+        rank, inputs = len(self.down), self.in_channels
+        up = self.up.expand(inputs, -1, -1)
+        down = self.down.view(rank, inputs, -1).transpose(0, 1)
+        kernel.flatten(2).baddbmm_(up, down, alpha=share)
+
     def _matrix(self, weight: Tensor) -> Tensor:
         return weight.transpose(0, 1).flatten(1)
 

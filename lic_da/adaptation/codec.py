@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from compressai.models import CompressionModel
@@ -42,7 +42,7 @@ PAPER = OmegaConf.create(
     {
         "sites": "paper",
         "adapter": {"_target_": "lic_da.adaptation.adapters.Residual"},
-        "gate": {"mid": None, "input": "latent"},
+        "gate": {"mid": None, "input": "latent", "threshold": 0.0},
     }
 )
 """How a codec is adapted in the paper: at the sites its configuration lists, by full kernels."""
@@ -68,14 +68,17 @@ def adapt(
         config: its configuration (``conf/codec``), which lists sites and the size of the gate.
         domains: names of all domains, the source first.
         how: ``sites`` (``paper``: those of ``config``; ``all``: every convolution of ``g_s``; or a list
-            of its own), ``adapter`` (the kind), ``gate.mid`` (null: that of ``config``) and ``gate.input``
-            (``latent`` or ``signalled``).
+            of its own), ``adapter`` (the kind), ``gate.mid`` (null: that of ``config``), ``gate.input``
+            (``latent`` or ``signalled``) and ``gate.threshold`` (v below it counts as zero when decoding).
 
     Returns:
         The new ``g_s``, with adapters at zero.
     """
     config = zoo.at_quality(config)
     codec.requires_grad_(False).eval()
+    threshold = how.gate.get("threshold", 0.0)
+    if not 0 <= threshold < 1:
+        raise UserError(f"gate.threshold must be from 0 to below 1, not {threshold}.")
     if how.gate.input not in get_args(GateInput):
         raise unknown("gate.input", how.gate.input, get_args(GateInput))
     if how.sites == "all":
@@ -92,6 +95,7 @@ def adapt(
         kind=instantiate(how.adapter),
         gate_mid=how.gate.mid or config.gate.mid,
         gate_input=how.gate.input,
+        threshold=threshold,
     )
     return codec.g_s
 
@@ -159,7 +163,7 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         how: DictConfig = PAPER,
         *,
         weights: bool = True,
-    ) -> AdaptedCodec:
+    ) -> Self:
         """A codec with untrained adapters, which decodes exactly as the base codec does.
 
         Args:
@@ -173,13 +177,11 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         return cls(codec, config, zoo.fingerprint(base_state(codec)), how=how)
 
     @classmethod
-    def new(
-        cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True
-    ) -> AdaptedCodec:
+    def new(cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True) -> Self:
         return cls.build(config.codec, domains, how_adapted(config), weights=weights)
 
     @classmethod
-    def load(cls, folder: Path | str) -> AdaptedCodec:
+    def load(cls, folder: Path | str) -> Self:
         """Load an adapter pack; see :func:`lic_da.adaptation.pack.load`.
 
         Raises:
@@ -193,7 +195,7 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         return codec
 
     @classmethod
-    def rebuild(cls, config: DictConfig) -> AdaptedCodec:
+    def rebuild(cls, config: DictConfig) -> Self:
         adapted = cls.build(config.codec, list(config.domains), config.get("how", PAPER))
         adapted.synthesis.blend = config.blend
         return adapted
@@ -241,7 +243,8 @@ class AdaptedCodec(ModelCodec, PictureCodec):
 
     def pieces(self, stream: Stream) -> Iterator[tiles.Piece]:
         y_hat = self.latent(stream)
-        yield from self._shown(partial(self.synthesis, v=self._v(stream, y_hat)), y_hat)
+        with self.synthesis.mixed_by(self._v(stream, y_hat)) as transform:
+            yield from self._shown(transform, y_hat)
 
     @torch.inference_mode()
     def gate_weights(self, stream: Stream) -> dict[str, float]:

@@ -8,6 +8,7 @@ A frozen convolution beside the adapters joins the sum where its kernel is at ha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -17,21 +18,86 @@ from torch import Tensor, nn
 Conv = nn.Conv2d | nn.ConvTranspose2d
 
 
+class Fold:
+    """A kernel and a bias in buffers of their own, which are filled anew for every v.
+
+    A site keeps its fold from picture to picture: decoding takes the memory of the base decoder and
+    of one adapter, however many domains there are.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def fill(
+        self, adapters: Sequence[Conv], v: Tensor, beside: Conv | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Σ_k v_k A_k, or W + Σ_k v_k A_k; adapters without weight are not touched.
+
+        Args:
+            adapters: A_0 … A_K.
+            v: ``(K+1,)``.
+            beside: W, a convolution of the adapters' shape.
+
+        Returns:
+            Weight and bias; they hold until the next call.
+        """
+        weight, bias = self._buffers(adapters[0])
+        if beside is None:
+            weight.zero_()
+            bias.zero_()
+        else:
+            weight.copy_(beside.weight)
+            bias.copy_(_bias(beside))
+        shares = [(a, share) for a, share in zip(adapters, v.tolist(), strict=True) if share]
+        with torch.autocast(weight.device.type, enabled=False):
+            for adapter, share in shares:
+                add_kernel(weight, adapter, share)
+            if not shares:
+                return weight, bias
+            biases = torch.stack([_bias(adapter) for adapter, _ in shares])
+            bias.addmv_(biases.T, bias.new_tensor([share for _, share in shares]))
+        return weight, bias
+
+    def _buffers(self, like: Conv) -> tuple[Tensor, Tensor]:
+        bias, shape = _bias(like), kernel_shape(like)
+        kept = self._kept
+        if kept is None or (kept[0].shape, kept[0].device, kept[0].dtype) != (
+            shape,
+            bias.device,
+            bias.dtype,
+        ):
+            with torch.inference_mode(False):  # such tensors can be written to in any mode
+                kept = bias.new_empty(shape), bias.new_empty(bias.shape)
+            self._kept = kept
+        return kept
+
+
 class Mixture:
     """The adapters of one site, mixed by v.
 
     Args:
         adapters: A_0 … A_K, convolutions of one shape.
         v: ``(B, K+1)`` weights of the adapters, a row an image.
+        fold: where kernels are added up when all images share v and there are no gradients.
     """
 
-    def __init__(self, adapters: Sequence[Conv], v: Tensor) -> None:
+    def __init__(self, adapters: Sequence[Conv], v: Tensor, fold: Fold | None = None) -> None:
         self.adapters = adapters
         self.v = v
+        self._fold = fold or Fold()
+        self._folded: tuple[Tensor, Tensor] | None = None
+        self._shared = len(v) == 1 or (not v.requires_grad and bool((v == v[0]).all()))
+
+    def behind(self, u: Tensor) -> Tensor:
+        """U + Σ_k v_k A_k(u), for ``u`` of shape ``(B, C, H, W)``."""
+        return u + self(u)
 
     def __call__(self, u: Tensor) -> Tensor:
         """Σ_k v_k A_k(u), for ``u`` of shape ``(B, C, H, W)``."""
-        return self._apply(self.adapters[0], u, *self._kernels(u))
+        like = self.adapters[0]
+        if self._folds(u):
+            return convolve(like, u, *self._kernel())
+        return self._apply(like, u, *self._kernels())
 
     def beside(self, conv: Conv, u: Tensor) -> Tensor:
         """W(u) + Σ_k v_k A_k(u), where W is a frozen convolution of the adapters' shape.
@@ -39,38 +105,60 @@ class Mixture:
         Without gradients, and where v differs in the batch, W is a convolution of its own, so that
         untrained adapters leave every bit as it is; in training W joins each image's kernel.
         """
-        weights, biases = self._kernels(u)
+        if self._folds(u):
+            return convolve(conv, u, *self._kernel(conv))
+        weights, biases = self._kernels()
         if len(weights) > 1 and not torch.is_grad_enabled():
             alone = convolve(conv, u, conv.weight, conv.bias)
             return alone + self._apply(conv, u, weights, biases)
         return self._apply(conv, u, conv.weight + weights, _bias(conv) + biases)
 
-    def _kernels(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _folds(self, u: Tensor) -> bool:
+        return not torch.is_grad_enabled() and self._shared
+
+    def _kernel(self, beside: Conv | None = None) -> tuple[Tensor, Tensor]:
+        """The one kernel and bias of a v that all images share; folded when first used."""
+        if self._folded is None:
+            self._folded = self._fold.fill(self.adapters, self.v[0], beside)
+        return self._folded
+
+    def _kernels(self) -> tuple[Tensor, Tensor]:
         """Summed kernels ``(n, *shape)`` and biases ``(n, C_out)``; n = 1 if all images share v."""
-        shared = len(u) == 1 or (not self.v.requires_grad and bool((self.v == self.v[0]).all()))
-        if shared and not torch.is_grad_enabled():
-            return self._folded()
-        v = self.v[:1] if shared else self.v
-        with torch.autocast(u.device.type, enabled=False):  # small weights add up in float32
+        v = self.v[:1] if self._shared else self.v
+        with torch.autocast(v.device.type, enabled=False):  # small weights add up in float32
             weights = torch.stack([a.weight for a in self.adapters])
             biases = torch.stack([_bias(a) for a in self.adapters])
             return torch.tensordot(v, weights, dims=1), v @ biases
-
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """The kernel and bias of one v, added up in place; adapters without weight are not touched."""
-        first = self.adapters[0]
-        weight, bias = torch.zeros_like(first.weight), torch.zeros_like(_bias(first))
-        for adapter, share in zip(self.adapters, self.v[0].tolist(), strict=True):
-            if share:
-                weight.add_(adapter.weight, alpha=share)
-                bias.add_(_bias(adapter), alpha=share)
-        return weight[None], bias[None]
 
     @staticmethod
     def _apply(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
         if len(weights) == 1:
             return convolve(like, u, weights[0], biases[0])
         return convolve_each(like, u, weights, biases)
+
+
+class AddsItself(ABC):
+    """An adapter whose kernel need not be made to be added to another one."""
+
+    @abstractmethod
+    def add_to(self, kernel: Tensor, share: float) -> None:
+        """Add ``share`` times the adapter's kernel to ``kernel``, in place."""
+
+
+def add_kernel(kernel: Tensor, adapter: Conv, share: float) -> None:
+    """Add ``share`` times the adapter's kernel to ``kernel``, in place."""
+    if isinstance(adapter, AddsItself):
+        adapter.add_to(kernel, share)
+    else:
+        kernel.add_(adapter.weight, alpha=share)
+
+
+def kernel_shape(conv: Conv) -> torch.Size:
+    """Shape of a convolution's weight, also of one that has none until it is asked for it."""
+    channels = (conv.out_channels, conv.in_channels)
+    if isinstance(conv, nn.ConvTranspose2d):
+        channels = channels[::-1]
+    return torch.Size((*channels, *conv.kernel_size))
 
 
 def _bias(conv: Conv) -> Tensor:

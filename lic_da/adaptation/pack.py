@@ -5,7 +5,8 @@ A pack is a folder::
     adapters.safetensors   bank and gate; of other methods it is weights.safetensors: what was trained,
                            with the entropy-coding tables that belong to it
     config.yaml            method, codec, quality, domains, fingerprint of the base, and what the codec
-                           of the method wants to know: sites and adapters, the width, …
+                           of the method wants to know: sites and adapters, the width, what a pack that
+                           extends another took over, …
     metrics.json           what was measured at the end of training
 """
 
@@ -20,6 +21,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.codecs import zoo
@@ -33,7 +35,7 @@ _ADAPTED = f"{AdaptedCodec.__module__}.{AdaptedCodec.__qualname__}"
 
 
 def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write a pack.
+    """Write a pack; a path of base weights becomes absolute, so that it opens from everywhere.
 
     Args:
         codec: a trained codec.
@@ -47,12 +49,15 @@ def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
             temporary,
             {"base_fingerprint": codec.fingerprint},
         )
+    own = codec.config.copy()
+    if zoo.is_file_of_weights(own.weights):
+        own.weights = str(Path(own.weights).expanduser().resolve())
     kind = type(codec)
     config = OmegaConf.create(
         {
             "method": codec.method,
             "kind": f"{kind.__module__}.{kind.__qualname__}",
-            "codec": codec.config,
+            "codec": own,
             "quality": codec.config.quality,
             "domains": list(codec.domains),
             **codec.settings(),
@@ -70,26 +75,31 @@ def load(folder: Path | str) -> PictureCodec:
     """The codec of a pack, of whatever method.
 
     Raises:
-        UserError: the folder is no pack, or it belongs to other base weights, or its weights are not
-            those that were saved.
+        UserError: the folder is no pack, it belongs to other base weights or to none that are there, or
+            its weights are not those that were saved.
     """
     folder = Path(folder)
     config = read_config(folder)
+    if zoo.is_file_of_weights(config.codec.weights):
+        try:
+            zoo.weights_path(config.codec, config.quality)
+        except UserError as error:
+            raise UserError(
+                f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
+                f"{CONFIG}: codec.weights."
+            ) from error
     codec = _kind(config).rebuild(config)
     if codec.fingerprint != config.base_fingerprint:
         raise UserError(
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
             f"codec {config.codec.name} at quality {config.quality} here are {codec.fingerprint}."
         )
-    file = folder / codec.weights_file
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}).") from error
-    codec.load_trained(tensors, str(file))
+    codec.load_trained(read_tensors(folder), str(folder / codec.weights_file))
     saved, now = config.get("fingerprint"), zoo.fingerprint(codec.codec.state_dict())
     if saved is not None and saved != now:
-        raise UserError(f"The weights in {file} are not those that {CONFIG} names ({saved}).")
+        raise UserError(
+            f"The weights in {folder / codec.weights_file} are not those that {CONFIG} names ({saved})."
+        )
     return codec
 
 
@@ -110,6 +120,20 @@ def read_config(folder: Path) -> DictConfig:
     if not (folder / weights_file).is_file():
         raise UserError(f"{folder} is not an adapter pack: it has no {weights_file}.")
     return config
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a pack, such as ``bank.…`` and ``gate.…``.
+
+    Raises:
+        UserError: the folder is no pack, or their file cannot be read.
+    """
+    file = folder / _kind(read_config(folder)).weights_file
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read ({error}).") from error
+    return tensors
 
 
 def _kind(config: DictConfig) -> type[PictureCodec]:

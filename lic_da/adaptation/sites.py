@@ -79,8 +79,7 @@ class Serial(Site):
     def adapted(
         self, module: nn.Module, forward: Callable[..., Any], mixture: Mixture, x: Tensor
     ) -> Tensor:
-        u: Tensor = forward(x)
-        return u + mixture(u)
+        return mixture.behind(forward(x))
 
 
 @dataclass(frozen=True)

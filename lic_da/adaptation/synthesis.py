@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lic_da.adaptation.adapters import AdapterKind
 from lic_da.adaptation.bank import AdapterBank
 from lic_da.adaptation.gate import Gate, GateInput
-from lic_da.adaptation.mixture import Mixture
+from lic_da.adaptation.mixture import Fold, Mixture
 from lic_da.adaptation.sites import Site
 from lic_da.errors import UserError, unknown
 
@@ -43,6 +43,7 @@ class AdaptedSynthesis(nn.Module):
         kind: of the adapters.
         gate_mid: channels inside the gate.
         gate_input: what it reads.
+        threshold: the blend ``weighted`` leaves out adapters whose v is below it; the largest stays.
     """
 
     mixture: type[Mixture] = Mixture
@@ -58,6 +59,7 @@ class AdaptedSynthesis(nn.Module):
         kind: AdapterKind,
         gate_mid: int,
         gate_input: GateInput = "latent",
+        threshold: float = 0.0,
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
@@ -66,9 +68,11 @@ class AdaptedSynthesis(nn.Module):
         self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)
         self.gate = Gate(latent_channels, gate_mid, len(domains))
         self.gate_input = gate_input
+        self.threshold = threshold
         self.blend = "weighted"
         self.domain: str | None = None
         self.last_v: Tensor | None = None
+        self._folds = [Fold() for _ in sites]
 
     def train(self, mode: bool = True) -> AdaptedSynthesis:
         """Adapters and gate follow ``mode``; the frozen base stays in eval mode."""
@@ -119,7 +123,9 @@ class AdaptedSynthesis(nn.Module):
             raise RuntimeError("The gate reads y: its v must be given.")
         else:
             v = self.gate(y_hat).float().softmax(dim=1)
-        return v if self.blend == "weighted" else one_hot(v.argmax(dim=1), len(self.domains))
+        if self.blend == "top1":
+            return one_hot(v.argmax(dim=1), len(self.domains))
+        return without_tiny(v, self.threshold) if self.threshold else v
 
     def forward(self, y_hat: Tensor, v: Tensor | None = None) -> Tensor:
         """Decode latents.
@@ -133,20 +139,29 @@ class AdaptedSynthesis(nn.Module):
         """
         if v is None:
             v = self.blend_weights(y_hat)
-        self.last_v = None if v is None else v.detach()
-        with nullcontext() if v is None else self._sites_adapted(v):
-            decoded: Tensor = self.base(y_hat)
+        with self.mixed_by(v) as transform:
+            decoded: Tensor = transform(y_hat)
         return decoded
 
     @contextmanager
-    def _sites_adapted(self, v: Tensor) -> Iterator[None]:
-        """Inside the block the modules at the sites compute what their sites say."""
+    def mixed_by(self, v: Tensor | None) -> Iterator[nn.Module]:
+        """The transform with adapters mixed by one v, for as many latents as there are; folded once.
+
+        Args:
+            v: weights of the adapters, ``(B, K+1)``, or ``(1, K+1)`` for latents of any number;
+                None: no adapters.
+
+        Yields:
+            ŷ ``(B, M, H, W)`` to images ``(B, 3, H', W')``, not clamped; it holds inside the block.
+        """
+        self.last_v = None if v is None else v.detach()
         modules = [self.base.get_submodule(site.at) for site in self.sites]
         try:
-            for site, module in zip(self.sites, modules, strict=True):
-                mixture = self.mixture(self.bank.at(site), v)
-                module.forward = partial(site.adapted, module, module.forward, mixture)
-            yield
+            if v is not None:
+                for site, module, fold in zip(self.sites, modules, self._folds, strict=True):
+                    mixture = self.mixture(self.bank.at(site), v, fold)
+                    module.forward = partial(site.adapted, module, module.forward, mixture)
+            yield self.base
         finally:
             for module in modules:
                 module.__dict__.pop("forward", None)  # its class's own shows again
@@ -155,6 +170,12 @@ class AdaptedSynthesis(nn.Module):
 def one_hot(labels: Tensor, domains: int) -> Tensor:
     """``(B,)`` labels -> ``(B, K+1)`` float32."""
     return F.one_hot(labels, domains).float()
+
+
+def without_tiny(v: Tensor, threshold: float) -> Tensor:
+    """V ``(B, K+1)`` with entries below the threshold at zero, but never the largest; rows add up to 1."""
+    kept = v.where((v >= threshold) | (v == v.amax(dim=1, keepdim=True)), 0)
+    return kept / kept.sum(dim=1, keepdim=True)
 
 
 def check_blend(blend: str, domain: str | None, domains: Sequence[str]) -> None:

@@ -9,27 +9,32 @@ zeros as it can reach::
     an escaped symbol       16 bits, n nibbles; n is the sum of nibbles up to the first that is not 15
 
 Behind the string all is zero, so there a sum ends after the 63 bits of the decoder's state: no symbol
-takes more than ``_ESCAPE`` bytes. Only one sum can begin in the string; it is at most 15 times the
-nibbles there. What remains is how many symbols behind the string are escapes. Their tables give them
-some 2⁻¹⁶ of the range; we leave room for ``_ESCAPES`` and every 64th of all. The padding
-changes nothing for a whole string, which is never read beyond its end.
+takes more than ``_ESCAPE`` bytes. Only one sum can begin in the string. Between words the decoder
+takes nibbles of 15 only from words of all ones, so the sum announces at most 15 times the longest run
+of such bytes, and what the state holds. What remains is how many symbols behind the string are
+escapes. Their tables give them some 2⁻¹⁶ of the range; we leave room for ``_ESCAPES`` and every 64th
+of all. The padding changes nothing for a whole string, which is never read beyond its end.
 
 Lengths are held against the size of the picture first: a table's likeliest symbols set the least
-number of bits, so a few bytes cannot claim a hundred megapixels.
+number of bits, so a few bytes cannot claim a hundred megapixels. While decoding, the symbols' bits are
+held against the string's (``lic_da.codecs.pieces``), so that garbage ends where the string does, and
+not where the picture would.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.models import CompressionModel
 from torch import Tensor
 
 from lic_da.bitstream import StreamError
 from lic_da.codecs.latents import until_synthesis
+from lic_da.codecs.pieces import PaddedString
 from lic_da.codecs.symbols import symbol_checksum
 
 _WORD = 4  # rANS writes words of 4 bytes, after a state of 8
@@ -80,26 +85,38 @@ def check_strings(
             raise StreamError("The stream's strings are not those of an entropy coder.")
         if len(string) > _STATE + _LONGEST * symbols:
             raise StreamError("The stream's strings are too long for the size it states.")
-    least = shape[0] * shape[1] * least_bits(codec) / 8 - _STATE
-    if sum(len(string) for string in strings) < least:
+    if sum(len(string) for string in strings) < least_bits(codec, shape, symbols) / 8 - _STATE:
         raise StreamError("The stream's strings are too short for the size it states.")
 
 
-def least_bits(codec: CompressionModel) -> float:
-    """Bits that an element of the latent's grid takes if all its channels have their likeliest value.
+def least_bits(codec: CompressionModel, shape: tuple[int, int], symbols: int) -> float:
+    """Bits that strings take if every symbol is its table's likeliest.
 
-    Only tables that are known before decoding count, those of entropy bottlenecks.
+    Which of its tables a Gaussian conditional model will use is not known before decoding; the one of
+    the narrowest Gaussian counts.
+
+    Args:
+        codec: whose tables.
+        shape: of the latent of an entropy bottleneck.
+        symbols: of the Gaussian conditional model.
     """
     bits = 0.0
     for model in codec.modules():
         if isinstance(model, EntropyBottleneck):
-            likeliest = model.quantized_cdf.diff(dim=1).amax(dim=1).double()
-            bits -= float((likeliest / (1 << model.entropy_coder_precision)).log2().sum())
-    return bits
+            bits += shape[0] * shape[1] * float(_likeliest(model).sum())
+    gaussian = [m for m in codec.modules() if isinstance(m, GaussianConditional)]
+    return bits + symbols * min((float(_likeliest(m).min()) for m in gaussian), default=0.0)
 
 
-def pad_string(string: bytes, symbols: int) -> bytes:
+def _likeliest(model: EntropyModel) -> Tensor:
+    """Bits of the likeliest symbol of every table."""
+    frequencies = model.quantized_cdf.diff(dim=1).amax(dim=1).double()
+    return model.entropy_coder_precision - frequencies.log2()
+
+
+def pad_string(string: bytes, symbols: int) -> PaddedString:
     """The string, and zeros as far as a decoder of so many symbols can read."""
     escapes = min(symbols, _ESCAPES + symbols // 64)
-    reach = 15 * len(string) + _SYMBOL * symbols + _ESCAPE * (escapes + 1) + _STATE
-    return string + bytes(reach)
+    ones = max(map(len, re.findall(rb"\xff+", string)), default=0)
+    reach = 15 * (ones + 2 * _STATE) + _SYMBOL * symbols + _ESCAPE * (escapes + 1) + _STATE
+    return PaddedString(string, reach)

@@ -7,18 +7,16 @@ probabilities. The checksum of the symbols, made while encoding and compared aft
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-from compressai.ans import RansDecoder
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
-from numpy.typing import NDArray
 from torch import Tensor
 
-_PIECE = 1 << 20
+from lic_da.codecs.pieces import Integers, decompressor
 
 
 class SymbolChecksum:
@@ -29,7 +27,11 @@ class SymbolChecksum:
 
     def add(self, symbols: Tensor) -> None:
         """Continue the checksum with more symbols, a tensor of whole numbers."""
-        little_endian = np.ascontiguousarray(symbols.detach().cpu().numpy(), dtype="<i4")
+        self.add_array(symbols.detach().cpu().numpy())
+
+    def add_array(self, symbols: Integers) -> None:
+        """As :meth:`add`, for an array."""
+        little_endian = np.ascontiguousarray(symbols, dtype="<i4")
         self.value = zlib.crc32(little_endian.data, self.value)
 
 
@@ -39,24 +41,29 @@ def symbol_checksum(
 ) -> Iterator[SymbolChecksum]:
     """Checksum of the symbols that ``codec`` encodes, or decodes, inside the block.
 
-    CompressAI's entropy models make symbols by ``quantize(…, "symbols")`` before encoding and take
-    them in by ``dequantize`` after decoding, in autoregressive codecs as in all others.
+    CompressAI's entropy models make symbols by ``quantize(…, "symbols")`` before encoding. They are
+    decoded by the models' ``decompress``, in whose place stands one that works in pieces and wants a
+    :class:`~lic_da.codecs.pieces.PaddedString`; autoregressive codecs decode by themselves and have
+    the models ``dequantize`` the symbols.
     """
     checksum = SymbolChecksum()
     models = [m for m in codec.modules() if isinstance(m, EntropyModel)]
-    coders = [m.entropy_coder for m in models]
-    name, listening = (
-        ("quantize", _quantize) if direction == "encode" else ("dequantize", _dequantize)
-    )
-    for model, coder in zip(models, coders, strict=True):
-        setattr(model, name, listening(getattr(model, name), checksum))
-        model.entropy_coder = _InPieces(coder)
+    for model in models:
+        if direction == "encode":
+            listening = {"quantize": _quantize(model.quantize, checksum)}
+        else:
+            listening = {
+                "dequantize": _dequantize(model.dequantize, checksum),
+                "decompress": decompressor(model, checksum.add_array),
+            }
+        for name, method in listening.items():
+            setattr(model, name, method)
     try:
         yield checksum
     finally:
-        for model, coder in zip(models, coders, strict=True):
-            delattr(model, name)  # the class's own method shows again
-            model.entropy_coder = coder
+        for model in models:
+            for name in listening:
+                delattr(model, name)  # the class's own method shows again
 
 
 def _quantize(method: Callable[..., Tensor], checksum: SymbolChecksum) -> Callable[..., Tensor]:
@@ -75,25 +82,3 @@ def _dequantize(method: Callable[..., Tensor], checksum: SymbolChecksum) -> Call
         return method(inputs, *args, **kwargs)
 
     return dequantize
-
-
-class _InPieces:
-    """An entropy coder that decodes piece by piece into an array: a list takes eight times the memory."""
-
-    def __init__(self, coder: Any) -> None:
-        self._coder = coder
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._coder, name)
-
-    def decode_with_indexes(
-        self, string: bytes, indexes: Sequence[int], *tables: Any
-    ) -> NDArray[np.int32]:
-        """As CompressAI's, which gives a list."""
-        decoder = RansDecoder()
-        decoder.set_stream(string)
-        symbols = np.empty(len(indexes), dtype=np.int32)
-        for start in range(0, len(indexes), _PIECE):
-            piece = slice(start, start + _PIECE)
-            symbols[piece] = decoder.decode_stream(indexes[piece], *tables)
-        return symbols

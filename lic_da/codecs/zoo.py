@@ -82,6 +82,11 @@ def build(config: DictConfig, *, weights: bool = True) -> CompressionModel:
     return codec.eval()
 
 
+def is_file_of_weights(weights: str | None) -> bool:
+    """Whether ``codec.weights`` names a file, and not a kind of weights."""
+    return weights not in (None, "bundled", "zoo", "random")
+
+
 def weights_path(config: DictConfig, quality: int) -> Path:
     """File of the weights.
 

@@ -19,18 +19,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lic_da.data.domains import (
-    SOURCE_DOMAIN,
-    DomainImages,
-    Picture,
-    prepare,
-    refuse_shared_files,
-)
+from lic_da.data.domains import SOURCE_DOMAIN, prepare, refuse_shared_files
 from lic_da.data.images import RGB, read_rgb
-from lic_da.errors import UserError, unknown
-
-TRAIN_ON = ("all", "targets")
-"""Domains whose pictures are drawn for training: all seen ones, or the targets without the source."""
+from lic_da.data.index import DomainImages, Picture
+from lic_da.errors import UserError
 
 CropKey = tuple[int, int, int]
 """What a sampler asks a :class:`CropDataset` for: (group, number of the picture, crop seed)."""
@@ -152,7 +144,7 @@ def random_crop(pixels: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 
 
 class BalancedBatches(Sampler[list[CropKey]]):
-    """Batches in which every domain has the same share, up to one picture.
+    """Batches in which every group of the dataset has the same share, up to one picture.
 
     Epoch e is a function of (seed, e) alone, so a resumed run sees what it would have seen.
 
@@ -161,7 +153,7 @@ class BalancedBatches(Sampler[list[CropKey]]):
         batch_size: crops in a batch.
         batches: batches in an epoch.
         seed: of the run.
-        area_power: within a domain a picture is drawn in proportion to (its pixels)^area_power.
+        area_power: within a group a picture is drawn in proportion to (its pixels)^area_power.
     """
 
     def __init__(
@@ -196,17 +188,17 @@ class BalancedBatches(Sampler[list[CropKey]]):
 
     def __iter__(self) -> Iterator[list[CropKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        domains = len(self.weights)
         for batch in range(self.batches):
-            # Where the batch size is no multiple of the number of domains, the surplus moves on.
-            labels = [(batch * self.batch_size + i) % domains for i in range(self.batch_size)]
+            # Where the batch size is no multiple of the number of groups, the surplus moves on.
+            surplus = batch * self.batch_size
+            groups = [(surplus + i) % len(self.weights) for i in range(self.batch_size)]
             yield [
                 (
-                    label,
-                    int(rng.choice(len(self.weights[label]), p=self.weights[label])),
+                    group,
+                    int(rng.choice(len(self.weights[group]), p=self.weights[group])),
                     int(rng.integers(2**31)),
                 )
-                for label in labels
+                for group in groups
             ]
 
 
@@ -257,14 +249,14 @@ class DomainsDataModule(L.LightningDataModule):
         domains: target domains, names in ``conf/domain``.
         unseen: domains that are only tested.
         source: the domain the codec was pre-trained on.
-        train_on: whose pictures are drawn for training: ``all`` seen domains, or the ``targets`` alone.
         data_dir: folder of the prepared images.
         batch_size: crops in a training batch, balanced over the domains.
         crop: side of the training crops in pixels.
         batches_per_epoch: training steps between validations.
         val_images: at most this many validation pictures a domain.
         val_crop: side of the central square that is validated on, in pixels.
-        train_images: at most this many training pictures a domain; None: all.
+        train_images: at most this many training pictures of a target domain; None: all. Those of a
+            smaller number are among those of a larger one, and the source domain keeps all of its own.
         num_workers: processes that decode; None: none if the pictures fit into memory, else one
             fewer than there are cores.
         cache_gb: memory for decoded training pictures, in GiB.
@@ -272,6 +264,7 @@ class DomainsDataModule(L.LightningDataModule):
         half_from: see :class:`CropDataset`.
         area_power: see :class:`BalancedBatches`.
         console: where progress is shown.
+        learned: domains whose pictures are trained on and validated; None: all but the unseen ones.
     """
 
     def __init__(
@@ -280,7 +273,6 @@ class DomainsDataModule(L.LightningDataModule):
         unseen: Sequence[str] = (),
         *,
         source: str = SOURCE_DOMAIN,
-        train_on: str = "all",
         data_dir: str | Path = "data",
         batch_size: int = 16,
         crop: int = 128,
@@ -294,16 +286,15 @@ class DomainsDataModule(L.LightningDataModule):
         half_from: int | None = None,
         area_power: float = 0.0,
         console: Console | None = None,
+        learned: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
+        self.learned = self.domain_names if learned is None else tuple(learned)
         self.unseen_names = tuple(unseen)
         for name in self.unseen_names:
             if name in self.domain_names:
                 raise UserError(f"Domain '{name}' cannot be both trained on and unseen.")
-        if train_on not in TRAIN_ON:
-            raise unknown("train_on", train_on, TRAIN_ON)
-        self.trained_on = self.domain_names[1:] if train_on == "targets" else self.domain_names
         self.data_dir = Path(data_dir)
         self.batch_size, self.crop, self.batches_per_epoch = batch_size, crop, batches_per_epoch
         self.val_images, self.val_crop, self.train_images = val_images, val_crop, train_images
@@ -330,7 +321,7 @@ class DomainsDataModule(L.LightningDataModule):
         self.images = {name: prepare(name, self.data_dir) for name in names}
         refuse_shared_files(self.images.values())
         for name in names:
-            needed = ("train", "val", "test") if name in self.domain_names else ("test",)
+            needed = ("train", "val", "test") if name in self.learned else ("test",)
             for split in needed:
                 if not self.images[name].split(split):
                     raise UserError(
@@ -345,9 +336,14 @@ class DomainsDataModule(L.LightningDataModule):
         return [LabelledPicture(p, images.path(p), name, label) for p in images.split(split)]
 
     def train_dataset(self) -> CropDataset:
-        """The training crops of the domains that are trained on."""
+        """The training crops of the domains that are learned."""
         if self._train is None:
-            groups = [self.pictures(n, "train")[: self.train_images] for n in self.trained_on]
+            targets = self.domain_names[1:]
+            groups = [
+                self.pictures(n, "train")[: self.train_images if n in targets else None]
+                for n in self.domain_names
+                if n in self.learned
+            ]
             self._train = CropDataset(
                 groups, self.crop, cache_bytes=int(self.cache_gb * 2**30), half_from=self.half_from
             )
@@ -377,9 +373,7 @@ class DomainsDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Central squares of validation pictures, one a batch."""
-        pictures = [
-            p for n in self.domain_names for p in self.pictures(n, "val")[: self.val_images]
-        ]
+        pictures = [p for n in self.learned for p in self.pictures(n, "val")[: self.val_images]]
         return _one_by_one(WholePictures(pictures, centre=self.val_crop))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

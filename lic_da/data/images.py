@@ -155,11 +155,11 @@ def _is_16_bit_colour_png(path: Path, image: Image.Image) -> bool:
 
 
 def _read_16_bit_png(path: Path) -> NDArray[np.float64]:
-    """Samples in [0, 1], shape (H, W, 3 or 4). Pillow reads such files with 8 bits only."""
+    """Samples in [0, 1], shape (H, W, 3 or 4), turned as EXIF says; Pillow reads 8 bits only."""
     from torchvision.io import ImageReadMode, decode_image
 
-    pixels = decode_image(str(path), mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    samples = pixels.astype(np.float64) / 65535
+    pixels = decode_image(str(path), mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    samples = pixels.permute(1, 2, 0).numpy().astype(np.float64) / 65535
     if samples.shape[-1] <= 2:
         samples = np.concatenate([samples[..., :1]] * 3 + [samples[..., 1:]], axis=-1)
     return samples

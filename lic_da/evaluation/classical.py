@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import importlib.metadata
@@ -135,7 +134,9 @@ def measure_anchor(
     """Code pictures at all qualities of a codec; what was coded before is read from a cache.
 
     A picture is known by its pixels, so that a cache serves all domains and sweeps. An encoder of
-    another version, or with other settings, has a cache of its own.
+    another version, or with other settings, has a cache of its own. What was coded of a picture is kept
+    as soon as it is there, so that a run that is killed loses no more than the pictures it was at, and
+    several processes may share a cache.
 
     Args:
         codec: the anchor.
@@ -151,7 +152,7 @@ def measure_anchor(
     known = _Cache(codec, cache)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # the encoders release the lock
         coded = pool.map(lambda entry: _code(codec, entry, known), pictures)
-        points = [
+        return [
             point
             for rows in track(
                 coded,
@@ -162,67 +163,70 @@ def measure_anchor(
             )
             for point in rows
         ]
-    known.save()
-    return points
 
 
 @dataclass(frozen=True)
 class _Coded:
-    pixels: str  # SHA-256 of the picture's pixels
-    quality: int
     bytes: int
     psnr: float
 
 
 class _Cache:
-    """What one codec made of pictures: a CSV file whose name depends on everything that matters."""
+    """What one codec made of pictures: a folder whose name depends on everything that matters.
+
+    A picture has a file of its own, which is written whole or not at all.
+    """
 
     def __init__(self, codec: ClassicalCodec, folder: Path) -> None:
         identity = json.dumps([codec.format, dict(codec.settings), codec.version])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-        self.path = folder / f"{codec.format.lower()}_{digest}.csv"
-        self.rows: dict[tuple[str, int], _Coded] = {}
-        self.changed = False
-        if self.path.is_file():
-            with open(self.path, newline="") as file:
-                for r in csv.DictReader(file):
-                    row = _Coded(r["pixels"], int(r["quality"]), int(r["bytes"]), float(r["psnr"]))
-                    self.rows[row.pixels, row.quality] = row
+        self.codec = codec
+        self.folder = folder / f"{codec.format.lower()}_{digest}"
 
-    def get(self, codec: ClassicalCodec, digest: str, pixels: RGB, quality: int) -> _Coded:
-        """The row of a picture and quality, coded now if need be."""
-        row = self.rows.get((digest, quality))
-        if row is None:
-            size, decoded = codec.code(pixels, quality)
-            psnr = score(decoded, to_tensor(pixels), ms_ssim=False)[0]
-            row = self.rows[digest, quality] = _Coded(digest, quality, size, psnr)
-            self.changed = True
-        return row
+    def coded(self, pixels: RGB) -> dict[int, _Coded]:
+        """A picture at all qualities of the codec; what is missing is coded now."""
+        digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        path = self.folder / f"{digest}.json"
+        rows = self._read(path)
+        missing = [q for q in self.codec.qualities if q not in rows]
+        if missing:
+            rows |= {quality: self._code(pixels, quality) for quality in missing}
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps({q: asdict(rows[q]) for q in sorted(rows)}) + "\n")
+        return rows
 
-    def save(self) -> None:
-        if not self.changed:
-            return
-        with atomic_path(self.path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(_Coded.__annotations__), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(self.rows[key]) for key in sorted(self.rows))
+    @staticmethod
+    def _read(path: Path) -> dict[int, _Coded]:
+        """What is known of a picture; nothing if its file is not there or is damaged."""
+        try:
+            return {int(q): _Coded(**row) for q, row in json.loads(path.read_text()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def _code(self, pixels: RGB, quality: int) -> _Coded:
+        size, decoded = self.codec.code(pixels, quality)
+        return _Coded(size, score(decoded, to_tensor(pixels), ms_ssim=False)[0])
 
 
 def _code(codec: ClassicalCodec, entry: LabelledPicture, cache: _Cache) -> list[Point]:
     pixels = read_rgb(entry.path)
     height, width = pixels.shape[:2]
-    digest = hashlib.sha256(f"{height}x{width}".encode() + pixels.tobytes()).hexdigest()
-    rows = (cache.get(codec, digest, pixels, quality) for quality in codec.qualities)
-    return [_point(codec, entry, width, height, row) for row in rows]
+    rows = cache.coded(pixels)
+    return [_point(codec, entry, width, height, q, rows[q]) for q in codec.qualities]
 
 
 def _point(
-    codec: ClassicalCodec, entry: LabelledPicture, width: int, height: int, row: _Coded
+    codec: ClassicalCodec,
+    entry: LabelledPicture,
+    width: int,
+    height: int,
+    quality: int,
+    row: _Coded,
 ) -> Point:
     return Point(
         run="anchor",
         codec=codec.label,
-        quality=row.quality,
+        quality=quality,
         lmbda=math.nan,
         method=METHOD,
         blend="none",

@@ -27,9 +27,12 @@ BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
     "interpolation", "points", "images", "series", "reason",
 )  # fmt: skip
-_NOT_IN_A_SERIES = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
+_NOT_IN_A_SERIES = (
+    *("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb"),
+    "extended_from",
+)
 _LABELLED = (
-    "domains", "unseen", "data.domains", "data.unseen", "data.seed", "data.train_on", "method.name",
+    "domains", "unseen", "data.domains", "data.unseen", "data.seed", "method.name",
     "method.training.seed",
 )  # fmt: skip
 
@@ -109,7 +112,7 @@ class Series:
     @property
     def trained(self) -> tuple[str, ...]:
         """Names of the domains it was trained on, the source first."""
-        return (self.source, *self.runs[0].config.domains)
+        return tuple(dict.fromkeys(p.domain for p in self.runs[0].points if p.seen))
 
     @property
     def domains(self) -> tuple[str, ...]:

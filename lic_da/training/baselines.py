@@ -61,8 +61,8 @@ class Baseline(CodecModule):
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Names of the domains whose pictures are drawn."""
-        names: tuple[str, ...] = self.trainer.datamodule.trained_on  # type: ignore[attr-defined]
+        """Names of the domains whose pictures are trained on and validated."""
+        names: tuple[str, ...] = self.trainer.datamodule.learned  # type: ignore[attr-defined]
         return names
 
 

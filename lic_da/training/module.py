@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.adaptation.extension import ExtendedCodec
 from lic_da.adaptation.gate import from_bytes, to_bytes
-from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot
+from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot, without_tiny
 from lic_da.codecs.checkpoints import is_table
 from lic_da.codecs.latents import decoder_latent, encoder_latent
 from lic_da.codecs.picture_codec import PictureCodec, pad, to_8_bit
@@ -147,7 +148,8 @@ class CodecModule(L.LightningModule):
 class DecoderAdaptation(CodecModule):
     """Adapters and gate of an adapted codec, trained on γ·255²·MSE + cross-entropy.
 
-    Only bank and gate are parameters of the optimiser. The frozen encoder and entropy model run without
+    Only bank and gate are parameters of the optimiser, without what is frozen of a codec that is
+    extended, and only they are in checkpoints. The frozen encoder and entropy model run without
     autograd and without computing a rate.
 
     Args:
@@ -217,7 +219,7 @@ class DecoderAdaptation(CodecModule):
             with self.synthesis.blending("base"):
                 self._base_psnr[batch["file"]] = psnr_8_bit(self.synthesis(y_hat), x)
         decoded = {
-            "weighted": gate,
+            "weighted": without_tiny(gate, self.synthesis.threshold),
             "top1": one_hot(gate.argmax(dim=1), domains),
             "oracle": one_hot(label, domains),
         }
@@ -242,8 +244,8 @@ class DecoderAdaptation(CodecModule):
 
     def configure_optimizers(self) -> Any:
         groups = [
-            {"params": list(self.synthesis.bank.parameters()), "lr": self.lr},
-            {"params": list(self.synthesis.gate.parameters()), "lr": self.gate_lr},
+            {"params": _trained(self.synthesis.bank), "lr": self.lr},
+            {"params": _trained(self.synthesis.gate), "lr": self.gate_lr},
         ]
         if self.schedule != "plateau":
             return self.adam_with_cosine(groups, self.warmup)
@@ -260,6 +262,30 @@ class DecoderAdaptation(CodecModule):
         self.codec.eval()
         self.synthesis.train(mode)
         return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say also which pack is extended."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["extended_from"] = self._extended_from
+
+    @property
+    def _extended_from(self) -> str | None:
+        """Fingerprint of the pack that is extended."""
+        adapted = self.adapted
+        return str(adapted.extended["from"]) if isinstance(adapted, ExtendedCodec) else None
+
+    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of any codec; and it must be of the same extended pack."""
+        super().check_checkpoint(checkpoint)
+        if checkpoint.get("extended_from") != self._extended_from:
+            raise UserError(
+                "The checkpoint was made with another setting of extend, or that pack has changed since: "
+                "give the pack that was extended then."
+            )
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 class TrainedAveraging(WeightAveraging):

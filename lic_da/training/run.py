@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,18 @@ from lic_da.config import available
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
-from lic_da.errors import Stopped, UserError
+from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.compatibility import compatibility
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.rate_distortion import check_blends
 from lic_da.evaluation.summary import measure_into, table
+from lic_da.evaluation.wandb_log import log_result
+from lic_da.jobs import RUNNING
+from lic_da.training import extend
 from lic_da.training.module import CodecModule, TrainedAveraging
+
+TRAIN_ON = ("all", "targets")
+"""Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -47,13 +54,19 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     names = _check(config)
     _quiet()
     L.seed_everything(config.seed, verbose=False)
-    adapted = pack.codec_class(config.method.codec).new(config, names)
+    adapted = (
+        extend.extended_codec(config)
+        if config.extend
+        else pack.codec_class(config.method.codec).new(config, names)
+    )
     module: CodecModule = instantiate(config.method.training)(adapted)
     if config.ckpt_path:
         module.check_checkpoint(read_checkpoint(Path(config.ckpt_path)))
     tracking.wandb_mode(config.logger.mode)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    data: DomainsDataModule = instantiate(config.data, console=console)
+    data: DomainsDataModule = instantiate(
+        config.data, domains=names[1:], learned=_learned(config, names), console=console
+    )
     data.prepare_data()
     data.setup()
     best, *callbacks = _callbacks(config, folder, module.monitored)
@@ -79,6 +92,13 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         adapted.finish()
         pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
         return _result(config, folder, adapted, data, loggers, console)
+
+
+def _learned(config: DictConfig, names: Sequence[str]) -> Sequence[str]:
+    """The domains whose pictures are trained on; those of the others are only tested."""
+    if config.extend:
+        return names if config.replay else config.domains
+    return names if config.method.train_on == "all" else names[1:]
 
 
 def train_what_is_missing(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -107,7 +127,7 @@ def _make_room(folder: Path) -> None:
     if not any((folder / name).exists() for name in ("checkpoints", "summary.json")):
         return
     aside = folder / f"old-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    left = [path for path in folder.iterdir() if not path.name.startswith("old-")]
+    left = [p for p in folder.iterdir() if not p.name.startswith("old-") and p.name != RUNNING]
     aside.mkdir()
     for path in left:
         path.rename(aside / path.name)
@@ -116,7 +136,10 @@ def _make_room(folder: Path) -> None:
     )
 
 
-_WITHOUT_EFFECT = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
+_WITHOUT_EFFECT = (
+    *("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb"),
+    "extend",  # the fingerprint beside it has
+)
 
 
 def _is_run_of(config: DictConfig, folder: Path) -> bool:
@@ -158,17 +181,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _check(config: DictConfig) -> tuple[str, ...]:
     """Refuse what cannot work before anything is downloaded; all domains, the source first."""
     zoo.check_quality(config.codec)
-    names = domain_names(config.domains, config.data.source)
+    earlier = extend.take_settings(config)
+    source, *new = domain_names(config.domains, config.data.source)
+    names = (*(earlier or [source]), *new)
     if len(names) < 2:
         raise UserError(
             f"Name at least one target domain, such as domains=[sketch]. Available: "
             f"{', '.join(available('domain'))}."
         )
     with open_dict(config):
-        config.domains = list(names[1:])
+        config.domains = new
         config.unseen = [name for name in config.unseen if name not in names]
     for name in (*names, *config.unseen):
         load_domain(name)
+    if config.method.train_on not in TRAIN_ON:
+        raise unknown("method.train_on", config.method.train_on, TRAIN_ON)
+    if config.extend and config.method.name != "adapters":
+        raise UserError(
+            f"A pack is extended by adapters only: leave out method={config.method.name}."
+        )
     for key in ("crop", "val_crop"):
         if config.data[key] % config.codec.stride:
             raise UserError(
@@ -224,19 +255,23 @@ def _result(
         "compatibility": compatibility(
             adapted,
             data.pictures(adapted.domains[0], "test")[: config.evaluation.compatibility],
-            data.trained_on,
+            data.learned,
         ),
         "git_commit": tracking.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
+    if config.extend:
+        summary["before_after"] = extend.before_and_after(config, folder, pictures, console)
     pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)
     for number, example in enumerate(examples.kept):
         with atomic_path(folder / "pictures" / f"{example.domain}_{number}.png") as temporary:
             comparison(example).save(temporary, format="PNG")
-    tracking.log_result(loggers, summary, adapted.domains, examples.kept)
+    log_result(loggers, summary, adapted.domains, examples.kept)
     out = Console(record=True)
     out.print(table(summary))
+    if config.extend:
+        out.print(extend.table(summary["before_after"]))
     for images in data.images.values():
         if images.skipped or images.notes:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)

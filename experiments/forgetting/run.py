@@ -1,0 +1,226 @@
+"""What does each method gain on a target, and what does it forget? ``make experiments/forgetting``.
+
+Sweeps over qualities 1 to 4, in which every method sees as many crops of a target as the adapters do.
+Runs that are finished are not done again. Writes points.csv (means a quality), comparison.csv and two
+plots beside this file. Decode costs are those that ``benchmarks/methods.py`` has measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import typer
+
+from lic_da.data.images import atomic_path
+from lic_da.evaluation.series import Run, Saving, Series, curve, savings, series_of
+
+HERE = Path(__file__).parent
+SWEEPS = Path("outputs") / "experiment_forgetting"
+DECODE = HERE.parents[1] / "benchmarks" / "results" / "methods.csv"
+TARGETS = ("sketch", "comic")
+JOINT_STEPS, ALONE_STEPS = 1500, 500  # a third of the crops of joint training is of one target
+ALONE = "finetune_decoder,finetune,cawf"
+JOINT = "finetune_decoder,finetune"
+ALL = f"domains=[{','.join(TARGETS)}]"
+GRIDS = {
+    "adapters": [ALL, f"codec.training.steps={JOINT_STEPS}"],
+    "alone": [
+        f"method={ALONE}",
+        "domains=" + ",".join(f"[{target}]" for target in TARGETS),
+        f"codec.training.steps={ALONE_STEPS}",
+    ],
+    "joint": [f"method={JOINT}", "method.train_on=all", ALL, f"codec.training.steps={JOINT_STEPS}"],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a method, trained on ``trained_on``, does to a target and to the source.
+
+    BD-rates in percent against the base codec; of old streams, how many of ``images`` open and their
+    PSNR less that of the base codec in dB; how many new streams of source pictures are the old ones
+    byte for byte; parameters a domain that it was trained on; median time to decode, over the base codec's.
+    """
+
+    target: str
+    method: str
+    blend: str
+    trained_on: str
+    target_bd_rate: float
+    source_bd_rate: float
+    images: int
+    old_streams_decoded: int
+    psnr_of_old_streams_change: float | None
+    same_streams: int
+    trained_per_domain: int
+    stored_per_domain: int
+    decode_ratio: float | None
+
+
+def sweep(name: str, overrides: list[str], jobs: int) -> None:
+    """Train what is missing of a sweep."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "lic_da.train", "-m", *overrides),
+            "codec.quality=1,2,3,4",
+            f"hydra.sweep.dir={SWEEPS / name}",
+            *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
+            *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
+        ],
+        check=True,
+    )
+
+
+def finished(grid: str) -> list[Series]:
+    """Series of a sweep."""
+    folders = sorted(path.parent for path in (SWEEPS / grid).glob("*/summary.json"))
+    return series_of(Run.read(folder) for folder in folders if (folder / "pack").is_dir())
+
+
+def rows(grid: str) -> Iterator[Row]:
+    """The comparison's rows of a sweep."""
+    costs = decode_ratios()
+    for series in finished(grid):
+        of_series = [r for r in savings([series]) if r.interpolation == "akima"]
+        summaries = [run.summary["compatibility"] for run in series.runs]
+        for target in series.trained[1:]:
+            for blend in series.blends(target):
+                if blend in ("base", "top1"):
+                    continue
+                opened = [c for c in summaries if c["old_streams_decoded"]]
+                changes = [c["psnr_of_old_streams"] - c["psnr_base"] for c in opened]
+                yield Row(
+                    target=target,
+                    method=series.method,
+                    blend=blend,
+                    trained_on="+".join(series.trained[1:]),
+                    target_bd_rate=rate(of_series, target, blend),
+                    source_bd_rate=rate(of_series, series.source, blend),
+                    images=sum(c["images"] for c in summaries),
+                    old_streams_decoded=sum(c["old_streams_decoded"] for c in summaries),
+                    psnr_of_old_streams_change=sum(changes) / len(changes) if changes else None,
+                    same_streams=sum(c["same_streams"] for c in summaries),
+                    trained_per_domain=summaries[0]["parameters"]["trained_per_domain"],
+                    stored_per_domain=summaries[0]["parameters"]["stored_per_domain"],
+                    decode_ratio=costs.get(series.method),
+                )
+
+
+def rate(rows: list[Saving], domain: str, blend: str) -> float:
+    """BD-rate of a domain and blend."""
+    (row,) = (r for r in rows if (r.domain, r.blend) == (domain, blend))
+    return row.bd_rate_percent
+
+
+def decode_ratios() -> dict[str, float]:
+    """Decode time over the base codec's, by method."""
+    if not DECODE.is_file():
+        return {}
+    with open(DECODE, newline="") as file:
+        return {row["method"]: float(row["ratio"]) for row in csv.DictReader(file)}
+
+
+def write(comparison: list[Row]) -> None:
+    """comparison.csv, and points.csv with mean rate and PSNR of all curves."""
+    with atomic_path(HERE / "comparison.csv") as temporary, open(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Row))
+        for row in comparison:
+            values = (f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row))
+            writer.writerow("" if v is None else v for v in values)
+    with atomic_path(HERE / "points.csv") as temporary, open(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("method", "trained_on", "domain", "blend", "quality", "bpp", "psnr"))
+        for series in (s for grid in GRIDS for s in finished(grid)):
+            own = series.method, "+".join(series.trained[1:])
+            for domain in series.domains:
+                for blend in series.blends(domain):
+                    c = curve(series.points(domain, blend))
+                    for run, bpp, psnr in zip(series.runs, c.bpp, c.psnr, strict=True):
+                        figures = run.quality, f"{bpp:.5f}", f"{psnr:.4f}"
+                        writer.writerow((*own, domain, blend, *figures))
+
+
+def name(row: Row) -> str:
+    """The row in words."""
+    blend = "" if row.blend == "adapted" else f" {row.blend}"
+    joint = ", jointly" if "+" in row.trained_on and row.method != "adapters" else ""
+    return f"{row.method}{blend}{joint}"
+
+
+def plot(comparison: list[Row]) -> None:
+    """What is gained over what is forgotten."""
+    figure, axes = plt.subplots(1, len(TARGETS), figsize=(9.6, 4.2), layout="constrained")
+    names = list(dict.fromkeys(name(row) for row in comparison))
+    for axis, target in zip(axes, TARGETS, strict=True):
+        for row in (row for row in comparison if row.target == target):
+            number = names.index(name(row))
+            axis.plot(
+                row.source_bd_rate,
+                row.target_bd_rate,
+                "os^vDPX"[number % 7],
+                color=f"C{number}",
+                markersize=9,
+                label=name(row),
+            )
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.axvline(0, color="grey", linewidth=0.8)
+        axis.set(
+            title=target,
+            xlabel="BD-rate on natural, % (right: forgotten)",
+            ylabel=f"BD-rate on {target}, % (down: gained)",
+        )
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    with atomic_path(HERE / "forgetting.png") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def plot_curves() -> None:
+    """Rate and distortion of all methods on targets and source."""
+    domains = ("natural", *TARGETS)
+    figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.2), layout="constrained")
+    every = [s for grid in GRIDS for s in finished(grid)]
+    for axis, domain in zip(axes, domains, strict=True):
+        base = curve(every[0].points(domain, "base"))
+        axis.plot(base.bpp, base.psnr, "k.-", label="base")
+        for series in (s for s in every if domain in s.domains):
+            blend = "weighted" if series.method == "adapters" else "adapted"
+            c = curve(series.points(domain, blend))
+            label = f"{series.method} on {'+'.join(series.trained[1:])}"
+            axis.plot(c.bpp, c.psnr, ".-", label=label)
+        axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
+        axis.legend(fontsize="x-small")
+    with atomic_path(HERE / "rd_curves.png") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def main(jobs: int = 1) -> None:
+    """Train what is missing, write tables and plots, say what the adapters recover.
+
+    Args:
+        jobs: runs at a time.
+    """
+    for grid, overrides in GRIDS.items():
+        sweep(grid, overrides, jobs)
+    comparison = [row for grid in GRIDS for row in rows(grid)]
+    write(comparison)
+    plot(comparison)
+    plot_curves()
+    for target in TARGETS:
+        gained = {name(r): r.target_bd_rate for r in comparison if r.target == target}
+        share = 100 * gained["adapters oracle"] / gained["finetune_decoder"]
+        print(
+            f"{target}: adapters (oracle) save {-gained['adapters oracle']:.1f} % of the rate, "
+            f"{share:.0f} % of what fine-tuning the decoder saves ({-gained['finetune_decoder']:.1f} %)"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,34 @@
+"""The contact sheet of a domain: all its pictures at a glance."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw
+
+from lic_da.data.images import atomic_path
+from lic_da.data.index import SPLITS, DomainImages
+
+_SPLIT_COLOURS = {"train": "#d0d7de", "val": "#bf8700", "test": "#0969da"}
+
+
+def write_contact_sheet(images: DomainImages, *, cell: int = 104, columns: int = 16) -> None:
+    """All pictures on one PNG, ordered by split and series; the frame's colour tells the split."""
+    order = {name: i for i, name in enumerate(SPLITS)}
+    pictures = sorted(images.pictures, key=lambda p: (order[p.split], p.series, p.name))[:800]
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * cell, rows * cell + 20), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text(
+        (4, 4), images.summary() + "   frames: grey train, amber val, blue test", fill="black"
+    )
+    for i, picture in enumerate(pictures):
+        with Image.open(images.path(picture)) as opened:
+            opened.draft("RGB", (cell, cell))
+            thumbnail = opened.convert("RGBA")
+        thumbnail.thumbnail((cell - 8, cell - 8))
+        x, y = i % columns * cell, i // columns * cell + 20
+        draw.rectangle(
+            (x + 1, y + 1, x + cell - 2, y + cell - 2), outline=_SPLIT_COLOURS[picture.split]
+        )
+        sheet.paste(thumbnail, (x + 4, y + 4), thumbnail)
+    with atomic_path(images.folder / "contact_sheet.png") as temporary:
+        sheet.save(temporary, format="PNG")

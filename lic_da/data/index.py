@@ -1,0 +1,119 @@
+"""What is known of a prepared domain's pictures, and the index that keeps it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from lic_da.data.images import atomic_path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One usable picture of a domain.
+
+    Attributes:
+        file: path, relative to the data folder if it lies inside.
+        name: name inside its source.
+        source: label of the source.
+        split: ``train``, ``val`` or ``test``.
+        series: key shared by near-identical pictures and pictures of one series.
+        sha256: of the bytes of the original file.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    file: str
+    name: str
+    source: str
+    split: str
+    series: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class DomainImages:
+    """A prepared domain.
+
+    Attributes:
+        name: the domain's name.
+        pictures: all usable pictures, in the order of their hashes.
+        skipped: how many files were left out, by reason.
+        notes: what a user should know, such as a source that was replaced.
+        folder: where index and contact sheet are.
+        data_dir: folder that relative paths start from.
+    """
+
+    name: str
+    pictures: tuple[Picture, ...]
+    skipped: dict[str, int]
+    notes: tuple[str, ...]
+    folder: Path
+    data_dir: Path
+
+    def split(self, name: str) -> list[Picture]:
+        """Pictures of one split, ``train``, ``val`` or ``test``."""
+        return [p for p in self.pictures if p.split == name]
+
+    def path(self, picture: Picture) -> Path:
+        """Where a picture's file is."""
+        return self.data_dir / picture.file
+
+    def summary(self) -> str:
+        """One line: how many pictures, their splits, what was skipped and why."""
+        counts = Counter(p.split for p in self.pictures)
+        line = f"{self.name}: {len(self.pictures)} images (" + ", ".join(
+            f"{counts[s]} {s}" for s in SPLITS
+        )
+        line += ")"
+        if self.skipped:
+            line += "; skipped " + ", ".join(f"{n} {r}" for r, n in sorted(self.skipped.items()))
+        return line
+
+
+def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | None:
+    """The saved index, if it belongs to this signature and its files are there."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        if state["signature"] != signature:
+            return None
+        with open(folder / "index.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        pictures = tuple(
+            Picture(width=int(r.pop("width")), height=int(r.pop("height")), **r) for r in rows
+        )
+        images = DomainImages(
+            folder.name, pictures, state["skipped"], tuple(state["notes"]), folder, data_dir
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    complete = len(pictures) == state["count"] and all(images.path(p).is_file() for p in pictures)
+    return images if complete else None
+
+
+def save_index(images: DomainImages, signature: str) -> None:
+    """Write ``index.csv`` and ``state.json``, from which :func:`load_index` reads."""
+    root = images.data_dir.resolve()
+    with atomic_path(images.folder / "index.csv") as temporary, open(temporary, "w") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Picture)], lineterminator="\n")
+        writer.writeheader()
+        for picture in images.pictures:
+            row = asdict(picture)
+            path = Path(picture.file).resolve()
+            row["file"] = path.relative_to(root) if path.is_relative_to(root) else path
+            writer.writerow(row)
+    state = {
+        "signature": signature,
+        "count": len(images.pictures),
+        "skipped": images.skipped,
+        "notes": images.notes,
+    }
+    with atomic_path(images.folder / "state.json") as temporary:
+        temporary.write_text(json.dumps(state, indent=1))

@@ -1,0 +1,184 @@
+"""Looking at every candidate of a domain: is it readable, large enough and of the right kind?"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from lic_da.data import selection
+from lic_da.data.images import ImageProblem, rasterise_svg, read_rgb, save_png
+from lic_da.data.sources import Found, Source
+from lic_da.errors import unknown
+
+_HASH_SIDE = 16
+_POOL_FROM = 64  # fewer pictures are inspected faster without starting processes
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may become a picture of a domain."""
+
+    found: Found
+    source: Source
+    sha256: str
+    drawings: Path
+    min_side: int
+
+    @property
+    def split_key(self) -> str:
+        """What decides the split: the hash of the file, or of the series where domains share those."""
+        series = self.source.series_of(self.found.name)
+        if series is None or not self.source.series_across_domains:
+            return self.sha256
+        return hashlib.sha256(f"{self.source.label}|{series}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A candidate that can be used, and the file that holds its pixels."""
+
+    path: Path
+    candidate: Candidate
+    width: int
+    height: int
+    fingerprint: np.ndarray  # perceptual hash, 256 booleans
+
+
+def inspect_all(
+    name: str,
+    sources: list[tuple[Source, list[Found]]],
+    folder: Path,
+    console: Console,
+    *,
+    min_side: int,
+    limit: int | None,
+) -> tuple[list[Inspected], Counter[str]]:
+    """Look at all files of a domain's sources.
+
+    Args:
+        name: of the domain.
+        sources: with the files that each has.
+        folder: of the domain; drawings are rendered into it.
+        console: where progress is shown.
+        min_side: pictures with a shorter side are left out.
+        limit: take at most this many pictures, chosen by their hashes; None: all.
+
+    Returns:
+        The usable pictures, and how many files were left out, by reason.
+    """
+    skipped: Counter[str] = Counter()
+    candidates: dict[str, Candidate] = {}
+    for source, files in sources:
+        for found in files:
+            try:
+                digest = hashlib.sha256(found.path.read_bytes()).hexdigest()
+            except OSError:
+                skipped["unreadable"] += 1
+                continue
+            if digest in candidates:
+                skipped["exact duplicates"] += 1
+            else:
+                candidates[digest] = Candidate(found, source, digest, folder / "drawings", min_side)
+    # The last digits decide which pictures a limit keeps; the first ones decide the splits.
+    ordered = [candidates[digest] for digest in sorted(candidates, key=lambda d: d[::-1])]
+    (folder / "drawings").mkdir(parents=True, exist_ok=True)
+    accepted: list[Inspected] = []
+    with Progress(console=console, transient=True) as progress, _mapper(len(ordered)) as mapper:
+        bar = progress.add_task(f"{name}: inspecting", total=len(ordered))
+        for start in range(0, len(ordered), _CHUNK):
+            for result in mapper(_inspect, ordered[start : start + _CHUNK]):
+                progress.advance(bar)
+                if isinstance(result, str):
+                    skipped[result] += 1
+                else:
+                    accepted.append(result)
+            if limit is not None and len(accepted) >= limit:
+                accepted = accepted[:limit]
+                break
+    skipped.pop(_NOT_SELECTED, None)
+    return accepted, skipped
+
+
+_NOT_SELECTED = "not selected"
+
+
+class _mapper:  # noqa: N801  (used as a function)
+    """``map``, over processes when there is enough to do."""
+
+    def __init__(self, count: int) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        if count >= _POOL_FROM and (os.cpu_count() or 1) > 1:
+            self._pool = ProcessPoolExecutor(
+                max_workers=os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+            )
+
+    def __enter__(self) -> Any:
+        if self._pool is None:
+            return map
+        pool = self._pool
+        return lambda function, items: pool.map(function, items, chunksize=8)
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _inspect(candidate: Candidate) -> Inspected | str:
+    """Read one candidate; what was found, or why it is left out."""
+    path = candidate.found.path
+    try:
+        if path.suffix.lower() in {".svg", ".svgz"}:
+            return _inspect_drawing(candidate)
+        pixels = read_rgb(path, min_side=candidate.min_side)
+    except ImageProblem as problem:
+        return problem.reason
+    small = Image.fromarray(pixels)
+    small.thumbnail((selection.SIZE, selection.SIZE))
+    if not _selected(candidate, np.asarray(small)):
+        return _NOT_SELECTED
+    height, width = pixels.shape[:2]
+    return Inspected(path, candidate, width, height, _perceptual_hash(small))
+
+
+def _inspect_drawing(candidate: Candidate) -> Inspected | str:
+    svg = candidate.found.path.read_bytes()
+    if candidate.source.select and not _selected(
+        candidate, rasterise_svg(svg, size=selection.SIZE)
+    ):
+        return _NOT_SELECTED
+    target = candidate.drawings / f"{candidate.sha256[:16]}.png"
+    if target.is_file():
+        pixels = read_rgb(target)
+    else:
+        pixels = rasterise_svg(svg, name=candidate.found.path)
+        save_png(target, pixels)
+    height, width = pixels.shape[:2]
+    if min(height, width) < candidate.min_side:
+        return f"smaller than {candidate.min_side} pixels"
+    return Inspected(target, candidate, width, height, _perceptual_hash(Image.fromarray(pixels)))
+
+
+def _selected(candidate: Candidate, pixels: np.ndarray) -> bool:
+    rule = candidate.source.select
+    if rule is None:
+        return True
+    if rule not in selection.RULES:
+        raise unknown("selection rule", rule, selection.RULES)
+    return selection.RULES[rule](pixels)
+
+
+def _perceptual_hash(image: Image.Image) -> np.ndarray:
+    return imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()
