@@ -64,4 +64,4 @@ bench: setup  ## time adapted decoding against the base decoder: CODECS=name,nam
 	$(PY) benchmarks/decoding.py --codecs $(CODECS)
 
 experiments/%: data  ## run an experiment, e.g. make experiments/base_codecs
-	$(PY) experiments/$*/run.py
+	$(PY) experiments/$*/run.py $(ARGS)

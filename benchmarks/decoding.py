@@ -215,7 +215,7 @@ class Call(NamedTuple):
     peak_mib: float
 
 
-def timed(way: Callable[[], Tensor]) -> float:
+def timed(way: Callable[[], object]) -> float:
     """Milliseconds of a call."""
     began = time.perf_counter()
     way()
