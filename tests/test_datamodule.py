@@ -82,6 +82,25 @@ def test_batches_do_not_depend_on_workers_or_cache(
         assert torch.equal(one["image"], other["image"]) and one["file"] == other["file"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_goes_on_with_the_next_batch(
+    data: Callable[..., DomainsDataModule], workers: int
+) -> None:
+    loader = data(num_workers=0).train_dataloader()
+    batches = len(loader)
+    epochs = []
+    for epoch in range(3):
+        loader.batch_sampler.set_epoch(epoch)
+        epochs.append([batch["file"] for batch in loader])
+    resumed = data(num_workers=workers, done=batches + 2).train_dataloader()
+    assert len(resumed) == batches  # of a whole epoch
+    first = iter(resumed)  # before anybody says which epoch it is, as Lightning does
+    resumed.batch_sampler.set_epoch(1)
+    assert [batch["file"] for batch in first] == epochs[1][2:]
+    resumed.batch_sampler.set_epoch(2)
+    assert [batch["file"] for batch in resumed] == epochs[2]
+
+
 class Recorder(L.LightningModule):
     """Notes which files each epoch saw."""
 

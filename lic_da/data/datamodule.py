@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +154,8 @@ class BalancedBatches(Sampler[list[CropKey]]):
         batch_size: crops in a batch.
         batches: batches in an epoch.
         seed: of the run.
+        done: batches of a run that is resumed; it begins with the epoch of the next one, without those
+            that it has had.
         area_power: within a group a picture is drawn in proportion to (its pixels)^area_power.
     """
 
@@ -163,12 +166,14 @@ class BalancedBatches(Sampler[list[CropKey]]):
         batches: int,
         *,
         seed: int = 0,
+        done: int = 0,
         area_power: float = 0.0,
     ) -> None:
         self.batch_size = batch_size
         self.batches = batches
         self.seed = seed
-        self.epoch = 0
+        self.done = done
+        self.epoch = done // batches
         self.weights = []
         for group in dataset.entries:
             weight = np.array([dataset.pixels(p, h) for p, h in group], float) ** area_power
@@ -187,6 +192,11 @@ class BalancedBatches(Sampler[list[CropKey]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[CropKey]]:
+        unfinished, seen = divmod(self.done, self.batches)
+        return itertools.islice(self._epoch(), seen if self.epoch == unfinished else 0, None)
+
+    def _epoch(self) -> Iterator[list[CropKey]]:
+        """All batches of the epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         for batch in range(self.batches):
             # Where the batch size is no multiple of the number of groups, the surplus moves on.
@@ -265,6 +275,7 @@ class DomainsDataModule(L.LightningDataModule):
         area_power: see :class:`BalancedBatches`.
         console: where progress is shown.
         learned: domains whose pictures are trained on and validated; None: all but the unseen ones.
+        done: training steps of a run that is resumed; their batches are not given again.
     """
 
     def __init__(
@@ -287,6 +298,7 @@ class DomainsDataModule(L.LightningDataModule):
         area_power: float = 0.0,
         console: Console | None = None,
         learned: Sequence[str] | None = None,
+        done: int = 0,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
@@ -299,7 +311,7 @@ class DomainsDataModule(L.LightningDataModule):
         self.batch_size, self.crop, self.batches_per_epoch = batch_size, crop, batches_per_epoch
         self.val_images, self.val_crop, self.train_images = val_images, val_crop, train_images
         self.num_workers, self.cache_gb, self.seed = num_workers, cache_gb, seed
-        self.half_from, self.area_power = half_from, area_power
+        self.half_from, self.area_power, self.done = half_from, area_power, done
         self.console = console
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None
@@ -361,6 +373,7 @@ class DomainsDataModule(L.LightningDataModule):
             self.batch_size,
             self.batches_per_epoch,
             seed=self.seed,
+            done=self.done,
             area_power=self.area_power,
         )
         return DataLoader(

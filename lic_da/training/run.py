@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -15,6 +16,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
@@ -34,6 +36,7 @@ from lic_da.evaluation.summary import measure_into, table
 from lic_da.evaluation.wandb_log import log_result
 from lic_da.jobs import RUNNING
 from lic_da.training import extend
+from lic_da.training.interruption import Termination
 from lic_da.training.module import CodecModule, TrainedAveraging
 
 TRAIN_ON = ("all", "targets")
@@ -60,27 +63,32 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         else pack.codec_class(config.method.codec).new(config, names)
     )
     module: CodecModule = instantiate(config.method.training)(adapted)
+    done = 0
     if config.ckpt_path:
-        module.check_checkpoint(read_checkpoint(Path(config.ckpt_path)))
+        checkpoint = read_checkpoint(Path(config.ckpt_path))
+        module.check_checkpoint(checkpoint)
+        done = checkpoint["global_step"]
     tracking.wandb_mode(config.logger.mode)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     data: DomainsDataModule = instantiate(
-        config.data, domains=names[1:], learned=_learned(config, names), console=console
+        config.data, domains=names[1:], learned=_learned(config, names), done=done, console=console
     )
     data.prepare_data()
     data.setup()
     best, *callbacks = _callbacks(config, folder, module.monitored)
+    termination = Termination(folder / "checkpoints" / "last.ckpt")
     console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
     with tracking.tracked(config, folder) as loggers:
         trainer: L.Trainer = instantiate(
             config.trainer,
             logger=loggers,
-            callbacks=[best, *callbacks, RichProgressBar(leave=False)],
+            callbacks=[best, *callbacks, termination, RichProgressBar(leave=False)],
             default_root_dir=folder,
             max_epochs=math.ceil(config.codec.training.steps / config.data.batches_per_epoch),
         )
-        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
-        if trainer.interrupted:
+        with contextlib.suppress(SIGTERMException):
+            trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
+        if trainer.interrupted or termination.told:
             raise Stopped(
                 f"Stopped. To go on: python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and "
                 "the same settings."
@@ -302,6 +310,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*number of training batches.*",
         ".*isinstance.treespec.*",
+        ".*dataloader is not resumable.*",
         ".*in eval mode at the start of training.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):

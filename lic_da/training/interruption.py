@@ -1,0 +1,49 @@
+"""What ends a training before its time, and how it goes on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class Termination(L.Callback):
+    """Ends the training between two steps when SIGTERM comes (a cluster's notice), and saves before.
+
+    A validation that is under way is finished first: what it finds belongs to the checkpoint.
+
+    Args:
+        path: of the checkpoint; that of a whole epoch is there already.
+
+    Attributes:
+        told: whether SIGTERM has come.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.told = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which would end a validation in its middle."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._tell)
+
+    def _tell(self, *_: object) -> None:
+        self.told = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and end the training.
+
+        Raises:
+            SIGTERMException: SIGTERM has come, to this process or to another of the same training.
+        """
+        if trainer.strategy.reduce_boolean_decision(self.told, all=False):
+            if batch_idx > 0:
+                trainer.save_checkpoint(self.path)
+            raise SIGTERMException

@@ -1,0 +1,85 @@
+"""A training that is told to end (SIGTERM), wherever it is, goes on later to the very same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lic_da.data.images import RGB
+from lic_da.errors import Stopped
+from lic_da.training.module import DecoderAdaptation
+from lic_da.training.run import train_what_is_missing
+from tests.conftest import photo_crops, scribbles
+
+SMALL = (
+    "codec.training.steps=10",
+    "codec.training.batch_size=4",
+    "codec.training.crop=32",
+    "data.batches_per_epoch=5",
+    "data.val_images=1",
+    "data.val_crop=64",
+    "data.source=photos",
+    "evaluation.ms_ssim=false",
+    "evaluation.examples=0",
+    "logger=none",
+    "unseen=[]",
+    "domains=[lines]",
+)
+
+
+@pytest.fixture
+def trained(
+    folder_domain: Callable[..., Path],
+    photographs: list[RGB],
+    conf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str], dict[str, Tensor]]:
+    """Trains in a folder of this name as far as it is missing; the adapters and the gate."""
+    monkeypatch.chdir(tmp_path)
+    folder_domain("photos", photo_crops(photographs, 10, side=64))
+    folder_domain("lines", scribbles(10, side=64))
+
+    def run(name: str) -> dict[str, Tensor]:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            train_what_is_missing(compose("train", list(SMALL)), folder)
+        tensors: dict[str, Tensor] = load_file(folder / "pack" / "adapters.safetensors")
+        return tensors
+
+    return run
+
+
+# In the middle of an epoch; in its last step; before any checkpoint; in the very last step.
+@pytest.mark.parametrize("step", [7, 4, 0, 9])
+def test_a_terminated_training_goes_on_to_the_same_weights(
+    step: int, trained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained("whole")
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    own = DecoderAdaptation.training_step
+
+    def terminated(self: DecoderAdaptation, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderAdaptation, "training_step", terminated)
+        with pytest.raises(Stopped, match=r"To go on: .*last\.ckpt"):
+            trained("cut")
+    assert torch.load(last, weights_only=False)["global_step"] == step + 1
+    assert not (tmp_path / "cut" / "pack").exists()
+    again = trained("cut")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
