@@ -19,7 +19,7 @@ from lic_da.errors import UserError, unknown
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.adaptation.pack import load
-    from lic_da.data.datamodule import LabelledPicture
+    from lic_da.data.datamodule import LabelledPicture, listed
     from lic_da.data.domains import load_domain, prepare, refuse_shared_files
     from lic_da.data.images import atomic_path
     from lic_da.evaluation.summary import measure_into, table
@@ -32,8 +32,8 @@ def main(config: DictConfig) -> None:
     for blend in config.blends or ():
         if blend not in adapted.blends:
             raise unknown("blend", blend, adapted.blends)
-    seen = list(adapted.domains if config.domains is None else config.domains)
-    names = [*seen, *(name for name in config.unseen or () if name not in seen)]
+    seen = adapted.domains if config.domains is None else listed(config.domains)
+    names = dict.fromkeys((*seen, *listed(config.unseen)))
     for name in names:
         load_domain(name)
     prepared = {name: prepare(name, Path(config.data_dir), console=console) for name in names}

@@ -136,7 +136,7 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
         "lic_da.evaluate",
         f"pack={folder / 'pack'}",
         "domains=[photos,lines]",
-        "unseen=[other]",
+        "unseen=other",
         "output=again",
         "ms_ssim=false",
     )

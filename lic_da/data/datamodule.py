@@ -407,10 +407,13 @@ def domain_names(
     Raises:
         UserError: a domain is named twice.
     """
-    if isinstance(domains, str):
-        domains = domains.split(",")
-    domains = domains or ()
-    names = (source, *(d for d in domains if d != source))
+    targets = listed(domains)
+    names = (source, *(d for d in targets if d != source))
     if len(set(names)) < len(names):
-        raise UserError(f"A domain is named twice in {list(domains)}.")
+        raise UserError(f"A domain is named twice in {list(targets)}.")
     return names
+
+
+def listed(names: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Names that were given as a list, with commas in one text, or not at all."""
+    return tuple(names.split(",") if isinstance(names, str) else names or ())

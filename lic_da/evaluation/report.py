@@ -138,7 +138,6 @@ def write_report(report: Report, path: Path) -> None:
             **{f"rd-{d}": _json(_rd_figure(d, report)) for d in domains},
             "gains": _json(_gain_figure(report)),
         },
-        qualities=[r.quality for r in report.series[0].runs],
         shown_by_domain={d: [s for s in report.shown if s.pick.domain == d] for d in domains},
         plotly=get_plotlyjs(),
     )
@@ -237,7 +236,7 @@ def _savings_table(report: Report) -> dict[str, list[dict[str, Any]]]:
                     "series": s.label,
                     "domain": domain,
                     "judged": s.judged,
-                    "images": len(s.runs[0].points) and _images(s, domain),
+                    "images": _images(s, domain),
                     "rate": {b: rate[b, "base"] for b in blends},
                     "psnr": {b: psnr[b, "base"] for b in blends},
                 }

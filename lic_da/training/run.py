@@ -25,7 +25,7 @@ from lic_da.adaptation import pack
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import PictureCodec
 from lic_da.config import available
-from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names
+from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names, listed
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError, unknown
@@ -199,7 +199,7 @@ def _check(config: DictConfig) -> tuple[str, ...]:
         )
     with open_dict(config):
         config.domains = new
-        config.unseen = [name for name in config.unseen if name not in names]
+        config.unseen = [name for name in listed(config.unseen) if name not in names]
     for name in (*names, *config.unseen):
         load_domain(name)
     if config.method.train_on not in TRAIN_ON:
