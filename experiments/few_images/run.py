@@ -55,6 +55,7 @@ def sweep(method: str, jobs: int) -> None:
             *(f"codec.training.steps={STEPS[method]}", f"hydra.sweep.dir={SWEEP / method}"),
             *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
             *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
+            *("report.anchors=[]", "report.examples=0"),
         ],
         check=True,
     )

@@ -72,6 +72,7 @@ def sweep(name: str, overrides: list[str], jobs: int) -> None:
             f"hydra.sweep.dir={SWEEPS / name}",
             *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
             *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
+            *("report.anchors=[]", "report.examples=0"),
         ],
         check=True,
     )
