@@ -40,11 +40,17 @@ def compress(
     pack: Pack = None,
     codec: Codec = None,
     quality: Quality = None,
+    blend: Annotated[
+        str | None,
+        typer.Option(help="base: write the base codec's stream, with a pack of any method."),
+    ] = None,
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """Code pictures as .lic streams; the strings inside are those of the base codec.
+    """Code pictures as .lic streams.
 
+    The strings inside are those of the base codec, unless the pack is of a method that trains the
+    encoder or the entropy model too (finetune, scratch, cawf): then they are the pack's own.
     EXIF orientation is applied, embedded colour profiles are converted to sRGB, alpha is composed on
     white. A stream holds 8-bit RGB and no metadata.
     """
@@ -52,8 +58,10 @@ def compress(
     from lic_da.coding import Coder
     from lic_da.data.images import EXTENSIONS
 
+    if blend not in (None, "base"):
+        raise UserError(f"--blend {blend} is for decompress: compress takes base, or no blend.")
     todo = plan(source, target, EXTENSIONS, ".lic")
-    coder = Coder(_pack(pack, codec, quality), codec, quality)
+    coder = Coder(_pack(pack, codec, quality), codec, quality, blend)
     coder.check()
     _leave(run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs))
 
@@ -116,7 +124,7 @@ def info(
     for number, job in enumerate(plan(source, source, _LIC, "")):
         try:
             stream = Stream.read(job.source)
-            lines = [*_told(job.source, stream), _told_v(stream, pack)]
+            lines = [*_told(job.source, stream, pack), *_told_v(stream, pack)]
         except UserError as error:
             good = False
             print(f"error: {job.source}: {error}", file=sys.stderr)
@@ -125,45 +133,65 @@ def info(
     _leave(good)
 
 
-def _told(path: Path, stream: Stream) -> list[tuple[str, str]]:
+def _told(path: Path, stream: Stream, pack: Path | None) -> list[tuple[str, str]]:
     from lic_da.codecs import known
 
     base = known.find(stream.fingerprint)
+    origin = [("codec", base.codec), ("quality", str(base.quality))] if base else []
+    if base is None and pack is None:
+        origin = [("codec", "none of this package's; --pack DIR tells whether that pack wrote it")]
+    elif pack is not None:
+        origin += _told_origin(stream, pack)
     strings = "1 string" if len(stream.strings) == 1 else f"{len(stream.strings)} strings"
     return [
         ("file", f"{path}, {path.stat().st_size} bytes"),
         ("size", f"{stream.width}×{stream.height}"),
         ("bpp", f"{stream.bpp:.3f} ({stream.string_bytes} bytes in {strings})"),
-        ("codec", base.codec if base else "unknown"),
-        ("quality", str(base.quality) if base else "unknown"),
-        ("base weights", f"{stream.fingerprint.hex()}…"),
+        *origin,
+        ("weights", f"{stream.fingerprint.hex()}…"),
         ("latent", f"{stream.shape[1]}×{stream.shape[0]}"),
     ]
 
 
-def _told_v(stream: Stream, pack: Path | None) -> tuple[str, str]:
+def _told_origin(stream: Stream, pack: Path) -> list[tuple[str, str]]:
+    """Whether a pack, or its base codec, has written the stream."""
+    from lic_da.coding import load
+
+    codec = load(pack)
+    for blend, writer in (("base", "the pack's base codec"), (codec.blends[0], "the pack")):
+        if bytes.fromhex(codec.string_weights(blend)).startswith(stream.fingerprint):
+            made = f"{codec.config.name}, quality {codec.config.quality}"
+            own = f"{made}, {codec.method}" if writer == "the pack" else made
+            return [("written by", f"{writer} ({own})")]
+    return [("written by", "neither the pack nor its base codec")]
+
+
+def _told_v(stream: Stream, pack: Path | None) -> list[tuple[str, str]]:
     if pack is not None:
         from lic_da.adaptation.codec import AdaptedCodec
         from lic_da.coding import load
 
         codec = load(pack)
         if not isinstance(codec, AdaptedCodec):
-            return "gate's v", f"none: the pack is of method {codec.method}"
+            return []  # no gate
         weights = codec.gate_weights(stream)
         values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
-        return "gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})"
+        return [("gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})")]
+    from lic_da.codecs import known
     from lic_da.coding import default_pack, domains_of
 
     folder = default_pack()
     names = domains_of(folder, stream.fingerprint) if folder is not None else None
+    if stream.v is None and known.find(stream.fingerprint) is None:
+        return []
     if stream.v is None:
         shown = f"--pack {folder} shows it" if names is not None else "--pack DIR shows it"
-        return "gate's v", f"not signalled; {shown}"
+        return [("gate's v", f"not signalled; {shown}")]
     shares = [f"{value / sum(stream.v):.3f}" for value in stream.v]
     if names is None or len(names) != len(shares):
-        return "gate's v", f"{' '.join(shares)} (signalled; --pack DIR gives the names)"
+        return [("gate's v", f"{' '.join(shares)} (signalled; --pack DIR gives the names)")]
     named = ", ".join(f"{name} {value}" for name, value in zip(names, shares, strict=True))
-    return "gate's v", f"{named} (signalled; names from {folder})"
+    return [("gate's v", f"{named} (signalled; names from {folder})")]
 
 
 def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:

@@ -28,7 +28,7 @@ class Coder:
         pack: folder of a pack; None: a base codec alone.
         codec: name of the base codec alone; None: the one that a stream was made with.
         quality: of the base codec alone; None: as the stream, or as the codec's configuration.
-        blend: how to decode; None: as the pack's method is judged by.
+        blend: how to code; None: as the pack's method is judged by.
             A base codec alone knows ``base`` only.
         domain: for the blend ``oracle``.
         format: ``png`` or ``webp``.
@@ -52,6 +52,8 @@ class Coder:
             codec.check_blend(self.blend or codec.blends[0], self.domain)
         elif self.codec is not None:
             _alone(self.codec, self.quality)
+        if self.domain is not None and self.blend != "oracle":
+            raise UserError("--domain names the adapters for --blend oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
         """Code a picture as a stream."""
@@ -60,7 +62,9 @@ class Coder:
         if self.pack is None and self.codec is None:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
         codec = load(self.pack) if self.pack else _alone(str(self.codec), self.quality)
-        data = codec.compress(read_rgb(job.source))
+        blend = self.blend or codec.blends[0] if self.pack else "base"
+        with codec.blending(blend):
+            data = codec.compress(read_rgb(job.source))
         with atomic_path(job.target) as temporary:
             temporary.write_bytes(data)
         return _outcome(job, Stream.from_bytes(data))
@@ -80,8 +84,8 @@ class Coder:
         base = known.find(stream.fingerprint)
         if base is None and self.codec is None:
             raise UserError(
-                f"The stream was made with base weights {stream.fingerprint.hex()}…, which are none of "
-                "this package's. Use --pack, or --codec and --quality."
+                f"The stream was made with weights {stream.fingerprint.hex()}…, which are none of this "
+                "package's base codecs. Use --pack and the pack that wrote it, or --codec and --quality."
             )
         name = self.codec or (base.codec if base else "")
         same = base.quality if base is not None and base.codec == name else None

@@ -227,9 +227,14 @@ def _shown(
         console=console,
     )
     by_name = dict(zip(chosen, examples.kept, strict=True))
-    bpp = {(p.domain, p.image): p.bpp for p in points}
+    bpp = {(p.domain, p.image, p.blend): p.bpp for p in points}
     return [
-        shown(p, by_name[p.domain, p.image], bpp[p.domain, p.image])
+        shown(
+            p,
+            by_name[p.domain, p.image],
+            bpp[p.domain, p.image, "base"],
+            bpp[p.domain, p.image, series.judged],
+        )
         for p in picks
         if (p.domain, p.image) in by_name
     ]

@@ -191,7 +191,36 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
     assert stream.string_bytes == point.string_bytes
     assert np.array_equal(codec.decompress(stream), codec.decompress(stream, "adapted"))
 
-    # checkpoints hold what is trained, and another method refuses them
+    # the command line tells who wrote a stream, and opens it accordingly
+    def call(*arguments: object) -> str:
+        result = runner.invoke(app, [str(a) for a in arguments])
+        return f"{result.exit_code}\n{result.output}{result.exception or ''}"
+
+    where = ("--pack", folder / "pack")
+    writer = (
+        "the pack's base codec"
+        if method == "finetune_decoder"
+        else f"the pack ({codec.config.name}"
+    )
+    assert f"written by   {writer}" in call("info", lic, *where)
+    base, plain, told = tmp_path / "base.lic", tmp_path / "plain.png", tmp_path / "told.png"
+    assert call("compress", source, base, *where, "--blend", "base")[0] == "0"
+    assert Stream.read(base).fingerprint == bytes.fromhex(codec.fingerprint)[:8]
+    assert "written by   the pack's base codec" in call("info", base, *where)
+    assert call("decompress", base, plain)[0] == "0" or method == "finetune"
+    assert call("decompress", base, told, *where, "--blend", "base")[0] == "0"
+    if method != "finetune_decoder":
+        assert "leave out the blend base" in call(
+            "decompress", lic, told, *where, "--blend", "base", "--overwrite"
+        )
+        assert "none of this package's" in call("info", lic)
+        alone = call("decompress", lic, told, "--codec", codec.config.name, "--overwrite")
+        assert "Use the pack or the codec that wrote it" in alone
+    assert "--domain names the adapters" in call(
+        "decompress", lic, told, *where, "--domain", "lines"
+    )
+
+    # checkpoints hold what is trained, and another method or other settings refuse them
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)
     assert last["method"] == method and "optimizer_states" in last
     names = last["state_dict"].keys()
@@ -199,6 +228,17 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
     assert all(n.startswith(prefix) and ".source" not in n for n in names)
     other = world("lic_da.train", *SMALL, f"ckpt_path={folder}/checkpoints/last.ckpt", "name=x")
     assert other.returncode == 2 and f"made by method {method}" in other.stderr
+    own = (*arguments, f"ckpt_path={folder}/checkpoints/last.ckpt", "method.train_on=all")
+    other = world("lic_da.train", *own)
+    assert other.returncode == 2 and "made with other settings of the codec" in other.stderr
+    assert "train_on: targets" in (folder / "config.yaml").read_text()
+
+    # measured with some blends only, the table says what it does not know
+    for blend in ("adapted", "base"):
+        call_ = ("lic_da.evaluate", f"pack={folder / 'pack'}", "domains=[lines]", "unseen=[]")
+        told_ = world(*call_, f"blends=[{blend}]", "ms_ssim=false", f"output={blend}")
+        (row,) = (line for line in told_.stdout.splitlines() if line.startswith(" lines"))
+        assert row.count("–") == 3, row
 
 
 class Drawings(L.LightningDataModule):

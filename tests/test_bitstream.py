@@ -16,8 +16,9 @@ import pytest
 import torch
 from compressai.ans import RansDecoder
 from compressai.models import CompressionModel, ScaleHyperprior
+from omegaconf import OmegaConf
 
-from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.adaptation.codec import PAPER, AdaptedCodec
 from lic_da.bitstream import MAX_PIXELS, Stream, StreamError
 from lic_da.codecs import entropy, known, zoo
 from lic_da.data.images import RGB
@@ -270,6 +271,17 @@ def test_signalled_weights_take_the_place_of_the_gate(
     )
     with pytest.raises(StreamError, match="weights for 2 domains, but this pack has 3: natural"):
         codec.decompress(dataclasses.replace(stream, v=b"ab").to_bytes())
+
+
+def test_with_the_blend_base_the_stream_is_the_base_codecs_own(photographs: list[RGB]) -> None:
+    how = OmegaConf.merge(PAPER, {"gate": {"input": "signalled"}})
+    codec = AdaptedCodec.build(codec_config(), DOMAINS, how)
+    pixels = photographs[0][:64, :64]
+    assert Stream.from_bytes(codec.compress(pixels)).v is not None
+    with codec.blending("base"):
+        assert codec.compress(pixels) == AdaptedCodec.build(codec_config(), DOMAINS).compress(
+            pixels
+        )
 
 
 def test_the_packages_own_weights_are_known_by_name() -> None:

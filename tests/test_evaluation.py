@@ -27,7 +27,14 @@ from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCodec, measure_anchor
 from lic_da.evaluation.pictures import Example, comparison
-from lic_da.evaluation.rate_distortion import Point, mean, read_points, score, write_points
+from lic_da.evaluation.rate_distortion import (
+    Point,
+    judged,
+    mean,
+    read_points,
+    score,
+    write_points,
+)
 from lic_da.evaluation.series import curve as mean_curve
 from lic_da.evaluation.summary import summarise, table
 
@@ -209,6 +216,12 @@ def test_points_survive_the_csv_file(tmp_path: Path) -> None:
     assert again[1] == points[1] and math.isnan(again[0].ms_ssim)
     with pytest.raises(UserError, match=r"There is no .*nothing\.csv"):
         read_points(tmp_path / "nothing.csv")
+
+
+def test_a_method_is_judged_by_its_adapted_pictures_however_blends_are_listed() -> None:
+    assert judged(["base", "adapted"]) == judged(b for b in ("base", "adapted")) == "adapted"
+    assert judged(iter(["oracle", "base", "weighted"])) == "weighted"
+    assert judged(iter(["base"])) is None
 
 
 def test_summary_and_table() -> None:

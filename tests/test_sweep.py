@@ -278,6 +278,22 @@ def test_the_same_sweep_again_retrains_nothing_and_more_qualities_join_it(
     assert len(runs_below(world.folder)) == 5
 
 
+def test_methods_with_rates_of_their_own_stand_beside_the_others(world: World) -> None:
+    done = world.sweep("method=finetune", "logger=none", "report.anchors=[]")
+    assert done.returncode == 0, done.stderr
+    assert "finetune" in (html := (world.folder / "report.html").read_text())
+    assert "each at its own rate" in html and "What the gate chooses" not in html
+    (folder,) = world.jobs
+    points = {(p.domain, p.image, p.blend): p for p in read_points(folder / "rd_points.csv")}
+    by_rate = [
+        f"{base.psnr:.2f} dB at {base.bpp:.3f} bpp → {own.psnr:.2f} dB at {own.bpp:.3f} bpp"
+        for (domain, image, blend), base in points.items()
+        if blend == "base"
+        for own in [points[domain, image, "adapted"]]
+    ]
+    assert any(told in html for told in by_rate), by_rate
+
+
 def test_names_of_sweeps_and_jobs_last() -> None:
     one = sweep_name(["domains=[a,b]", "codec.quality=1,2", "seed=0,1"])
     assert one.startswith("a-b_")

@@ -235,9 +235,12 @@ class AdaptedCodec(ModelCodec, PictureCodec):
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Stream:
-        """Code one image; the strings of the stream are those of the base codec."""
+        """Code one image; the strings of the stream are those of the base codec.
+
+        With the blend ``base`` all of the stream is, also where v is signalled.
+        """
         stream, y = self._encode(x)
-        if self.synthesis.gate_input != "signalled":
+        if self.synthesis.gate_input != "signalled" or self.synthesis.blend == "base":
             return stream
         return replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
 

@@ -22,7 +22,7 @@ from compressai.models import CompressionModel
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lic_da.bitstream import Stream
+from lic_da.bitstream import Stream, StreamError
 from lic_da.codecs import tiles, zoo
 from lic_da.codecs.picture_codec import ModelCodec, PictureCodec
 from lic_da.codecs.widened import WidenedFactorizedPrior
@@ -31,7 +31,7 @@ from lic_da.errors import unknown
 STARTS = ("base", "random")
 """Weights that fine-tuning starts from: the base codec's, or random ones (training from scratch)."""
 
-_NOT_OF_THE_CODEC = ("name", "codec", "training")
+_NOT_OF_THE_CODEC = ("name", "codec", "training", "gamma")
 
 
 @dataclass
@@ -70,7 +70,7 @@ class RetrainedCodec(PictureCodec):
     @classmethod
     def new(cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True) -> Self:
         method = config.method
-        how = OmegaConf.masked_copy(method, [k for k in method if k not in _NOT_OF_THE_CODEC])
+        how = OmegaConf.create({k: method[k] for k in method if k not in _NOT_OF_THE_CODEC})
         return cls._build(config.codec, method.name, how, domains, weights=weights)
 
     @classmethod
@@ -161,7 +161,18 @@ class RetrainedCodec(PictureCodec):
         return self._current.encode(x)
 
     def pieces(self, stream: Stream) -> Iterator[tiles.Piece]:
+        trained = bytes.fromhex(self.adapted.fingerprint)[:8]
+        if self.blend == "base" and stream.fingerprint == trained != self._base_name:
+            raise StreamError(
+                f"The stream was written by {self.adapted.title}, and the base codec cannot open it: leave "
+                "out the blend base."
+            )
         return self._current.pieces(stream)
+
+    @property
+    def _base_name(self) -> bytes:
+        """What streams of the base codec carry."""
+        return bytes.fromhex(self.fingerprint)[:8]
 
     def load_trained(self, tensors: Mapping[str, Tensor], origin: str) -> None:
         super().load_trained(tensors, origin)
@@ -228,5 +239,5 @@ class WidenedCodec(RetrainedCodec):
         return WidenedFactorizedPrior.is_new(name)
 
     def pieces(self, stream: Stream) -> Iterator[tiles.Piece]:
-        source = stream.fingerprint == bytes.fromhex(self.fingerprint)[:8]
+        source = stream.fingerprint == self._base_name
         return self.base.pieces(stream) if source else super().pieces(stream)

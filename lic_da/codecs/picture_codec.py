@@ -332,9 +332,14 @@ class ModelCodec:
     def latent(self, stream: Stream) -> Tensor:
         """ŷ of a stream that is one of this codec, and decodes to what was encoded."""
         if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
+            here = f"but this is {self.title} ({self.fingerprint[:16]}…)"
+            if known.find(stream.fingerprint) is None:
+                raise StreamError(
+                    f"The stream was made with weights {stream.fingerprint.hex()}…, which are no base "
+                    f"codec of this package, {here}. Use the pack or the codec that wrote it."
+                )
             raise StreamError(
-                f"The stream was made with the base codec {known.describe(stream.fingerprint)}, but this "
-                f"is {self.title} ({self.fingerprint[:16]}…). "
+                f"The stream was made with the base codec {known.describe(stream.fingerprint)}, {here}. "
                 "Use a pack of that codec, or the codec alone."
             )
         padded = [-(-side // self.stride) for side in (stream.height, stream.width)]

@@ -148,9 +148,10 @@ class WidenedFactorizedPrior(CompressionModel):
                 f"CAwF widens factorized priors with N = M, not {type(source).__name__}: use "
                 "codec=bmshj2018_factorized_n64, for instance."
             )
-        if width <= source.M:
+        if not isinstance(width, int) or width <= source.M:
             raise UserError(
-                f"method.width must be more than the {source.M} channels of the source."
+                f"method.width must be a whole number above the {source.M} channels of the source, not "
+                f"{width}."
             )
         if cross not in CROSS:
             raise unknown("method.cross", cross, CROSS)

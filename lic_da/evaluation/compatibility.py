@@ -14,23 +14,18 @@ from lic_da.data.images import read_rgb
 from lic_da.evaluation.rate_distortion import mean, score
 
 
-def compatibility(
-    codec: PictureCodec, pictures: Sequence[LabelledPicture], trained_on: Sequence[str]
-) -> dict[str, Any]:
+def compatibility(codec: PictureCodec, pictures: Sequence[LabelledPicture]) -> dict[str, Any]:
     """Try streams of the base codec with a trained one.
 
     Args:
         codec: the trained codec.
         pictures: of the source domain.
-        trained_on: names of the domains whose pictures it was trained on.
 
     Returns:
         ``images``; ``old_streams_decoded``, how many streams of the base codec open with the blend that
         the method is judged by, and ``refused``, why others do not; ``psnr_of_old_streams`` and
         ``psnr_base`` in dB over those that open; ``same_pictures``, how many of them show the base codec's
-        very picture; ``same_streams``, how many new streams are the old ones byte for byte; and
-        ``parameters``: ``trained`` and ``stored`` (what a pack holds, tables included), as they are and
-        divided by the number of domains trained on.
+        very picture; and ``same_streams``, how many new streams are the old ones byte for byte.
     """
     codec.eval()
     rows = [_try(codec, entry) for entry in pictures]
@@ -43,7 +38,6 @@ def compatibility(
         "psnr_base": mean(row["psnr_base"] for row in opened) if opened else None,
         "same_pictures": sum(bool(row["same_picture"]) for row in opened),
         "same_streams": sum(bool(row["same_stream"]) for row in rows),
-        "parameters": _parameters(codec, len(trained_on)),
     }
 
 
@@ -72,13 +66,31 @@ def _decoded(codec: PictureCodec, stream: Stream) -> Tensor:
     return to_8_bit(codec.decode(stream))[0].cpu()
 
 
-def _parameters(codec: PictureCodec, domains: int) -> dict[str, Any]:
-    trained = sum(p.numel() for p in codec.codec.parameters() if p.requires_grad)
+def trainable(codec: PictureCodec) -> int:
+    """Number of parameters that are being trained."""
+    return sum(p.numel() for p in codec.codec.parameters() if p.requires_grad)
+
+
+def parameters(
+    codec: PictureCodec, trained: int, learned: Sequence[str], held: Sequence[str]
+) -> dict[str, Any]:
+    """What a method costs in parameters.
+
+    Args:
+        codec: the trained codec.
+        trained: see :func:`trainable`, counted while it was trained.
+        learned: names of the domains that were learned.
+        held: names of the domains that its pack is for.
+
+    Returns:
+        ``trained`` and ``stored`` (what a pack holds, tables included), and both divided by the number
+        of domains: ``trained_per_domain``, ``stored_per_domain``.
+    """
     stored = sum(value.numel() for value in codec.trained_state().values())
     return {
         "trained": trained,
         "stored": stored,
-        "domains": domains,
-        "trained_per_domain": round(trained / domains),
-        "stored_per_domain": round(stored / domains),
+        "domains": len(learned),
+        "trained_per_domain": round(trained / len(learned)),
+        "stored_per_domain": round(stored / len(held)),
     }

@@ -65,7 +65,8 @@ JUDGED = ("weighted", "adapted")
 
 def judged(blends: Iterable[str]) -> str | None:
     """The one of ``JUDGED`` that is there; None: neither."""
-    return next((b for b in JUDGED if b in set(blends)), None)
+    there = set(blends)
+    return next((b for b in JUDGED if b in there), None)
 
 
 def check_blends(blends: Sequence[str] | None, known: Sequence[str]) -> None:

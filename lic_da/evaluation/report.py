@@ -70,7 +70,8 @@ class Shown:
     """A picture as it is shown: a crop of original, base and adapted as data URIs."""
 
     pick: Pick
-    bpp: float
+    bpp_base: float
+    bpp_adapted: float
     psnr_base: float
     psnr_adapted: float
     size: str
@@ -128,7 +129,13 @@ def write_report(report: Report, path: Path) -> None:
         savings_table=_savings_table(report),
         anchor_table=_anchor_table(report),
         anchor_labels=list(dict.fromkeys(p.codec for p in report.anchors)),
-        gates=[(s, [(d, s.kind(d), s.gate(d)) for d in s.domains]) for s in report.series],
+        gates=[
+            (s, [(d, s.kind(d), s.gate(d)) for d in s.domains])
+            for s in report.series
+            if any(s.gate(d) for d in s.domains)
+        ],
+        rates_differ=any(not s.same_rates for s in report.series),
+        first_rates_differ=not report.series[0].same_rates,
         domains=domains,
         kind_of={
             d: " / ".join(dict.fromkeys(s.kind(d) for s in report.series if d in s.domains))
@@ -179,7 +186,7 @@ def pick(by_picture: dict[tuple[str, str], float], per_domain: int, worst: int) 
     return picks + [Pick(d, n, g, "worst") for (d, n), g in least]
 
 
-def shown(choice: Pick, example: Example, bpp: float) -> Shown:
+def shown(choice: Pick, example: Example, bpp_base: float, bpp_adapted: float) -> Shown:
     """A picture made ready to be shown: the square that changed most, losslessly."""
     y, x, side = most_changed(example, _CROP)
     height, width = example.original.shape[1:]
@@ -190,7 +197,8 @@ def shown(choice: Pick, example: Example, bpp: float) -> Shown:
 
     return Shown(
         pick=choice,
-        bpp=bpp,
+        bpp_base=bpp_base,
+        bpp_adapted=bpp_adapted,
         psnr_base=base,
         psnr_adapted=adapted,
         size=f"{width}×{height}",

@@ -111,7 +111,7 @@ class Series:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Names of the domains it was trained on, the source first."""
+        """Names of the domains it was made for, the source first, whether that was trained on or not."""
         return tuple(dict.fromkeys(p.domain for p in self.runs[0].points if p.seen))
 
     @property
@@ -131,6 +131,12 @@ class Series:
     def judged(self) -> str:
         """The blend that the method is judged by."""
         return judged(p.blend for p in self.runs[0].points) or "base"
+
+    @property
+    def same_rates(self) -> bool:
+        """Whether it codes pictures by the base codec's strings, so that its gains are at equal rates."""
+        rows = (row for r in self.runs for row in r.summary["domains"].values())
+        return not any("bpp_base" in row for row in rows)
 
     def kind(self, domain: str) -> str:
         """``source``, ``seen`` or ``unseen``."""

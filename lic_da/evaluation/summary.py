@@ -166,8 +166,8 @@ def _adapters_row(row: dict[str, Any]) -> list[str]:
 def _retrained_row(row: dict[str, Any]) -> list[str]:
     gains, psnr = row.get("gain", {}), row["psnr"]
     return [
-        f"{row.get('bpp_base', row['bpp']):.3f}",
-        f"{row['bpp']:.3f}",
+        f"{row.get('bpp_base', row['bpp']):.3f}" if "base" in psnr else "–",
+        f"{row['bpp']:.3f}" if "adapted" in psnr else "–",
         *(f"{psnr[b]:.2f}" if b in psnr else "–" for b in ("base", "adapted")),
         f"{gains['adapted']:+.2f}" if "adapted" in gains else "–",
     ]

@@ -36,10 +36,14 @@ def log_result(
             scalars |= {f"test/{kind}_{blend}/{name}": v for blend, v in row.get(kind, {}).items()}
         scalars |= {f"test/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
         scalars[f"test/bpp/{name}"] = row["bpp"]
-    confusion = wandb.Table(["domain", *domains])
-    for name, row in summary["domains"].items():
-        if "predicted" in row:
-            confusion.add_data(name, *(row["predicted"][d] for d in domains))
+        if "bpp_base" in row:
+            scalars[f"test/bpp_base/{name}"] = row["bpp_base"]
+    tables = {}
+    told = {n: r["predicted"] for n, r in summary["domains"].items() if "predicted" in r}
+    if told:
+        tables["test/confusion"] = wandb.Table(["domain", *domains])
+    for name, predicted in told.items():
+        tables["test/confusion"].add_data(name, *(predicted[d] for d in domains))
     pictures = wandb.Table(
         ["domain", "image", "original", "base", "adapted", "error map", "psnr base", "psnr adapted"]
     )
@@ -53,7 +57,7 @@ def log_result(
         run.summary.update(scalars)
         run.log(
             {
-                "test/confusion": confusion,
+                **tables,
                 "test/pictures": pictures,
                 "test/comparisons": [
                     wandb.Image(comparison(e), caption=f"{e.domain}: {e.name}") for e in examples
@@ -131,10 +135,12 @@ def _log_sweep(
     for r in savings:
         tables["tables/bd_rate"].add_data(*(getattr(r, column) for column in BD_COLUMNS))
     for s in series:
+        chosen = {domain: v for domain in s.domains if (v := s.gate(domain))}
+        if not chosen:
+            continue
         gate = wandb.Table(["domain", "kind", *s.trained])
-        for domain in s.domains:
-            if v := s.gate(domain):
-                gate.add_data(domain, s.kind(domain), *(v[d] for d in s.trained))
+        for domain, v in chosen.items():
+            gate.add_data(domain, s.kind(domain), *(v[d] for d in s.trained))
         tables[f"gate/{_prefix(series, s.label)}mean_v"] = gate
     tables["tables/rd_means"] = _rd_means(series, anchors)
     run.log({**scalars, **charts, **tables})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
@@ -14,6 +15,11 @@ from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.picture_codec import pad
 from lic_da.training.losses import distortion, rate_distortion, shown
 from lic_da.training.module import CodecModule, psnr_8_bit
+
+
+def noise_seed(*numbers: int) -> int:
+    """Seed for each tuple of numbers, without relation to the others'."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 class Baseline(CodecModule):
@@ -141,8 +147,8 @@ class RateDistortionTraining(Baseline):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = batch["image"]
-        # The noise depends on seed and step alone, so that a resumed run is exact.
-        torch.manual_seed(self.seed + self.global_step)
+        # The noise depends on seed and batch alone, so that a resumed run is exact.
+        torch.manual_seed(noise_seed(self.seed, self.current_epoch, batch_idx))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             out = self.codec(x)
         losses = rate_distortion(shown(out["x_hat"]), x, out["likelihoods"], self.lmbda)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -113,13 +114,19 @@ class CodecModule(L.LightningModule):
         checkpoint["base_fingerprint"] = self.adapted.fingerprint
         checkpoint["domains"] = self.adapted.domains
         checkpoint["method"] = self.adapted.method
+        checkpoint["settings"] = self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        """What the codec was made with, by name."""
+        settings = OmegaConf.create(self.adapted.settings())
+        return cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other base weights, other domains or another method."""
         self.check_checkpoint(checkpoint)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError unless the checkpoint belongs to these base weights, domains and method."""
+        """Raise a UserError unless it belongs to these base weights, domains, method and its settings."""
         base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
         method = checkpoint.get("method", "adapters")
         if method != self.adapted.method:
@@ -136,6 +143,12 @@ class CodecModule(L.LightningModule):
             raise UserError(
                 f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
                 f"{', '.join(self.adapted.domains)}."
+            )
+        settings = self._settings()
+        theirs = checkpoint.get("settings", settings)
+        if theirs != settings:
+            raise UserError(
+                f"The checkpoint was made with other settings of the codec: {theirs}, not {settings}."
             )
 
     def load_trained(self, checkpoint: Mapping[str, Any], origin: str) -> None:

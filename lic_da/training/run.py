@@ -29,7 +29,7 @@ from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_na
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError, unknown
-from lic_da.evaluation.compatibility import compatibility
+from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.rate_distortion import check_blends
 from lic_da.evaluation.summary import measure_into, table
@@ -97,9 +97,16 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
             module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
         adapted.to("cpu")
         adapted.check_base_unchanged()
+        trained = trainable(adapted)
         adapted.finish()
         pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
-        return _result(config, folder, adapted, data, loggers, console)
+        cost = parameters(
+            adapted,
+            trained,
+            learned=config.domains if config.extend else data.learned,
+            held=adapted.domains if config.extend else data.learned,
+        )
+        return _result(config, folder, adapted, data, cost, loggers, console)
 
 
 def _learned(config: DictConfig, names: Sequence[str]) -> Sequence[str]:
@@ -244,6 +251,7 @@ def _result(
     folder: Path,
     adapted: PictureCodec,
     data: DomainsDataModule,
+    cost: dict[str, Any],
     loggers: list[Any],
     console: Console,
 ) -> dict[str, Any]:
@@ -260,11 +268,13 @@ def _result(
             decoded=examples,
             console=console,
         ),
-        "compatibility": compatibility(
-            adapted,
-            data.pictures(adapted.domains[0], "test")[: config.evaluation.compatibility],
-            data.learned,
-        ),
+        "compatibility": {
+            **compatibility(
+                adapted,
+                data.pictures(adapted.domains[0], "test")[: config.evaluation.compatibility],
+            ),
+            "parameters": cost,
+        },
         "git_commit": tracking.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
