@@ -339,7 +339,7 @@ def test_a_stream_of_other_base_weights_is_refused(
     stream = Stream.from_bytes(adapted.compress(photographs[0]))
     other = dataclasses.replace(stream, fingerprint=b"otherone")
     with pytest.raises(
-        StreamError, match=f"unknown .{b'otherone'.hex()}.*{adapted.fingerprint[:16]}"
+        StreamError, match=f"weights {b'otherone'.hex()}.*{adapted.fingerprint[:16]}"
     ):
         adapted.decompress(other.to_bytes())
 

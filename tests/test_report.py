@@ -85,7 +85,7 @@ def report_of(series: list[Series], photographs: list[RGB]) -> Report:
     adapted = (original.int() + 3).clamp(0, 255).byte()
     pictures = []
     for p in pick(gains(series[0], 3), per_domain=3, worst=2):
-        pictures.append(shown(p, Example(p.domain, p.image, original, base, adapted), 0.25))
+        pictures.append(shown(p, Example(p.domain, p.image, original, base, adapted), 0.25, 0.25))
     return Report(
         title="sketch_0123ab",
         jobs=[Job("one", "done", ""), Job("two", "failed", "RuntimeError: <broken> & gone")],

@@ -289,12 +289,12 @@ class DecoderAdaptation(CodecModule):
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As of any codec; and it must be of the same extended pack."""
-        super().check_checkpoint(checkpoint)
         if checkpoint.get("extended_from") != self._extended_from:
             raise UserError(
                 "The checkpoint was made with another setting of extend, or that pack has changed since: "
                 "give the pack that was extended then."
             )
+        super().check_checkpoint(checkpoint)
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
