@@ -26,7 +26,6 @@ DECODE = HERE.parents[1] / "benchmarks" / "results" / "methods.csv"
 TARGETS = ("sketch", "comic")
 JOINT_STEPS, ALONE_STEPS = 1500, 500  # a third of the crops of joint training is of one target
 ALONE = "finetune_decoder,finetune,cawf"
-JOINT = "finetune_decoder,finetune"
 ALL = f"domains=[{','.join(TARGETS)}]"
 GRIDS = {
     "adapters": [ALL, f"codec.training.steps={JOINT_STEPS}"],
@@ -35,7 +34,6 @@ GRIDS = {
         "domains=" + ",".join(f"[{target}]" for target in TARGETS),
         f"codec.training.steps={ALONE_STEPS}",
     ],
-    "joint": [f"method={JOINT}", "method.train_on=all", ALL, f"codec.training.steps={JOINT_STEPS}"],
 }
 
 
