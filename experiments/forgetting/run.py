@@ -186,6 +186,7 @@ def plot_curves() -> None:
     domains = ("natural", *TARGETS)
     figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.2), layout="constrained")
     every = [s for grid in GRIDS for s in finished(grid)]
+    methods = list(dict.fromkeys(s.method for s in every))
     for axis, domain in zip(axes, domains, strict=True):
         base = curve(every[0].points(domain, "base"))
         axis.plot(base.bpp, base.psnr, "k.-", label="base")
@@ -193,7 +194,10 @@ def plot_curves() -> None:
             blend = "weighted" if series.method == "adapters" else "adapted"
             c = curve(series.points(domain, blend))
             label = f"{series.method} on {'+'.join(series.trained[1:])}"
-            axis.plot(c.bpp, c.psnr, ".-", label=label)
+            line = ":" if series.trained[1:] == (TARGETS[1],) else "-"
+            axis.plot(
+                c.bpp, c.psnr, f".{line}", color=f"C{methods.index(series.method)}", label=label
+            )
         axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
         axis.legend(fontsize="x-small")
     with atomic_path(HERE / "rd_curves.png") as temporary:
