@@ -29,6 +29,22 @@ def few_threads() -> None:
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
+FOUR_STEPS = (
+    "domains=[lines]",
+    "unseen=[other]",
+    "codec.training.steps=4",
+    "codec.training.batch_size=4",
+    "codec.training.crop=64",
+    "data.batches_per_epoch=2",
+    "data.val_images=1",
+    "data.val_crop=64",
+    "data.source=photos",
+    "evaluation.ms_ssim=false",
+    "evaluation.examples=1",
+)
+"""Overrides of a training of two epochs on the small domains ``photos`` (the source) and ``lines``."""
+
+
 @pytest.fixture(autouse=True)
 def no_wandb_service_of_other_tests() -> Iterator[None]:
     """Commands that a test starts begin a W&B service of their own, as a user's do."""

@@ -28,24 +28,11 @@ from lic_da.errors import UserError
 from lic_da.evaluation.rate_distortion import read_points
 from lic_da.training.baselines import DecoderFinetuning, RateDistortionTraining
 from lic_da.training.module import TrainedAveraging
-from tests.conftest import codec_config, scribbles
+from tests.conftest import FOUR_STEPS, codec_config, scribbles
 from tests.method_steps import DOMAINS, composed, crops, train_steps
 from tests.test_training import world  # noqa: F401
 
 CODECS = ("bmshj2018_factorized_n64", "bmshj2018_hyperprior")
-SMALL = (
-    "domains=[lines]",
-    "unseen=[other]",
-    "codec.training.steps=4",
-    "codec.training.batch_size=4",
-    "codec.training.crop=64",
-    "data.batches_per_epoch=2",
-    "data.val_images=1",
-    "data.val_crop=64",
-    "data.source=photos",
-    "evaluation.ms_ssim=false",
-    "evaluation.examples=1",
-)
 
 
 def of_codec(name: str) -> tuple[str, ...]:
@@ -156,7 +143,7 @@ def test_the_tables_are_those_of_the_trained_weights() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune_decoder", "finetune", "cawf"])
 def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> None:  # noqa: F811
-    arguments = (*SMALL, f"method={method}", "ema=0.5")
+    arguments = (*FOUR_STEPS, f"method={method}", "ema=0.5")
     done = world("lic_da.train", *arguments, "name=run")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "run"
@@ -226,7 +213,9 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
     names = last["state_dict"].keys()
     prefix = {"finetune_decoder": "codec.g_s.", "finetune": "codec.", "cawf": "codec."}[method]
     assert all(n.startswith(prefix) and ".source" not in n for n in names)
-    other = world("lic_da.train", *SMALL, f"ckpt_path={folder}/checkpoints/last.ckpt", "name=x")
+    other = world(
+        "lic_da.train", *FOUR_STEPS, f"ckpt_path={folder}/checkpoints/last.ckpt", "name=x"
+    )
     assert other.returncode == 2 and f"made by method {method}" in other.stderr
     own = (*arguments, f"ckpt_path={folder}/checkpoints/last.ckpt", "method.train_on=all")
     other = world("lic_da.train", *own)

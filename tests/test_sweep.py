@@ -26,23 +26,10 @@ from lic_da import jobs
 from lic_da.data.images import RGB, save_png
 from lic_da.evaluation.rate_distortion import Point, mean, read_points
 from lic_da.sweep import job_name, sweep_name
-from tests.conftest import photo_crops, scribbles
+from tests.conftest import FOUR_STEPS, photo_crops, scribbles
 from tests.wandb_records import OfflineRun, runs_below
 
-TINY = (
-    "domains=[lines]",
-    "unseen=[other]",
-    "codec.training.steps=4",
-    "codec.training.batch_size=4",
-    "codec.training.crop=64",
-    "data.batches_per_epoch=2",
-    "data.val_images=1",
-    "data.val_crop=64",
-    "data.source=photos",
-    "trainer.log_every_n_steps=2",
-    "evaluation.ms_ssim=false",
-    "evaluation.examples=1",
-)
+TINY = (*FOUR_STEPS, "trainer.log_every_n_steps=2")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
