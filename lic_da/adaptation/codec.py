@@ -13,7 +13,7 @@ import torch
 from compressai.models import CompressionModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from lic_da.adaptation.gate import GateInput, from_bytes, to_bytes
 from lic_da.adaptation.sites import every_convolution
@@ -277,8 +277,12 @@ class AdaptedCodec(ModelCodec, PictureCodec):
             )
         return self.synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
 
+    @property
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tuple[str, nn.Module]]]:
+        synthesis = self.synthesis
+        return synthesis.base, [(site.at, synthesis.bank.at(site)[0]) for site in synthesis.sites]
+
     @cached_property
     def _synthesis(self) -> tiles.Geometry:
-        synthesis = self.synthesis
-        adapters = [(site.at, synthesis.bank.at(site)[0]) for site in synthesis.sites]
-        return tiles.synthesis_geometry(synthesis.base, self.codec.M, adapters)
+        base, adapters = self.synthesis_parts
+        return tiles.synthesis_geometry(base, self.codec.M, adapters)

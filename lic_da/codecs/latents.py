@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from compressai.models import CompressionModel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -45,12 +49,51 @@ def decoder_latent(codec: CompressionModel, x: Tensor) -> Tensor:
     Returns:
         ``(B, M, H/s, W/s)``.
     """
-    models = [m for m in codec.modules() if isinstance(m, EntropyModel)]
-    if len(models) == 1 and isinstance(models[0], EntropyBottleneck):
-        # Only y is coded: quantise it, and leave the likelihoods alone.
-        medians = models[0]._get_medians()
-        return models[0].quantize(codec.g_a(x), "dequantize", medians)
+    bottleneck = only_bottleneck(codec)
+    if bottleneck is not None:
+        # Quantise y, and leave the likelihoods alone.
+        return bottleneck.quantize(codec.g_a(x), "dequantize", bottleneck._get_medians())
     return until_synthesis(codec, lambda: codec(x))
+
+
+def only_bottleneck(codec: CompressionModel) -> EntropyBottleneck | None:
+    """The entropy model of a codec that codes y and nothing else; None for other codecs."""
+    models = [m for m in codec.modules() if isinstance(m, EntropyModel)]
+    alone = models[0] if len(models) == 1 else None
+    return alone if isinstance(alone, EntropyBottleneck) else None
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """How ŷ is kept: as integers where it is integers around medians, else as 16-bit floats.
+
+    Attributes:
+        medians: ``(M, 1, 1)``; None: ŷ is made of predictions and is no integers.
+    """
+
+    medians: Tensor | None
+
+    @classmethod
+    def of(cls, codec: CompressionModel) -> LatentFormat:
+        """The format for a codec."""
+        bottleneck = only_bottleneck(codec)
+        if bottleneck is None:
+            return cls(None)
+        return cls(bottleneck._get_medians().detach().cpu().reshape(-1, 1, 1))
+
+    def stored(self, y_hat: Tensor) -> NDArray[Any]:
+        """ŷ ``(M, H, W)`` as int8, int16 or float16."""
+        y_hat = y_hat.detach().cpu()
+        if self.medians is None:
+            return y_hat.half().numpy()
+        symbols = (y_hat - self.medians).round()
+        small = symbols.abs().max() <= np.iinfo(np.int8).max
+        return symbols.to(torch.int8 if small else torch.int16).numpy()
+
+    def restored(self, kept: NDArray[Any]) -> Tensor:
+        """What was kept, as float32; integers to the very bits of ŷ."""
+        values = torch.from_numpy(kept.astype(np.float32))
+        return values if self.medians is None else values.add_(self.medians)
 
 
 def until_synthesis(codec: CompressionModel, call: Callable[[], object]) -> Tensor:

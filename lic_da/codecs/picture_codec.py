@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from compressai.models import CompressionModel
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from lic_da.bitstream import Stream, StreamError
 from lic_da.codecs import entropy, known, tiles, zoo
@@ -152,6 +152,11 @@ class PictureCodec(ABC):
     def modules(self) -> tuple[CompressionModel, ...]:
         """All CompressAI models it consists of."""
         return (self.codec,)
+
+    @property
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tuple[str, nn.Module]]]:
+        """The synthesis transform that is trained, and what acts in it beside its layers, and where."""
+        return self.codec.g_s, ()
 
     def to(self, device: torch.device | str) -> None:
         """Move all weights to a device."""

@@ -95,16 +95,16 @@ def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[tuple[str, nn.Mo
         # Inside a block of several layers, or on its output, the coarser side is the safe one.
         coarser = min(x.shape[-1], out.shape[-1])
         side = x.shape[-1] if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else coarser
-        more = sum(_radius(m) for path, m in beside if path.split(".")[0] == name)
-        reach += _radius(layer) / side + more / coarser
+        more = sum(radius(m) for path, m in beside if path.split(".")[0] == name)
+        reach += radius(layer) / side + more / coarser
         floats = max(floats, x.numel() + out.numel())
         sides.append(out.shape[-1])
         x = out
     latent, pixels = sorted((sides[0], sides[-1]))
-    radius = reach * latent
+    elements = reach * latent
     return Geometry(
         scale=pixels // latent,
-        halo=math.ceil(radius - 1e-6) if math.isfinite(radius) else None,
+        halo=math.ceil(elements - 1e-6) if math.isfinite(elements) else None,
         bytes_each=math.ceil(_COPIES * floats * x.element_size() / latent**2),
     )
 
@@ -116,14 +116,14 @@ def acting_like(layer: nn.Module) -> nn.Module:
     return plain
 
 
-def _radius(module: nn.Module) -> float:
+def radius(module: nn.Module) -> float:
     """Elements of its input that a module sees on each side, at most; infinite: it sees all."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return _radius_of_convolution(module)
     if isinstance(module, _POINTWISE):
         return 0
     known = isinstance(module, nn.Sequential) or type(module).__module__ == _LOCAL_BLOCKS
-    return sum(map(_radius, module.children())) if known else math.inf
+    return sum(map(radius, module.children())) if known else math.inf
 
 
 def _radius_of_convolution(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lic_da.data.domains import SOURCE_DOMAIN, prepare, refuse_shared_files
 from lic_da.data.images import RGB, read_rgb
 from lic_da.data.index import DomainImages, Picture
+from lic_da.data.latent_cache import Box, file_hash
+from lic_da.data.latent_crops import LatentCrops, continued
 from lic_da.errors import UserError
 
 CropKey = tuple[int, int, int]
@@ -51,6 +53,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         cache_bytes: keep decoded pictures in memory if all of them together need no more.
         half_from: pictures whose shorter side is at least this many pixels are also there a second
             time at half their size (artefacts of their own compression shrink); None: they are not.
+        latents: gives crops with their latents, on the grid of these and not flipped; None: crops lie
+            anywhere.
     """
 
     def __init__(
@@ -60,8 +64,13 @@ class CropDataset(Dataset[dict[str, Any]]):
         *,
         cache_bytes: int = 4 << 30,
         half_from: int | None = None,
+        latents: LatentCrops | None = None,
     ) -> None:
+        if latents is not None and half_from is not None:
+            raise ValueError("The cache holds latents of pictures at their own size only.")
         self.crop = crop
+        self.latents = latents
+        self._boxes: dict[Path, list[Box]] = {}
         self.entries: list[list[tuple[LabelledPicture, bool]]] = []
         for group in pictures:
             entries = [(p, False) for p in group]
@@ -79,9 +88,30 @@ class CropDataset(Dataset[dict[str, Any]]):
         return picture.picture.width * picture.picture.height // (4 if half else 1)
 
     def preload(self, console: Console | None = None) -> None:
-        """Decode all pictures into memory, if they fit."""
-        if not self.in_memory or self._cache is not None:
-            return
+        """Decode all pictures into memory, if they fit; have their latents at hand, if they are cached."""
+        if self.in_memory and self._cache is None:
+            self._decode_all(console)
+        if self.latents is not None and not self._boxes:
+            self._encode_all(self.latents)
+
+    def _encode_all(self, latents: LatentCrops) -> None:
+        places = {}
+        for group, entries in enumerate(self.entries):
+            for number, (entry, _) in enumerate(entries):
+                picture = entry.picture
+                boxes = latents.boxes(file_hash(entry.path), picture.height, picture.width)
+                self._boxes[entry.path] = boxes
+                places.update({box.key: (group, number) for box in boxes})
+        latents.cache.prepare(
+            [box for boxes in self._boxes.values() for box in boxes],
+            lambda box: continued(self._pixels(*places[box.key]), box),
+        )
+
+    def _pixels(self, group: int, number: int) -> Tensor:
+        """A picture, ``(3, H, W)`` uint8."""
+        return self._cache[group][number] if self._cache else _decode(self.entries[group][number])
+
+    def _decode_all(self, console: Console | None) -> None:
         flat = [entry for group in self.entries for entry in group]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             decoded = list(
@@ -103,18 +133,18 @@ class CropDataset(Dataset[dict[str, Any]]):
         """A sample.
 
         Returns:
-            ``image``: ``(3, crop, crop)`` float32 in [0, 1]; ``label``: int; ``file``: its path.
+            ``image``: ``(3, crop, crop)`` float32 in [0, 1]; ``label``: int; ``file``: its path; and what
+            :meth:`LatentCrops.sample` adds.
         """
         group, number, seed = key
-        entry = self.entries[group][number]
-        pixels = self._cache[group][number] if self._cache is not None else _decode(entry)
+        entry, _ = self.entries[group][number]
+        pixels = self._pixels(group, number)
         rng = np.random.default_rng(seed)
-        image = random_crop(pixels, self.crop, rng)
-        return {
-            "image": image.float().div(255),
-            "label": entry[0].label,
-            "file": str(entry[0].path),
-        }
+        if self.latents is None:
+            sample = {"image": random_crop(pixels, self.crop, rng).float().div(255)}
+        else:
+            sample = self.latents.sample(pixels, self._boxes[entry.path], rng)
+        return {**sample, "label": entry.label, "file": str(entry.path)}
 
 
 def _decode(entry: tuple[LabelledPicture, bool]) -> Tensor:
@@ -276,6 +306,11 @@ class DomainsDataModule(L.LightningDataModule):
         console: where progress is shown.
         learned: domains whose pictures are trained on and validated; None: all but the unseen ones.
         done: training steps of a run that is resumed; their batches are not given again.
+        latent_cache: whether latents of training pictures may come from a cache, if :attr:`latents` is
+            given.
+
+    Attributes:
+        latents: of the codec that is trained; see :class:`CropDataset`.
     """
 
     def __init__(
@@ -299,6 +334,7 @@ class DomainsDataModule(L.LightningDataModule):
         console: Console | None = None,
         learned: Sequence[str] | None = None,
         done: int = 0,
+        latent_cache: bool = False,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
@@ -313,6 +349,8 @@ class DomainsDataModule(L.LightningDataModule):
         self.num_workers, self.cache_gb, self.seed = num_workers, cache_gb, seed
         self.half_from, self.area_power, self.done = half_from, area_power, done
         self.console = console
+        self.latent_cache = latent_cache
+        self.latents: LatentCrops | None = None
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None
 
@@ -357,7 +395,11 @@ class DomainsDataModule(L.LightningDataModule):
                 if n in self.learned
             ]
             self._train = CropDataset(
-                groups, self.crop, cache_bytes=int(self.cache_gb * 2**30), half_from=self.half_from
+                groups,
+                self.crop,
+                cache_bytes=int(self.cache_gb * 2**30),
+                half_from=self.half_from,
+                latents=self.latents,
             )
         return self._train
 

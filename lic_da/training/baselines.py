@@ -13,6 +13,7 @@ from lic_da.adaptation.retrained import RetrainedCodec
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.picture_codec import pad
+from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.losses import distortion, rate_distortion, shown
 from lic_da.training.module import CodecModule, psnr_8_bit
 
@@ -83,6 +84,8 @@ class DecoderFinetuning(Baseline):
         bf16: run convolutions in bfloat16.
     """
 
+    encoder: FrozenEncoder
+
     def __init__(
         self,
         adapted: RetrainedCodec,
@@ -94,12 +97,13 @@ class DecoderFinetuning(Baseline):
     ) -> None:
         super().__init__(adapted, lr=lr, warmup=warmup, bf16=bf16)
         self.gamma = gamma
+        self.encoder = FrozenEncoder(adapted)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = batch["image"]
-        y_hat = decoder_latent(self.codec, x)
+        y_hat, _ = self.encoder.of_crops(batch)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            x_hat = self.codec.g_s(y_hat)
+            x_hat = self.encoder.decode(self.codec.g_s, y_hat, batch)
         return self.check_and_log(distortion(x_hat, x, self.gamma), batch)
 
     def configure_optimizers(self) -> Any:

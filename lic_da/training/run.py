@@ -75,6 +75,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     )
     data.prepare_data()
     data.setup()
+    if data.latent_cache and module.encoder is not None and not module.encoder.reads_y:
+        data.latents = module.encoder.cached(data.data_dir / "latents", data.crop, console)
     best, *callbacks = _callbacks(config, folder, module.monitored)
     termination = Termination(folder / "checkpoints" / "last.ckpt")
     console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)

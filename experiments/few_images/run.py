@@ -1,0 +1,149 @@
+"""How many pictures of a domain does a method need? ``make experiments/few_images``.
+
+Trains every method on 5, 10, 25, 50, 100 and all training pictures of a target at one quality. Runs
+that are finished are not done again. Writes results.csv and gains.png beside this file. Methods differ
+in rate, so their gain is that over the base codec's curve at the same rate; the curve is that of
+``experiments/forgetting``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import typer
+from scipy.interpolate import PchipInterpolator
+
+from lic_da.data.domains import prepare
+from lic_da.data.images import atomic_path
+from lic_da.evaluation.series import Run
+
+HERE = Path(__file__).parent
+SWEEP = Path("outputs") / "experiment_few_images"
+CURVES = HERE.parent / "forgetting" / "points.csv"
+SOURCE, TARGET, QUALITY = "natural", "sketch", 3
+COUNTS = (5, 10, 25, 50, 100, None)
+# Every method sees as many crops of the target; half of those of the adapters are of the source.
+STEPS = {"adapters": 1000, "finetune_decoder": 500, "finetune": 500, "cawf": 500}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method reaches with some training pictures: PSNR in dB over the base's at equal rate."""
+
+    method: str
+    blend: str
+    train_images: int
+    bpp: float
+    psnr: float
+    gain: float
+    source_gain: float
+
+
+def sweep(method: str, jobs: int) -> None:
+    """Train what is missing of a method."""
+    counts = ",".join("null" if count is None else str(count) for count in COUNTS)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "lic_da.train", "-m", f"method={method}"),
+            *(f"domains=[{TARGET}]", f"codec.quality={QUALITY}", f"data.train_images={counts}"),
+            *(f"codec.training.steps={STEPS[method]}", f"hydra.sweep.dir={SWEEP / method}"),
+            *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
+            *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
+            *("report.anchors=[]", "report.examples=0"),
+        ],
+        check=True,
+    )
+
+
+def base_curve(domain: str) -> PchipInterpolator:
+    """PSNR of the base codec over the logarithm of its rate."""
+    with open(CURVES, newline="") as file:
+        points = {
+            (float(row["bpp"]), float(row["psnr"]))
+            for row in csv.DictReader(file)
+            if (row["domain"], row["blend"]) == (domain, "base")
+        }
+    bpp, psnr = zip(*sorted(points), strict=True)
+    return PchipInterpolator([math.log(b) for b in bpp], psnr, extrapolate=False)
+
+
+def results(method: str, all_images: int) -> list[Result]:
+    """Results of a method, by number of pictures."""
+    base = {domain: base_curve(domain) for domain in (SOURCE, TARGET)}
+    found = []
+    for folder in sorted(path.parent for path in (SWEEP / method).glob("*/summary.json")):
+        run = Run.read(folder)
+        for blend in ("weighted", "oracle") if method == "adapters" else ("adapted",):
+            gains, figures = {}, {}
+            for domain, curve in base.items():
+                row = run.summary["domains"][domain]
+                figures[domain] = row["bpp"], row["psnr"][blend]
+                gains[domain] = row["psnr"][blend] - float(curve(math.log(row["bpp"])))
+            count = run.config.data.train_images or all_images
+            found.append(
+                Result(
+                    *(method, blend, count, *figures[TARGET]),
+                    gain=gains[TARGET],
+                    source_gain=gains[SOURCE],
+                )
+            )
+    return sorted(found, key=lambda r: (r.blend, r.train_images))
+
+
+def write(found: list[Result]) -> None:
+    """results.csv, a row a method, blend and number of pictures."""
+    with atomic_path(HERE / "results.csv") as temporary, open(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Result))
+        for row in found:
+            writer.writerow(f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row))
+
+
+def plot(found: list[Result]) -> None:
+    """Gain on the target and on the source, over the number of pictures."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
+    for axis, value, domain in zip(axes, ("gain", "source_gain"), (TARGET, SOURCE), strict=True):
+        for method, blend in dict.fromkeys((r.method, r.blend) for r in found):
+            own = [r for r in found if (r.method, r.blend) == (method, blend)]
+            axis.semilogx(
+                [r.train_images for r in own],
+                [getattr(r, value) for r in own],
+                "o--" if blend == "oracle" else "o-",
+                label=method if blend == "adapted" else f"{method}, {blend}",
+            )
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set_xticks(ticks := sorted({r.train_images for r in found}), map(str, ticks))
+        axis.minorticks_off()
+        axis.set(title=domain, xlabel=f"training pictures of {TARGET}")
+        axis.set_ylabel("dB over the base codec at the same rate")
+    axes[0].legend(fontsize="small")
+    with atomic_path(HERE / "gains.png") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def main(jobs: int = 1) -> None:
+    """Train what is missing, write table and plot.
+
+    Args:
+        jobs: runs at a time.
+    """
+    if not CURVES.is_file():
+        raise SystemExit(f"{CURVES} is missing: make experiments/forgetting writes it.")
+    for method in STEPS:
+        sweep(method, jobs)
+    everything = len(prepare(TARGET, Path("data")).split("train"))
+    found = [result for method in STEPS for result in results(method, everything)]
+    write(found)
+    plot(found)
+    for row in found:
+        print(f"{row.method} {row.blend}, {row.train_images} pictures: {row.gain:+.2f} dB")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,278 @@
+"""The latents of training pictures, computed once a base codec and shared by all runs with it.
+
+An encoder that is frozen gives the same latent for a picture at every step of every run. The cache keeps
+them in Arrow files, which are mapped into memory::
+
+    DATA/latents/<fingerprint of the base weights>/part-….arrow
+
+A picture is known by the SHA-256 of its file. Files are only ever added, whole; one process at a time adds.
+Whatever is damaged or belongs to another codec is found when it is first used in a run, said, and made
+anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from lic_da.data.images import atomic_path
+
+Latent = NDArray[Any]
+
+_IN_A_PART = 64  # latents: what a killed run has computed is lost only as far as its last part
+_DTYPES = ("int8", "int16", "float16")
+
+
+@dataclass(frozen=True)
+class Box:
+    """Part of a picture that is coded as a picture of its own; it may go on beyond the picture's edges.
+
+    Attributes:
+        sha256: of the picture's file.
+        top: in pixels.
+        left: in pixels.
+        height: in pixels.
+        width: in pixels.
+    """
+
+    sha256: str
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        return f"{self.sha256}:{self.top},{self.left},{self.height},{self.width}"
+
+
+class LatentCache:
+    """Latents by picture, for one base codec.
+
+    Args:
+        folder: of all caches.
+        fingerprint: SHA-256 of the base weights.
+        encode: ``(3, H, W)`` uint8 -> latent ``(M, h, w)``, int8, int16 or float16.
+        console: where is said what goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        encode: Callable[[Tensor], Latent],
+        console: Console | None = None,
+    ) -> None:
+        self.folder = folder / fingerprint[:16]
+        self.fingerprint = fingerprint
+        self.encode = encode
+        self.console = console or Console(quiet=True, stderr=True)
+        self._latents: dict[str, Latent] = {}
+
+    def __getitem__(self, box: Box) -> Latent:
+        """The latent of a box that was among those of :meth:`prepare`."""
+        return self._latents[box.key]
+
+    def prepare(self, boxes: Sequence[Box], read: Callable[[Box], Tensor]) -> None:
+        """See that the latents of all boxes are at hand; compute and keep those that are not.
+
+        Args:
+            boxes: parts of pictures.
+            read: the pixels of one, ``(3, H, W)`` uint8.
+        """
+        wanted = {box.key: box for box in boxes}
+        self._read(wanted)  # without the lock: mostly all is there
+        if len(self._latents) == len(wanted):
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._add(wanted, read)
+        except OSError as error:
+            self.console.print(
+                f"Latents cannot be kept in {self.folder} ({error}); they are computed for this run alone. "
+                "Free some space, or choose another folder with data.data_dir.",
+                highlight=False,
+            )
+            for box in self._missing(wanted):
+                self._latents[box.key] = self.encode(read(box))
+
+    def _missing(self, wanted: Mapping[str, Box]) -> list[Box]:
+        return [box for key, box in wanted.items() if key not in self._latents]
+
+    def _add(self, wanted: Mapping[str, Box], read: Callable[[Box], Tensor]) -> None:
+        """Compute what is missing, as the only process that does."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            self.console.print("Another run computes latents of this codec: waiting for it.")
+            lock.acquire()
+        try:
+            for left in self.folder.glob(".*.arrow"):  # by a process that was killed
+                left.unlink()
+            self._read(wanted, drop=True)
+            missing = self._missing(wanted)
+            with Progress(console=self.console, transient=True) as progress:
+                task = progress.add_task("Encoding training pictures", total=len(missing))
+                for start in range(0, len(missing), _IN_A_PART):
+                    part = missing[start : start + _IN_A_PART]
+                    path = self.folder / f"part-{uuid.uuid4().hex[:12]}.arrow"
+                    with atomic_path(path) as temporary:
+                        _write(temporary, self._rows_of(part, read, lambda: progress.advance(task)))
+                    self._take(path, wanted)
+        finally:
+            lock.release()
+
+    def _rows_of(
+        self, boxes: Iterable[Box], read: Callable[[Box], Tensor], done: Callable[[], None]
+    ) -> Iterator[dict[str, Any]]:
+        for box in boxes:
+            yield _row(self.fingerprint, box.key, self.encode(read(box)))
+            done()
+
+    def _read(self, wanted: Mapping[str, Box], *, drop: bool = False) -> None:
+        """Take what the files hold.
+
+        Args:
+            wanted: by key.
+            drop: remove damaged files, and say so.
+        """
+        for path in sorted(self.folder.glob("part-*.arrow")):
+            try:
+                self._take(path, wanted)
+            except Damaged as damage:
+                if drop:
+                    self.console.print(
+                        f"Cached latents in {path} {damage}: they are computed anew.",
+                        highlight=False,
+                    )
+                    path.unlink()
+
+    def _take(self, path: Path, wanted: Mapping[str, Box]) -> None:
+        """Take the latents of a file that are wanted; all of them or none.
+
+        Raises:
+            Damaged: it is not what was written, or was written for another codec.
+        """
+        found: dict[str, Latent] = {}
+        for row in _rows(path):
+            if row.codec != self.fingerprint:
+                raise Damaged("belong to another codec")
+            if row.key in wanted and row.key not in self._latents:
+                found[row.key] = row.latent()
+        self._latents.update(found)
+
+
+class Damaged(Exception):
+    """A file of latents cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One latent of a file."""
+
+    key: str
+    codec: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+    checksum: int
+
+    def latent(self) -> Latent:
+        """The latent as a view of the file, checked."""
+        if self.checksum != _checksum(self.codec, self.key, self.dtype, self.shape, self.data):
+            raise Damaged("are damaged (a checksum does not match)")
+        array = np.frombuffer(self.data, self.dtype)
+        return array.reshape(self.shape)
+
+
+def _checksum(
+    codec: str, key: str, dtype: str, shape: Iterable[int], data: bytes | memoryview
+) -> int:
+    named = f"{codec} {key} {dtype} {tuple(shape)}".encode()
+    return zlib.crc32(data, zlib.crc32(named))
+
+
+def _row(codec: str, key: str, latent: Latent) -> dict[str, Any]:
+    data = np.ascontiguousarray(latent).tobytes()
+    dtype, shape = latent.dtype.name, list(latent.shape)
+    assert dtype in _DTYPES
+    checksum = _checksum(codec, key, dtype, shape, data)
+    return {
+        "key": key,
+        "codec": codec,
+        "dtype": dtype,
+        "shape": shape,
+        "latent": data,
+        "checksum": checksum,
+    }
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    from datasets import Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    features = Features(
+        {
+            "key": Value("string"),
+            "codec": Value("string"),
+            "dtype": Value("string"),
+            "shape": List(Value("int64")),
+            "latent": Value("binary"),
+            "checksum": Value("uint32"),
+        }
+    )
+    writer = ArrowWriter(features=features, path=str(path), writer_batch_size=8)
+    try:
+        for row in rows:
+            writer.write(dict(row))
+        writer.finalize()
+    finally:
+        writer.close()
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    """The rows of a file, mapped into memory.
+
+    Raises:
+        Damaged: the file is not one that :func:`_write` has written to its end.
+    """
+    import pyarrow
+    from datasets import Dataset
+
+    try:
+        table = Dataset.from_file(str(path)).data.table
+        names = ("key", "codec", "dtype", "shape", "checksum")
+        columns = [table.column(name).to_pylist() for name in names]
+        latents = [memoryview(value.as_buffer()) for value in table.column("latent")]
+    # Damaged files make Arrow and datasets fail in many ways.
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise Damaged(f"cannot be read ({str(error).splitlines()[0][:80]})") from error
+    for key, codec, dtype, shape, checksum, data in zip(*columns, latents, strict=True):
+        yield _Row(key, codec, dtype, tuple(shape or ()), data, checksum)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
