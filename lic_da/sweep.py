@@ -109,8 +109,12 @@ def run_job(config: DictConfig, folder: Path) -> None:
     Raises:
         Stopped: the user stopped the sweep.
     """
+    from lic_da.training.processes import is_first
     from lic_da.training.run import train_what_is_missing
 
+    if not is_first():  # of several processes of a job the first one keeps its files
+        train_what_is_missing(config, folder)
+        return
     if config.logger.group is None:
         with open_dict(config):
             config.logger.group = folder.parent.name

@@ -187,6 +187,9 @@ class BalancedBatches(Sampler[list[CropKey]]):
         done: batches of a run that is resumed; it begins with the epoch of the next one, without those
             that it has had.
         area_power: within a group a picture is drawn in proportion to (its pixels)^area_power.
+        rank: number of this process among those that train together.
+        processes: how many train together; they share what one would have in batches that are as many
+            times as large.
     """
 
     def __init__(
@@ -198,8 +201,11 @@ class BalancedBatches(Sampler[list[CropKey]]):
         seed: int = 0,
         done: int = 0,
         area_power: float = 0.0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        self.batch_size = batch_size
+        self.batch_size = batch_size * processes
+        self.own = slice(rank, None, processes)
         self.batches = batches
         self.seed = seed
         self.done = done
@@ -232,7 +238,7 @@ class BalancedBatches(Sampler[list[CropKey]]):
             # Where the batch size is no multiple of the number of groups, the surplus moves on.
             surplus = batch * self.batch_size
             groups = [(surplus + i) % len(self.weights) for i in range(self.batch_size)]
-            yield [
+            keys = [
                 (
                     group,
                     int(rng.choice(len(self.weights[group]), p=self.weights[group])),
@@ -240,6 +246,7 @@ class BalancedBatches(Sampler[list[CropKey]]):
                 )
                 for group in groups
             ]
+            yield keys[self.own]
 
 
 class WholePictures(Dataset[dict[str, Any]]):
@@ -354,6 +361,15 @@ class DomainsDataModule(L.LightningDataModule):
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None
 
+    @property
+    def _rank(self) -> int:
+        """Number of this process among those that train together."""
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
     def prepare_data(self) -> None:
         """Bring the images to disk (once a machine)."""
         for name in (*self.domain_names, *self.unseen_names):
@@ -417,6 +433,8 @@ class DomainsDataModule(L.LightningDataModule):
             seed=self.seed,
             done=self.done,
             area_power=self.area_power,
+            rank=self._rank,
+            processes=self._processes,
         )
         return DataLoader(
             dataset,
@@ -427,9 +445,10 @@ class DomainsDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Central squares of validation pictures, one a batch."""
+        """Central squares of validation pictures, one a batch; of several processes each has its share."""
         pictures = [p for n in self.learned for p in self.pictures(n, "val")[: self.val_images]]
-        return _one_by_one(WholePictures(pictures, centre=self.val_crop))
+        own = pictures[self._rank :: self._processes]
+        return _one_by_one(WholePictures(own, centre=self.val_crop))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole test pictures of seen and unseen domains, one a batch."""

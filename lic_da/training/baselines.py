@@ -152,7 +152,7 @@ class RateDistortionTraining(Baseline):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = batch["image"]
         # The noise depends on seed and batch alone, so that a resumed run is exact.
-        torch.manual_seed(noise_seed(self.seed, self.current_epoch, batch_idx))
+        torch.manual_seed(noise_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             out = self.codec(x)
         losses = rate_distortion(shown(out["x_hat"]), x, out["likelihoods"], self.lmbda)

@@ -22,6 +22,7 @@ from lic_da.codecs.picture_codec import PictureCodec, to_8_bit
 from lic_da.errors import UserError
 from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.losses import adaptation
+from lic_da.training.processes import gathered
 from lic_da.training.schedule import warmup_cosine
 
 BLENDS = ("base", "weighted", "top1", "oracle")
@@ -61,10 +62,11 @@ class CodecModule(L.LightningModule):
         self._means.setdefault(name, []).append(value)
 
     def collected(self) -> dict[str, float]:
-        """Means of what was noted since the last call."""
-        means = {name: sum(values) / len(values) for name, values in self._means.items()}
+        """Means of what was noted since the last call, by all processes."""
+        noted = gathered(self._means)
         self._means.clear()
-        return means
+        # fsum: the same whatever the order, and so however many processes have shared the pictures.
+        return {name: math.fsum(values) / len(values) for name, values in noted.items()}
 
     def check_and_log(self, losses: Mapping[str, Tensor], batch: dict[str, Any]) -> Tensor:
         """Log the losses of a training step; the loss.

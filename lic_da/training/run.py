@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import logging
 import math
@@ -38,6 +39,7 @@ from lic_da.jobs import RUNNING
 from lic_da.training import extend
 from lic_da.training.interruption import Termination
 from lic_da.training.module import CodecModule, TrainedAveraging
+from lic_da.training.processes import check_processes, is_first
 
 TRAIN_ON = ("all", "targets")
 """Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
@@ -53,7 +55,6 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     Returns:
         The contents of ``summary.json``.
     """
-    console = Console(stderr=True)
     names = _check(config)
     _quiet()
     L.seed_everything(config.seed, verbose=False)
@@ -68,33 +69,34 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         checkpoint = read_checkpoint(Path(config.ckpt_path))
         module.check_checkpoint(checkpoint)
         done = checkpoint["global_step"]
-    tracking.wandb_mode(config.logger.mode)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    best, *callbacks = _callbacks(config, folder, module.monitored)
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        logger=False,
+        callbacks=[best, *callbacks],
+        default_root_dir=folder,
+        max_epochs=math.ceil(config.codec.training.steps / config.data.batches_per_epoch),
+    )
+    check_processes(trainer)
+    console = Console(stderr=True, quiet=not trainer.is_global_zero)
+    if trainer.is_global_zero:
+        tracking.wandb_mode(config.logger.mode)
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
     data: DomainsDataModule = instantiate(
         config.data, domains=names[1:], learned=_learned(config, names), done=done, console=console
     )
     data.prepare_data()
     data.setup()
     if data.latent_cache and module.encoder is not None and not module.encoder.reads_y:
+        adapted.to(trainer.strategy.root_device)
         data.latents = module.encoder.cached(data.data_dir / "latents", data.crop, console)
-    best, *callbacks = _callbacks(config, folder, module.monitored)
-    termination = Termination(folder / "checkpoints" / "last.ckpt")
     console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
+    if not trainer.is_global_zero:
+        _fit(trainer, module, data, config, folder)
+        return {}  # the first process measures
     with tracking.tracked(config, folder) as loggers:
-        trainer: L.Trainer = instantiate(
-            config.trainer,
-            logger=loggers,
-            callbacks=[best, *callbacks, termination, RichProgressBar(leave=False)],
-            default_root_dir=folder,
-            max_epochs=math.ceil(config.codec.training.steps / config.data.batches_per_epoch),
-        )
-        with contextlib.suppress(SIGTERMException):
-            trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
-        if trainer.interrupted or termination.told:
-            raise Stopped(
-                f"Stopped. To go on: python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and "
-                "the same settings."
-            )
+        trainer.loggers = loggers
+        _fit(trainer, module, data, config, folder)
         if best.best_model_path:
             module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
         adapted.to("cpu")
@@ -109,6 +111,38 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
             held=adapted.domains if config.extend else data.learned,
         )
         return _result(config, folder, adapted, data, cost, loggers, console)
+
+
+def _fit(
+    trainer: L.Trainer,
+    module: CodecModule,
+    data: DomainsDataModule,
+    config: DictConfig,
+    folder: Path,
+) -> None:
+    """Train, in as many processes as there are.
+
+    Raises:
+        Stopped: by a signal, after a checkpoint; or the disk is full.
+    """
+    again = (
+        f"python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and the same settings."
+    )
+    (termination,) = (c for c in trainer.callbacks if isinstance(c, Termination))  # type: ignore[attr-defined]
+    try:
+        with contextlib.suppress(SIGTERMException):
+            trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise Stopped(
+            f"A checkpoint could not be written ({error.strerror}). Free some space; to go on: {again}"
+        ) from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if trainer.interrupted or termination.told:
+        raise Stopped(f"Stopped. To go on: {again}")
 
 
 def _learned(config: DictConfig, names: Sequence[str]) -> Sequence[str]:
@@ -134,7 +168,7 @@ def train_what_is_missing(config: DictConfig, folder: Path) -> dict[str, Any]:
             return summary
         if last.is_file():
             config.ckpt_path = str(last)
-    else:
+    elif is_first():
         _make_room(folder)
     return train(config, folder)
 
@@ -233,6 +267,8 @@ def _callbacks(config: DictConfig, folder: Path, monitored: tuple[str, str]) -> 
     callbacks: list[Any] = [
         ModelCheckpoint(checkpoints, filename="best", monitor=monitor, mode=mode, **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
+        Termination(checkpoints / "last.ckpt"),
+        RichProgressBar(leave=False),
     ]
     if config.ema is not None:
         callbacks.append(TrainedAveraging(config.ema))
@@ -316,7 +352,11 @@ def test_pictures(data: DomainsDataModule) -> list[LabelledPicture]:
 
 def _quiet() -> None:
     """Lightning's notices about things that are as they should be here."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators.cuda",
+        "lightning.fabric.utilities.distributed",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
