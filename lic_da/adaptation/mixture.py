@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lic_da.adaptation.few_channels import convolve_each_to_few, suits
+
 Conv = nn.Conv2d | nn.ConvTranspose2d
 
 
@@ -190,7 +192,15 @@ def convolve_each(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Ten
         weights: ``(B, *like.weight.shape)``.
         biases: ``(B, C_out)``.
     """
-    batch = len(u)
-    out = convolve(like, u.reshape(1, -1, *u.shape[2:]), weights.flatten(0, 1), None, groups=batch)
-    out = out.reshape(batch, -1, *out.shape[2:])
-    return out + biases[:, :, None, None].to(out.dtype)
+    if torch.is_autocast_enabled(u.device.type):  # all at once, and not kernel by kernel
+        weights = weights.to(torch.get_autocast_dtype(u.device.type))
+    beside = biases[:, :, None, None].to(weights.dtype)
+    if isinstance(like, nn.ConvTranspose2d):
+        if suits(like):
+            return convolve_each_to_few(like, u.to(weights.dtype), weights) + beside
+        # One by one is faster than in groups, backwards above all.
+        each = zip(u.split(1), weights, biases.to(weights.dtype), strict=True)
+        return torch.cat([convolve(like, one, weight, bias) for one, weight, bias in each])
+    grouped = u.reshape(1, -1, *u.shape[2:])
+    out = convolve(like, grouped, weights.flatten(0, 1), None, groups=len(u))
+    return out.reshape(len(u), -1, *out.shape[2:]) + beside

@@ -26,6 +26,7 @@ from lic_da.adaptation.bank import AdapterBank
 from lic_da.adaptation.gate import Gate, GateInput
 from lic_da.adaptation.mixture import Fold, Mixture
 from lic_da.adaptation.sites import Site
+from lic_da.codecs.gdn import freeze_gdn
 from lic_da.errors import UserError, unknown
 
 BLENDS = ("weighted", "top1", "oracle", "base")
@@ -63,6 +64,7 @@ class AdaptedSynthesis(nn.Module):
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
+        freeze_gdn(self.base)
         self.sites = tuple(sites)
         self.domains = tuple(domains)
         self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)

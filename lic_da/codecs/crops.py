@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from compressai.layers import GDN
 from torch import Tensor, nn
 
 from lic_da.codecs.tiles import acting_like, radius
@@ -39,12 +41,14 @@ class _Layer:
         start: of what is kept.
         stop: of what is kept.
         fine: elements of the output that an element of the latent is wide and high.
+        spills: whether it may be other than zero outside of the picture, where zeros are needed.
     """
 
     scale: float
     start: int
     stop: int
     fine: int
+    spills: bool
 
 
 class CropSynthesis:
@@ -82,9 +86,11 @@ class CropSynthesis:
         start, stop, fine = 0, crop, round(pixels)
         layers: list[_Layer] = []
         for layer, scale, radius_behind in reversed(list(zip(g_s, scales, behind, strict=True))):
+            keeps_zeros = isinstance(layer, GDN | nn.LeakyReLU | nn.ReLU) and not radius_behind
+            spills = bool(layers) and not keeps_zeros  # nothing follows the last layer
+            layers.insert(0, _Layer(scale, start, stop, fine, spills))
             # What acts on the output needs its surroundings, and then the layer itself.
             start, stop = start - math.ceil(radius_behind), stop + math.ceil(radius_behind)
-            layers.insert(0, _Layer(scale, start, stop, fine))
             start, stop = _needed(layer, start, stop, scale)
             fine = round(fine / scale)
         self.margin = max(-start, stop - self.side)
@@ -110,12 +116,17 @@ class CropSynthesis:
             with picture.zero_padding_in(layer, h, start, fine):
                 h = layer(h)
             first = round(start * kept.scale)
-            cut = slice(kept.start - first, kept.stop - first)
-            h = h[..., cut, cut]
+            h = _cut(h, kept.start - first, kept.stop - first)
             start, fine = kept.start, kept.fine
-            h = picture.without_outside(h, start, fine)
-        cut = slice(-start, -start + self.crop)
-        return h[..., cut, cut]
+            if kept.spills:
+                h = picture.without_outside(h, start, fine)
+        return _cut(h, -start, -start + self.crop)
+
+
+def _cut(h: Tensor, start: int, stop: int) -> Tensor:
+    """Rows and columns from start to stop of ``(B, C, n, n)``, in one step also for the gradient."""
+    around = -start, stop - h.shape[-1]
+    return F.pad(h, (*around, *around)) if any(around) else h
 
 
 class CannotBeCut(ValueError):
