@@ -63,8 +63,7 @@ class CodecModule(L.LightningModule):
 
     def collected(self) -> dict[str, float]:
         """Means of what was noted since the last call, by all processes."""
-        noted = gathered(self._means)
-        self._means.clear()
+        noted, self._means = gathered(self._means), {}
         # fsum: the same whatever the order, and so however many processes have shared the pictures.
         return {name: math.fsum(values) / len(values) for name, values in noted.items()}
 
