@@ -41,7 +41,7 @@ from rich.table import Table
 from torch.utils.data import default_collate
 
 from lic_da.data.images import atomic_path
-from lic_da.data.latent_crops import continued
+from lic_da.data.latent_crops import shown
 from lic_da.evaluation.series import Run
 from lic_da.training.losses import adaptation, bits_per_pixel
 from lic_da.training.module import DecoderAdaptation
@@ -81,9 +81,9 @@ def batch_of(module: DecoderAdaptation, size: int, crop: int, *, cached: bool) -
     pixels = smooth_picture()[0].mul(255).round().to(torch.uint8)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        crops = module.encoder.cached(Path(folder), crop)
+        crops = module.encoder.cached(Path(folder), crop, pixels=1 << 20)
         boxes = crops.boxes("0" * 64, *pixels.shape[1:])
-        crops.cache.prepare(boxes, lambda box: continued(pixels, box))
+        crops.cache.prepare(boxes, lambda box: shown(pixels, box))
         batch = default_collate([crops.sample(pixels, boxes, rng) for _ in range(size)])
     if not cached:
         batch = {"image": batch["image"]}

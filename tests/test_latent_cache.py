@@ -16,11 +16,11 @@ from torch import Tensor
 from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.bitstream import Stream
 from lic_da.codecs.latents import LatentFormat, decoder_latent
-from lic_da.codecs.picture_codec import pad
 from lic_da.data import latent_cache
 from lic_da.data.datamodule import DomainsDataModule, to_tensor
 from lic_da.data.images import RGB, read_rgb
-from lic_da.data.latent_cache import Box, Latent, LatentCache
+from lic_da.data.latent_cache import Box, Latent, LatentCache, file_hash
+from lic_da.data.latent_crops import LatentCrops, shown
 from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.module import DecoderAdaptation
 from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config, photo_crops, scribbles
@@ -208,7 +208,7 @@ def data(
         module.prepare_data()
         module.setup()
         encoder = FrozenEncoder(codec)
-        module.latents = encoder.cached(tmp_path / "latents", 64)
+        module.latents = encoder.cached(tmp_path / "latents", 64, pixels=60_000)
         return module
 
     return make
@@ -221,7 +221,7 @@ def test_cached_crops_decode_as_in_the_whole_picture(
     codec = disturb(AdaptedCodec.build(codec_config(), ("photos", "lines")))
     module = data(codec)
     encoder = FrozenEncoder(codec)
-    encoder.cached(tmp_path / "latents", 64)
+    encoder.cached(tmp_path / "latents", 64, pixels=60_000)
     entries = [entry for group in module.train_dataset().entries for entry, _ in group]
     v = torch.tensor([[0.3, 0.7]])
     at_borders = 0
@@ -234,15 +234,35 @@ def test_cached_crops_decode_as_in_the_whole_picture(
             batch["image"], batch["inside"], batch["file"], decoded, strict=True
         ):
             (entry,) = (e for e in entries if str(e.path) == file)
-            x = to_tensor(read_rgb(entry.path))[None].float() / 255
-            x = pad(x, 64 if x.shape[2] < 64 else codec.stride)
-            top, left = (-16 * int(inside[i]) for i in (0, 2))
-            assert torch.equal(image, x[0, :, top : top + 64, left : left + 64])
-            whole = codec.synthesis(decoder_latent(codec.codec, x), v)
-            expected = whole[0, :, top : top + 64, left : left + 64]
-            torch.testing.assert_close(x_hat, expected, rtol=0, atol=1e-4)
+            pixels = to_tensor(read_rgb(entry.path))
+            found = []
+            for box in module.latents.boxes(file_hash(entry.path), *pixels.shape[1:]):
+                x = shown(pixels, box)[None].float() / 255
+                top, left = (-16 * int(inside[i]) for i in (0, 2))
+                if torch.equal(image, x[0, :, top : top + 64, left : left + 64]):
+                    whole = codec.synthesis(decoder_latent(codec.codec, x), v)
+                    found.append(whole[0, :, top : top + 64, left : left + 64])
+            assert any(torch.allclose(x_hat, whole, rtol=0, atol=1e-4) for whole in found)
             at_borders += bool(inside[0] == 0)
     assert at_borders
+
+
+def test_small_pictures_are_coded_several_times_and_of_large_ones_a_part() -> None:
+    cache = LatentCache(Path(), CODEC, lambda x: x.numpy())
+    crops = LatentCrops(
+        cache, torch.from_numpy, crop=64, stride=16, scale=16, margin=3, pixels=40_000
+    )
+    small = crops.boxes("1" * 64, 100, 80)
+    assert len(small) == 5 and len(set(small)) == 5
+    assert {box.mirrored for box in small} == {False, True}
+    assert all(0 <= box.top < 16 and 0 <= box.left < 16 for box in small)
+    assert all(box.top + box.height >= 100 for box in small)
+    (large,) = crops.boxes("2" * 64, 900, 1600)
+    assert 30_000 < large.height * large.width < 50_000
+    assert large.top + large.height <= 900 + 15
+    (tiny,) = crops.boxes("3" * 64, 20, 2000)[:1]
+    assert (tiny.top, tiny.height) == (0, 64)
+    assert crops.boxes("1" * 64, 100, 80) == small
 
 
 def test_crops_of_a_decoder_that_cannot_be_cut_are_coded_one_by_one(
@@ -278,7 +298,7 @@ def test_nothing_frozen_is_in_the_graph(data: Callable[..., DomainsDataModule]) 
     module.train()
     loader = data(codec)
     assert module.encoder is not None
-    loader.latents = module.encoder.cached(loader.data_dir / "latents", 64)
+    loader.latents = module.encoder.cached(loader.data_dir / "latents", 64, pixels=60_000)
     batch = next(iter(loader.train_dataloader()))
     encoded = []
     codec.codec.g_a.register_forward_hook(lambda *_: encoded.append(1))

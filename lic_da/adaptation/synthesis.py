@@ -64,10 +64,10 @@ class AdaptedSynthesis(nn.Module):
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
-        freeze_gdn(self.base)
         self.sites = tuple(sites)
         self.domains = tuple(domains)
         self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)
+        freeze_gdn(self.base)
         self.gate = Gate(latent_channels, gate_mid, len(domains))
         self.gate_input = gate_input
         self.threshold = threshold

@@ -24,7 +24,7 @@ from lic_da.data.domains import SOURCE_DOMAIN, prepare, refuse_shared_files
 from lic_da.data.images import RGB, read_rgb
 from lic_da.data.index import DomainImages, Picture
 from lic_da.data.latent_cache import Box, file_hash
-from lic_da.data.latent_crops import LatentCrops, continued
+from lic_da.data.latent_crops import LatentCrops, shown
 from lic_da.errors import UserError
 
 CropKey = tuple[int, int, int]
@@ -104,7 +104,7 @@ class CropDataset(Dataset[dict[str, Any]]):
                 places.update({box.key: (group, number) for box in boxes})
         latents.cache.prepare(
             [box for boxes in self._boxes.values() for box in boxes],
-            lambda box: continued(self._pixels(*places[box.key]), box),
+            lambda box: shown(self._pixels(*places[box.key]), box),
         )
 
     def _pixels(self, group: int, number: int) -> Tensor:
@@ -315,6 +315,7 @@ class DomainsDataModule(L.LightningDataModule):
         done: training steps of a run that is resumed; their batches are not given again.
         latent_cache: whether latents of training pictures may come from a cache, if :attr:`latents` is
             given.
+        latent_pixels: of a training picture that are coded for the cache, about.
 
     Attributes:
         latents: of the codec that is trained; see :class:`CropDataset`.
@@ -342,6 +343,7 @@ class DomainsDataModule(L.LightningDataModule):
         learned: Sequence[str] | None = None,
         done: int = 0,
         latent_cache: bool = False,
+        latent_pixels: int = 1 << 20,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
@@ -356,7 +358,7 @@ class DomainsDataModule(L.LightningDataModule):
         self.num_workers, self.cache_gb, self.seed = num_workers, cache_gb, seed
         self.half_from, self.area_power, self.done = half_from, area_power, done
         self.console = console
-        self.latent_cache = latent_cache
+        self.latent_cache, self.latent_pixels = latent_cache, latent_pixels
         self.latents: LatentCrops | None = None
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None

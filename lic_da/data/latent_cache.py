@@ -45,6 +45,7 @@ class Box:
         left: in pixels.
         height: in pixels.
         width: in pixels.
+        mirrored: whether it is then mirrored, left to right.
     """
 
     sha256: str
@@ -52,11 +53,13 @@ class Box:
     left: int
     height: int
     width: int
+    mirrored: bool = False
 
     @property
     def key(self) -> str:
         """Its name in the cache."""
-        return f"{self.sha256}:{self.top},{self.left},{self.height},{self.width}"
+        place = f"{self.top},{self.left},{self.height},{self.width}"
+        return f"{self.sha256}:{place}{',mirrored' if self.mirrored else ''}"
 
 
 class LatentCache:

@@ -34,12 +34,15 @@ class FrozenEncoder:
         self._crops: CropSynthesis | None = None
         self._pictures: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def cached(self, folder: Path, crop: int, console: Console | None = None) -> LatentCrops:
+    def cached(
+        self, folder: Path, crop: int, *, pixels: int, console: Console | None = None
+    ) -> LatentCrops:
         """Let crops come from the cache; :meth:`decode` then knows of their margin.
 
         Args:
             folder: of all caches.
             crop: side of the crops in pixels.
+            pixels: of a picture that are coded, about.
             console: where is said what goes on.
         """
         codec = self.adapted.codec
@@ -64,6 +67,7 @@ class FrozenEncoder:
             stride=self.adapted.stride,
             scale=geometry.scale,
             margin=None if self._crops is None else self._crops.margin,
+            pixels=pixels,
         )
 
     def of_crops(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,9 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     data.setup()
     if data.latent_cache and module.encoder is not None and not module.encoder.reads_y:
         adapted.to(trainer.strategy.root_device)
-        data.latents = module.encoder.cached(data.data_dir / "latents", data.crop, console)
+        data.latents = module.encoder.cached(
+            data.data_dir / "latents", data.crop, pixels=data.latent_pixels, console=console
+        )
     console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
     if not trainer.is_global_zero:
         _fit(trainer, module, data, config, folder)
