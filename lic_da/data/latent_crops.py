@@ -105,8 +105,8 @@ class LatentCrops:
                 (box.top, box.left), (box.height, box.width), pixels.shape[1:], strict=True
             )
         )
-        row = int(rng.integers((box.height - self.crop - below) // self.scale + 1))
-        column = int(rng.integers((box.width - self.crop - beside) // self.scale + 1))
+        row = self._offset((box.height - self.crop - below) // self.scale, rng)
+        column = self._offset((box.width - self.crop - beside) // self.scale, rng)
         if box.mirrored:
             column = columns - side - column
         first = max(0, row - margin), max(0, column - margin)
@@ -119,6 +119,15 @@ class LatentCrops:
             "latent": latent,
             "inside": torch.tensor([-row, rows - row, -column, columns - column]),
         }
+
+    def _offset(self, last: int, rng: np.random.Generator) -> int:
+        """Where a crop begins on an axis, 0 to last.
+
+        Places half a crop beyond the ends count as the ends, so that what is at the edges of a picture is
+        seen as often as what is in its middle.
+        """
+        half = self.crop // self.scale // 2
+        return min(max(int(rng.integers(-half, last + half + 1)), 0), last)
 
     def _image(self, pixels: Tensor, box: Box, row: int, column: int) -> Tensor:
         """The pixels of a crop that begins at an element of a box's latent."""
