@@ -1,10 +1,13 @@
-"""Transposed convolutions to few channels, with a kernel of its own for each image.
+"""Gradients of transposed convolutions to few channels, with a kernel of its own for each image.
 
-The last layer of a decoder makes three channels out of many. Convolutions compute a block of
-channels at a time, most of which then are not there; a product of matrices with a column for every tap
-of the kernel, whose columns are added where they belong, wastes nothing and is about twice as fast::
+The last layer of a decoder makes three channels out of many. The gradients of such a convolution are
+products of matrices with a column for every tap of the kernel::
 
-    u (C_in × n·n)  ──►  kernelᵀ·u (C_out·k·k × n·n)  ──►  out[s·i + tap − padding] += column[tap][i]
+    taps[tap][i] = dL/dout[s·i + tap − padding]         (C_out·k·k × n·n)
+    dL/du = kernel · taps        dL/dkernel = u · tapsᵀ
+
+which is about twice as fast as convolutions, whose blocks of channels are mostly empty here. Forwards
+it is a convolution: its sums are longer and want more than 16 bits on the way.
 """
 
 from __future__ import annotations
@@ -45,24 +48,12 @@ class _ToFew(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, weights: Tensor, stride: int, padding: int, more: int
     ) -> Tensor:
-        batch, inputs, outputs, k, _ = weights.shape
-        rows, columns = u.shape[2:]
         ctx.save_for_backward(u, weights)
         ctx.stride, ctx.padding = stride, padding
-        taps = torch.bmm(weights.reshape(batch, inputs, -1).transpose(1, 2), u.flatten(2))
-        taps = taps.view(batch, outputs, k, k, rows, columns)
-        further = (k - 1) // stride  # a tap k belongs to the element that is k // stride further
-        size = rows + further, columns + further
-        phases = taps.new_zeros(stride, stride, batch, outputs, *size)
-        for y in range(k):
-            for x in range(k):
-                (down, a), (right, b) = divmod(y, stride), divmod(x, stride)
-                phases[a, b, :, :, down : down + rows, right : right + columns] += taps[:, :, y, x]
-        whole = phases.permute(2, 3, 4, 0, 5, 1).reshape(
-            batch, outputs, size[0] * stride, size[1] * stride
+        each = zip(u.split(1), weights, strict=True)
+        return torch.cat(
+            [F.conv_transpose2d(one, w, None, stride, padding, more) for one, w in each]
         )
-        height, width = ((n - 1) * stride - 2 * padding + k + more for n in (rows, columns))
-        return whole[:, :, padding : padding + height, padding : padding + width].contiguous()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
