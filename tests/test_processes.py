@@ -113,10 +113,14 @@ def test_two_processes_end_as_one_with_batches_of_twice_the_size(tmp_path: Path)
     two, two_validated = run("two", "trainer=ddp_cpu", "codec.training.batch_size=4")
     for domain in ("natural", "sketch"):
         measured, expected = (summary["domains"][domain]["psnr"] for summary in (two, one))
-        assert measured["base"] == expected["base"]
+        # The processes have fewer threads each, which round sums otherwise.
+        assert measured["base"] == pytest.approx(expected["base"], abs=1e-5)
         for blend in ("weighted", "top1", "oracle"):
             assert abs(measured[blend] - expected[blend]) < 0.02
-        # Means over the same five pictures, each once, to the last bit.
-        name = f"val/psnr_base/{domain}"
-        assert [r[name] for r in two_validated] == [r[name] for r in one_validated]
+        # Means over the same five pictures, each once: of four, or of one twice, they would differ.
+        means = [
+            [float(row[f"val/psnr_base/{domain}"]) for row in rows]
+            for rows in (one_validated, two_validated)
+        ]
+        assert means[0] == pytest.approx(means[1], abs=1e-4)
     assert len(one_validated) == len(two_validated) == 3
