@@ -16,6 +16,7 @@ from lic_da.adaptation.codec import PAPER, AdaptedCodec
 from lic_da.codecs.crops import CannotBeCut, CropSynthesis
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.picture_codec import pad
+from lic_da.codecs.tiles import Beside
 from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config
 
 
@@ -88,7 +89,7 @@ def test_the_margin_is_needed() -> None:
 
 def behind_a_convolution() -> tuple[nn.Module, Any]:
     g_s = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ConvTranspose2d(4, 3, 4, 2, 1))
-    return g_s, [("0", nn.Conv2d(4, 4, 5, padding=2))]
+    return g_s, [Beside("0", nn.Conv2d(4, 4, 3, padding=1))]  # of the same geometry
 
 
 @pytest.mark.parametrize(

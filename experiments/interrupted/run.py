@@ -1,9 +1,10 @@
 """Does a training that is killed end as if nothing had happened? ``make experiments/interrupted``.
 
-Trains for a short time on sketches: once undisturbed, then again and again with a signal at a random
-moment of the whole run, from the start of the program to the end of its measuring; then the same
-command goes on from the last checkpoint, or from the beginning where there is none yet. Writes
-results.csv beside this file: signals, seeds, moments, and whether weights and table are the same.
+Trains for a short time on sketches, with comics, whose pictures are small, in the source's place: once
+undisturbed, then again and again with a signal at a random moment of the whole run, from the start of
+the program to the end of its measuring; then the same command goes on from the last checkpoint, or from
+the beginning where there is none yet. Writes results.csv beside this file: signals, seeds, moments, and
+whether weights and table are the same.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from lic_da.data.images import atomic_path
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_interrupted"
 SETTINGS = (
-    *("domains=[sketch]", "unseen=[]", "logger=none", "trainer=cpu"),
+    *("domains=[sketch]", "data.source=comic", "unseen=[]", "logger=none", "trainer=cpu"),
     *("codec.training.steps=200", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
     *("codec.training.crop=128", "data.val_images=4", "data.val_crop=256"),
-    *("evaluation.blends=[weighted]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
+    *("evaluation.blends=[base,weighted]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
     "evaluation.compatibility=1",
 )
 

@@ -278,9 +278,12 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         return self.synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
 
     @property
-    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tuple[str, nn.Module]]]:
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiles.Beside]]:
         synthesis = self.synthesis
-        return synthesis.base, [(site.at, synthesis.bank.at(site)[0]) for site in synthesis.sites]
+        return synthesis.base, [
+            tiles.Beside(site.at, synthesis.bank.at(site)[0], site.on_input)
+            for site in synthesis.sites
+        ]
 
     @cached_property
     def _synthesis(self) -> tiles.Geometry:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,9 +37,14 @@ from lic_da.errors import UserError
 class Site(ABC):
     """A place where adapters act.
 
+    Attributes:
+        on_input: whether adapters act on the input of a convolution of their shape; else on an output.
+
     Args:
         at: path of a module in ``g_s``, such as ``3`` or ``9.0``.
     """
+
+    on_input: ClassVar[bool] = False
 
     at: str
 
@@ -85,6 +90,8 @@ class Serial(Site):
 @dataclass(frozen=True)
 class Parallel(Site):
     """``W(u) + Σ_k v_k A_k(u)``; A_k has the very shape of the convolution W."""
+
+    on_input: ClassVar[bool] = True
 
     def new_adapter(self, module: nn.Module, channels: int) -> Conv:
         if not _is_plain_convolution(module):

@@ -27,9 +27,7 @@ import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, nn
 
-from lic_da.codecs.tiles import acting_like, radius
-
-_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
+from lic_da.codecs.tiles import Beside, acting_like, radius
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class CropSynthesis:
         g_s: the transform, from latent to picture.
         channels: M, of the latent.
         crop: side of the crops in pixels.
-        beside: more modules that act in it, and where: their paths.
+        beside: more modules that act in it.
 
     Attributes:
         margin: elements of the latent that a crop needs on each side.
@@ -74,7 +72,7 @@ class CropSynthesis:
         g_s: nn.Module,
         channels: int,
         crop: int,
-        beside: Sequence[tuple[str, nn.Module]] = (),
+        beside: Sequence[Beside] = (),
     ) -> None:
         if not isinstance(g_s, nn.Sequential):
             raise CannotBeCut(f"{type(g_s).__name__} is no sequence of layers")
@@ -180,7 +178,7 @@ class _Picture:
 
 @torch.no_grad()
 def _measure(
-    g_s: nn.Sequential, channels: int, beside: Sequence[tuple[str, nn.Module]]
+    g_s: nn.Sequential, channels: int, beside: Sequence[Beside]
 ) -> tuple[list[float], list[float]]:
     """For each layer, how much finer its output is, and what acts on the output sees around an element."""
     h = next(g_s.parameters()).new_zeros(1, channels, 4, 4)
@@ -188,8 +186,11 @@ def _measure(
     for name, layer in g_s.named_children():
         out = layer(h)
         scale = out.shape[-1] / h.shape[-1]
-        here = [(path, m) for path, m in beside if path.split(".")[0] == name]
-        more = sum(_radius_behind(g_s.get_submodule(path), adapter) for path, adapter in here)
+        here = [which for which in beside if which.path.split(".")[0] == name]
+        more = sum(
+            _radius_behind(g_s.get_submodule(which.path), which.module, which.on_input)
+            for which in here
+        )
         if not math.isfinite(radius(acting_like(layer)) + more):
             raise CannotBeCut(f"{type(layer).__name__} looks at more than its surroundings")
         scales.append(scale)
@@ -211,11 +212,13 @@ def _needed(layer: nn.Module, start: int, stop: int, scale: float) -> tuple[int,
     return start * stride - padding, (stop - 1) * stride - padding + reach + 1
 
 
-def _radius_behind(module: nn.Module, adapter: nn.Module) -> float:
+def _radius_behind(module: nn.Module, adapter: nn.Module, on_input: bool) -> float:
     """What an adapter sees around an element of its module's output, beyond what the module sees."""
+    if on_input:
+        return 0
     plain = acting_like(module)
-    if not isinstance(plain, nn.Conv2d | nn.ConvTranspose2d):
-        return radius(adapter)
-    if all(getattr(plain, key) == getattr(adapter, key, None) for key in _GEOMETRY):
-        return 0  # beside the convolution, on the same input
-    raise CannotBeCut(f"an adapter behind {type(plain).__name__} sees its bias around the picture")
+    if isinstance(plain, nn.Conv2d | nn.ConvTranspose2d):
+        raise CannotBeCut(
+            f"an adapter behind {type(plain).__name__} sees its bias around the picture"
+        )
+    return radius(adapter)

@@ -154,8 +154,8 @@ class PictureCodec(ABC):
         return (self.codec,)
 
     @property
-    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tuple[str, nn.Module]]]:
-        """The synthesis transform that is trained, and what acts in it beside its layers, and where."""
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiles.Beside]]:
+        """The synthesis transform that is trained, and what acts in it beside its layers."""
         return self.codec.g_s, ()
 
     def to(self, device: torch.device | str) -> None:

@@ -66,15 +66,27 @@ class Geometry:
         return max(_SMALLEST, math.isqrt(memory // self.bytes_each) - 2 * self.halo)
 
 
-def synthesis_geometry(
-    g_s: nn.Module, channels: int, beside: Sequence[tuple[str, nn.Module]] = ()
-) -> Geometry:
+class Beside(NamedTuple):
+    """A module that acts in a transform beside its layers.
+
+    Attributes:
+        path: of the layer.
+        module: what acts.
+        on_input: whether it acts on the input of a convolution of the same geometry; else on an output.
+    """
+
+    path: str
+    module: nn.Module
+    on_input: bool = False
+
+
+def synthesis_geometry(g_s: nn.Module, channels: int, beside: Sequence[Beside] = ()) -> Geometry:
     """Geometry of a synthesis transform.
 
     Args:
         g_s: from latent to picture.
         channels: M, of the latent.
-        beside: more modules that act in it, and where: their paths.
+        beside: more modules that act in it.
     """
     return _geometry(g_s, next(g_s.parameters()).new_zeros(1, channels, 4, 4), beside)
 
@@ -85,7 +97,7 @@ def analysis_geometry(g_a: nn.Module) -> Geometry:
 
 
 @torch.no_grad()
-def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[tuple[str, nn.Module]]) -> Geometry:
+def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[Beside]) -> Geometry:
     """Pass x through the layers and count; every layer's side says how coarse its elements are."""
     sides, floats, reach = [x.shape[-1]], 0, 0.0
     layers = transform if isinstance(transform, nn.Sequential) else nn.Sequential(transform)
@@ -95,7 +107,7 @@ def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[tuple[str, nn.Mo
         # Inside a block of several layers, or on its output, the coarser side is the safe one.
         coarser = min(x.shape[-1], out.shape[-1])
         side = x.shape[-1] if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else coarser
-        more = sum(radius(m) for path, m in beside if path.split(".")[0] == name)
+        more = sum(radius(b.module) for b in beside if b.path.split(".")[0] == name)
         reach += radius(layer) / side + more / coarser
         floats = max(floats, x.numel() + out.numel())
         sides.append(out.shape[-1])

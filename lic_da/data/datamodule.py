@@ -446,10 +446,17 @@ class DomainsDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    @property
+    def validation_size(self) -> int:
+        """Number of validation pictures of all processes."""
+        return len(self._validation())
+
+    def _validation(self) -> list[LabelledPicture]:
+        return [p for n in self.learned for p in self.pictures(n, "val")[: self.val_images]]
+
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Central squares of validation pictures, one a batch; of several processes each has its share."""
-        pictures = [p for n in self.learned for p in self.pictures(n, "val")[: self.val_images]]
-        own = pictures[self._rank :: self._processes]
+        own = self._validation()[self._rank :: self._processes]
         return _one_by_one(WholePictures(own, centre=self.val_crop))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -6,6 +6,7 @@ them in Arrow files, which are mapped into memory::
     DATA/latents/<fingerprint of the base weights>/part-….arrow
 
 A picture is known by the SHA-256 of its file. Files are only ever added, whole; one process at a time adds.
+Their names hold a checksum of all their bytes, which is compared before they are parsed.
 Whatever is damaged or belongs to another codec is found when it is first used in a run, said, and made
 anew.
 """
@@ -121,21 +122,19 @@ class LatentCache:
         try:
             lock.acquire(timeout=0.5)
         except Timeout:
-            self.console.print("Another run computes latents of this codec: waiting for it.")
+            self.console.print("Another process computes latents of this codec: waiting for it.")
             lock.acquire()
         try:
-            for left in self.folder.glob(".*.arrow"):  # by a process that was killed
-                left.unlink()
+            for left in (*self.folder.glob(".*.arrow"), *self.folder.glob("whole-*.arrow")):
+                left.unlink()  # by a process that was killed
             self._read(wanted, drop=True)
             missing = self._missing(wanted)
             with Progress(console=self.console, transient=True) as progress:
                 task = progress.add_task("Encoding training pictures", total=len(missing))
                 for start in range(0, len(missing), _IN_A_PART):
                     part = missing[start : start + _IN_A_PART]
-                    path = self.folder / f"part-{uuid.uuid4().hex[:12]}.arrow"
-                    with atomic_path(path) as temporary:
-                        _write(temporary, self._rows_of(part, read, lambda: progress.advance(task)))
-                    self._take(path, wanted)
+                    rows = self._rows_of(part, read, lambda: progress.advance(task))
+                    self._take(_write(self.folder, rows), wanted)
         finally:
             lock.release()
 
@@ -156,13 +155,15 @@ class LatentCache:
         for path in sorted(self.folder.glob("part-*.arrow")):
             try:
                 self._take(path, wanted)
+            except FileNotFoundError:  # another process has found it damaged
+                continue
             except Damaged as damage:
                 if drop:
                     self.console.print(
                         f"Cached latents in {path} {damage}: they are computed anew.",
                         highlight=False,
                     )
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     def _take(self, path: Path, wanted: Mapping[str, Box]) -> None:
         """Take the latents of a file that are wanted; all of them or none.
@@ -224,7 +225,8 @@ def _row(codec: str, key: str, latent: Latent) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def _write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a file of latents, named by the checksum of its bytes; it appears whole or not at all."""
     from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
@@ -238,13 +240,25 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             "checksum": Value("uint32"),
         }
     )
-    writer = ArrowWriter(features=features, path=str(path), writer_batch_size=8)
-    try:
-        for row in rows:
-            writer.write(dict(row))
-        writer.finalize()
-    finally:
-        writer.close()
+    whole = folder / f"whole-{uuid.uuid4().hex[:8]}.arrow"
+    with atomic_path(whole) as temporary:
+        writer = ArrowWriter(features=features, path=str(temporary), writer_batch_size=8)
+        try:
+            for row in rows:
+                writer.write(dict(row))
+            writer.finalize()
+        finally:
+            writer.close()
+        path = folder / f"part-{_checksum_of_file(temporary):08x}-{uuid.uuid4().hex[:8]}.arrow"
+    return whole.rename(path)
+
+
+def _checksum_of_file(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
 def _rows(path: Path) -> Iterator[_Row]:
@@ -253,24 +267,20 @@ def _rows(path: Path) -> Iterator[_Row]:
     Raises:
         Damaged: the file is not one that :func:`_write` has written to its end.
     """
-    import pyarrow
     from datasets import Dataset
 
+    # Before Arrow parses it, which trusts what a file says of itself.
+    if f"{_checksum_of_file(path):08x}" != path.name.split("-")[1]:
+        raise Damaged("are damaged (the file's checksum does not match)")
     try:
         table = Dataset.from_file(str(path)).data.table
         names = ("key", "codec", "dtype", "shape", "checksum")
         columns = [table.column(name).to_pylist() for name in names]
         latents = [memoryview(value.as_buffer()) for value in table.column("latent")]
-    # Damaged files make Arrow and datasets fail in many ways.
-    except (
-        pyarrow.ArrowException,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise Damaged(f"cannot be read ({str(error).splitlines()[0][:80]})") from error
+    except OSError:
+        raise
+    except Exception as error:  # a file that was made otherwise
+        raise Damaged(f"cannot be read ({error})") from error
     for key, codec, dtype, shape, checksum, data in zip(*columns, latents, strict=True):
         yield _Row(key, codec, dtype, tuple(shape or ()), data, checksum)
 

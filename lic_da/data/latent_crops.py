@@ -60,10 +60,20 @@ class LatentCrops:
         if self.margin is None:
             sides = [min(side, self.crop) for side in (height, width)]
         else:
-            part = min(1.0, math.sqrt(self.pixels / (height * width)))
-            sides = [max(round(side * part), min(side, self.crop)) for side in (height, width)]
-        count = max(1, round(self.pixels / math.prod(sides)))
-        return [self._box(sha256, (height, width), sides, rng) for _ in range(count)]
+            coded = [max(side, self.crop) for side in (height, width)]
+            part = min(1.0, math.sqrt(self.pixels / math.prod(coded)))
+            coded = [max(self.crop, round(side * part)) for side in coded]
+            longest = max(self.crop, self.pixels // min(coded))  # also where a side cannot be cut
+            sides = [
+                min(side, length, longest)
+                for side, length in zip((height, width), coded, strict=True)
+            ]
+        area = math.prod(max(side, self.crop) for side in sides)
+        count = max(1, round(self.pixels / area))
+        boxes = (self._box(sha256, (height, width), sides, rng) for _ in range(count))
+        return list(
+            dict.fromkeys(boxes)
+        )  # of a picture that is as small as a crop there are but two
 
     def _box(
         self, sha256: str, whole: Sequence[int], sides: Sequence[int], rng: np.random.Generator

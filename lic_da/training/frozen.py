@@ -17,7 +17,7 @@ from lic_da.data.latent_cache import Latent, LatentCache
 from lic_da.data.latent_crops import LatentCrops
 
 _TILE = 1 << 26
-"""Bytes of activations of a large picture's tile: what fits into processor caches is encoded faster."""
+"""Bytes of activations of a large picture's tile: what fits into a processor's caches is encoded faster."""
 
 
 class FrozenEncoder:
@@ -53,11 +53,15 @@ class FrozenEncoder:
             self._crops = None
         geometry = tiles.analysis_geometry(codec.g_a)
         kept = LatentFormat.of(codec)
+        side = geometry.side(1 << 12, 1 << 12, _TILE)
+        halo = geometry.halo or 0
+        worth_it = side is not None and (side + 2 * halo) ** 2 < 2 * side**2
+        memory = _TILE if worth_it else tiles.MEMORY
 
         @torch.inference_mode()
         def encode(pixels: Tensor) -> Latent:
             x = pixels[None].to(next(codec.parameters()).device)
-            with tiles.tiled_analysis(codec, geometry, _TILE):
+            with tiles.tiled_analysis(codec, geometry, memory if x.is_cpu else tiles.MEMORY):
                 return kept.stored(decoder_latent(codec, x)[0])
 
         return LatentCrops(

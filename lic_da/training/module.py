@@ -99,7 +99,9 @@ class CodecModule(L.LightningModule):
             constant: groups whose learning rate stays as it is.
         """
         total = int(self.trainer.estimated_stepping_batches)
-        optimiser = torch.optim.Adam([*groups, *constant], fused=True)
+        # Lightning clips no gradients for a fused optimiser under its own mixed precision.
+        fused = self.trainer.precision == "32-true"
+        optimiser = torch.optim.Adam([*groups, *constant], fused=fused)
         rates = [lambda step: warmup_cosine(step, warmup, total)] * len(groups)
         rates += [lambda step: 1.0] * len(constant)
         cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)

@@ -87,7 +87,17 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     )
     data.prepare_data()
     data.setup()
-    if data.latent_cache and module.encoder is not None and not module.encoder.reads_y:
+    if data.validation_size < trainer.world_size:
+        raise UserError(
+            f"There are {data.validation_size} validation pictures for {trainer.world_size} processes: "
+            "each needs one at least (data.val_images, or fewer processes)."
+        )
+    if (
+        data.latent_cache
+        and data.half_from is None
+        and module.encoder is not None
+        and not module.encoder.reads_y
+    ):
         adapted.to(trainer.strategy.root_device)
         data.latents = module.encoder.cached(
             data.data_dir / "latents", data.crop, pixels=data.latent_pixels, console=console
@@ -130,6 +140,7 @@ def _fit(
     again = (
         f"python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and the same settings."
     )
+    last = folder / "checkpoints" / "last.ckpt"
     (termination,) = (c for c in trainer.callbacks if isinstance(c, Termination))  # type: ignore[attr-defined]
     try:
         with contextlib.suppress(SIGTERMException):
@@ -138,7 +149,8 @@ def _fit(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise Stopped(
-            f"A checkpoint could not be written ({error.strerror}). Free some space; to go on: {again}"
+            f"Something could not be written ({error.strerror}): free some space. "
+            + (f"To go on: {again}" if last.is_file() else "No checkpoint was written yet.")
         ) from error
     finally:
         if torch.distributed.is_initialized():
