@@ -12,6 +12,9 @@ from torch import Tensor
 
 from lic_da.data.latent_cache import Box, Latent, LatentCache
 
+_MOST = 8
+"""Boxes of a picture at most."""
+
 
 class LatentCrops:
     """Crops of pictures and of their latents.
@@ -69,7 +72,7 @@ class LatentCrops:
                 for side, length in zip((height, width), coded, strict=True)
             ]
         area = math.prod(max(side, self.crop) for side in sides)
-        count = max(1, round(self.pixels / area))
+        count = min(max(1, round(self.pixels / area)), _MOST)
         boxes = (self._box(sha256, (height, width), sides, rng) for _ in range(count))
         return list(
             dict.fromkeys(boxes)
