@@ -113,7 +113,9 @@ def test_frozen_blocks_do_not_move_by_weight_decay_or_momentum(photographs: list
     codec = widened("trained")
     before = {k: v.clone() for k, v in codec.base_weights().items()}
     module = RateDistortionTraining(codec, lr=1e-2, warmup=1, bf16=False)
-    module._trainer = SimpleNamespace(estimated_stepping_batches=10, current_epoch=0)  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        estimated_stepping_batches=10, current_epoch=0, global_rank=0, precision="32-true"
+    )
     (optimiser,), _ = module.configure_optimizers()
     for group in optimiser.param_groups:
         group["weight_decay"] = 0.5
