@@ -39,6 +39,7 @@ FOUR_STEPS = (
     "data.val_images=1",
     "data.val_crop=64",
     "data.source=photos",
+    "data.latent_cache=true",
     "data.latent_pixels=30000",
     "evaluation.ms_ssim=false",
     "evaluation.examples=1",

@@ -28,6 +28,7 @@ SMALL = (
     "data.val_images=1",
     "data.val_crop=64",
     "data.source=photos",
+    "data.latent_cache=true",
     "data.latent_pixels=10000",
     "evaluation.ms_ssim=false",
     "evaluation.examples=0",

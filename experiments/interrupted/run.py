@@ -37,7 +37,7 @@ SETTINGS = (
     *("codec.training.steps=200", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
     *("codec.training.crop=128", "data.val_images=4", "data.val_crop=256"),
     *("evaluation.blends=[base,weighted]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
-    "evaluation.compatibility=1",
+    *("evaluation.compatibility=1", "data.latent_cache=true"),
 )
 
 
