@@ -30,6 +30,8 @@ SOURCE, TARGET, QUALITY = "natural", "sketch", 3
 COUNTS = (5, 10, 25, 50, 100, None)
 # Every method sees as many crops of the target; half of those of the adapters are of the source.
 STEPS = {"adapters": 1000, "finetune_decoder": 500, "finetune": 500, "cawf": 500}
+# Adam and what goes with it, which was the default when these were trained.
+SETTINGS = ("codec.training.optimiser=adam", "codec.training.lr=5e-4", "method.training.warmup=100")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def sweep(method: str, jobs: int) -> None:
         [
             *(sys.executable, "-m", "lic_da.train", "-m", f"method={method}"),
             *(f"domains=[{TARGET}]", f"codec.quality={QUALITY}", f"data.train_images={counts}"),
+            *SETTINGS,
             *(f"codec.training.steps={STEPS[method]}", f"hydra.sweep.dir={SWEEP / method}"),
             *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
             *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),

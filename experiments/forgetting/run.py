@@ -1,8 +1,9 @@
 """What does each method gain on a target, and what does it forget? ``make experiments/forgetting``.
 
-Sweeps over qualities 1 to 4, in which every method sees as many crops of a target as the adapters do.
-Runs that are finished are not done again. Writes points.csv (means a quality), comparison.csv and two
-plots beside this file. Decode costs are those that ``benchmarks/methods.py`` has measured.
+Qualities 1 to 4. Adapters are those of ``experiments/sweep``; the other methods are trained on a target
+alone, and those that may be trained on everything jointly too. Runs that are finished are not done again.
+Writes points.csv (means a quality), comparison.csv and two plots beside this file. Decode costs are those
+that ``benchmarks/methods.py`` has measured.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ HERE = Path(__file__).parent
 SWEEPS = Path("outputs") / "experiment_forgetting"
 DECODE = HERE.parents[1] / "benchmarks" / "results" / "methods.csv"
 TARGETS = ("sketch", "comic")
-JOINT_STEPS, ALONE_STEPS = 1500, 500  # a third of the crops of joint training is of one target
-ALONE = "finetune_decoder,finetune,cawf"
-ALL = f"domains=[{','.join(TARGETS)}]"
+ALONE = "domains=" + ",".join(f"[{target}]" for target in TARGETS)
+JOINTLY = [f"domains=[{','.join(TARGETS)}]", "method.train_on=all"]
+STEPS_ALONE = "codec.training.steps=250"
+# Learning rates were chosen on validation sketches.
 GRIDS = {
-    "adapters": [ALL, f"codec.training.steps={JOINT_STEPS}"],
-    "alone": [
-        f"method={ALONE}",
-        "domains=" + ",".join(f"[{target}]" for target in TARGETS),
-        f"codec.training.steps={ALONE_STEPS}",
-    ],
+    "finetune_decoder": ["method=finetune_decoder", ALONE, STEPS_ALONE],
+    "finetune": ["method=finetune", ALONE, STEPS_ALONE, "method.training.lr=3e-3"],
+    "cawf": ["method=cawf", ALONE, "codec.training.steps=500"],
+    "finetune_decoder_jointly": ["method=finetune_decoder", *JOINTLY],
+    "finetune_jointly": ["method=finetune", *JOINTLY, "method.training.lr=3e-3"],
+    "scratch": ["method=scratch", ALONE, "codec.training.steps=500"],
 }
+ADAPTERS = HERE.parent / "sweep" / "run.py"
+FOLDERS = [Path("outputs") / "experiment_sweep", *(SWEEPS / name for name in GRIDS)]
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,16 @@ def sweep(name: str, overrides: list[str], jobs: int) -> None:
     )
 
 
-def finished(grid: str) -> list[Series]:
+def finished(sweep: Path) -> list[Series]:
     """Series of a sweep."""
-    folders = sorted(path.parent for path in (SWEEPS / grid).glob("*/summary.json"))
+    folders = sorted(path.parent for path in sweep.glob("*/summary.json"))
     return series_of(Run.read(folder) for folder in folders if (folder / "pack").is_dir())
 
 
-def rows(grid: str) -> Iterator[Row]:
+def rows(sweep: Path) -> Iterator[Row]:
     """The comparison's rows of a sweep."""
     costs = decode_ratios()
-    for series in finished(grid):
+    for series in finished(sweep):
         of_series = [r for r in savings([series]) if r.interpolation == "akima"]
         summaries = [run.summary["compatibility"] for run in series.runs]
         for target in series.trained[1:]:
@@ -136,7 +140,7 @@ def write(comparison: list[Row]) -> None:
     with atomic_path(HERE / "points.csv") as temporary, open(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("method", "trained_on", "domain", "blend", "quality", "bpp", "psnr"))
-        for series in (s for grid in GRIDS for s in finished(grid)):
+        for series in (s for sweep in FOLDERS for s in finished(sweep)):
             own = series.method, "+".join(series.trained[1:])
             for domain in series.domains:
                 for blend in series.blends(domain):
@@ -185,7 +189,7 @@ def plot_curves() -> None:
     """Rate and distortion of all methods on targets and source."""
     domains = ("natural", *TARGETS)
     figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.2), layout="constrained")
-    every = [s for grid in GRIDS for s in finished(grid)]
+    every = [s for sweep in FOLDERS for s in finished(sweep)]
     methods = list(dict.fromkeys(s.method for s in every))
     for axis, domain in zip(axes, domains, strict=True):
         base = curve(every[0].points(domain, "base"))
@@ -210,9 +214,10 @@ def main(jobs: int = 1) -> None:
     Args:
         jobs: runs at a time.
     """
+    subprocess.run([sys.executable, ADAPTERS, "--jobs", str(jobs)], check=True)
     for grid, overrides in GRIDS.items():
         sweep(grid, overrides, jobs)
-    comparison = [row for grid in GRIDS for row in rows(grid)]
+    comparison = [row for folder in FOLDERS for row in rows(folder)]
     write(comparison)
     plot(comparison)
     plot_curves()

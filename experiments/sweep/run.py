@@ -11,16 +11,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import typer
+
 HERE = Path(__file__).parent
 SWEEP = Path("outputs") / "experiment_sweep"
 
 
-def main() -> None:
-    """Run the sweep, copy what it found."""
+def main(jobs: int = 1) -> None:
+    """Run the sweep, copy what it found.
+
+    Args:
+        jobs: runs at a time.
+    """
     subprocess.run(
         [
             *(sys.executable, "-m", "lic_da.train", "-m", "domains=[sketch,comic]"),
             *("codec.quality=1,2,3,4", f"hydra.sweep.dir={SWEEP}"),
+            *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
         ],
         check=True,
     )
@@ -29,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -28,18 +28,21 @@ class Baseline(CodecModule):
 
     Args:
         adapted: the codec to train.
-        lr: peak learning rate of Adam.
+        lr: peak learning rate.
+        optimiser: ``adam`` or ``soap``; see :mod:`lic_da.training.optimisers`.
         warmup: steps until the peak; then a cosine to zero.
         bf16: run convolutions in bfloat16 while training; validation and test are in float32.
     """
 
     adapted: RetrainedCodec
 
-    def __init__(self, adapted: RetrainedCodec, *, lr: float, warmup: int, bf16: bool) -> None:
+    def __init__(
+        self, adapted: RetrainedCodec, *, lr: float, optimiser: str, warmup: int, bf16: bool
+    ) -> None:
         super().__init__(adapted)
         self.save_hyperparameters(ignore=["adapted"])
         self.base = adapted.base.codec  # moves with the codec to the device
-        self.lr, self.warmup, self.bf16 = lr, warmup, bf16
+        self.lr, self.optimiser, self.warmup, self.bf16 = lr, optimiser, warmup, bf16
         self.lmbda = zoo.LAMBDAS[adapted.config.quality]
         self._base_psnr: dict[str, float] = {}
 
@@ -80,6 +83,7 @@ class DecoderFinetuning(Baseline):
         adapted: the codec to train.
         gamma: γ, weight of the distortion.
         lr: see :class:`Baseline`, as what follows.
+        optimiser: its name.
         warmup: steps until the peak.
         bf16: run convolutions in bfloat16.
     """
@@ -92,10 +96,11 @@ class DecoderFinetuning(Baseline):
         *,
         gamma: float,
         lr: float,
+        optimiser: str = "adam",
         warmup: int = 100,
         bf16: bool = True,
     ) -> None:
-        super().__init__(adapted, lr=lr, warmup=warmup, bf16=bf16)
+        super().__init__(adapted, lr=lr, optimiser=optimiser, warmup=warmup, bf16=bf16)
         self.gamma = gamma
         self.encoder = FrozenEncoder(adapted)
 
@@ -107,7 +112,8 @@ class DecoderFinetuning(Baseline):
         return self.check_and_log(distortion(x_hat, x, self.gamma), batch)
 
     def configure_optimizers(self) -> Any:
-        return self.adam_with_cosine([{"params": self.trainable(), "lr": self.lr}], self.warmup)
+        groups = [{"params": self.trainable(), "lr": self.lr}]
+        return self.with_cosine(self.optimiser, groups, self.warmup)
 
     def train(self, mode: bool = True) -> DecoderFinetuning:
         """The synthesis transform follows ``mode``; everything frozen stays in eval mode."""
@@ -127,7 +133,8 @@ class RateDistortionTraining(Baseline):
     Args:
         adapted: the codec to train.
         lr: see :class:`Baseline`.
-        aux_lr: constant learning rate of the quantiles.
+        optimiser: its name.
+        aux_lr: constant learning rate of the quantiles, by Adam.
         warmup: steps until the peak.
         bf16: run the transforms in bfloat16.
         seed: of the noise.
@@ -140,12 +147,13 @@ class RateDistortionTraining(Baseline):
         adapted: RetrainedCodec,
         *,
         lr: float,
+        optimiser: str = "adam",
         aux_lr: float = 1e-3,
         warmup: int = 100,
         bf16: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(adapted, lr=lr, warmup=warmup, bf16=bf16)
+        super().__init__(adapted, lr=lr, optimiser=optimiser, warmup=warmup, bf16=bf16)
         self.aux_lr, self.seed = aux_lr, seed
         zoo.keep_entropy_models_in_float32(self.codec)
 
@@ -170,7 +178,7 @@ class RateDistortionTraining(Baseline):
         main = [p for p in self.trainable() if id(p) not in own]
         groups = [{"params": main, "lr": self.lr}]
         constant = {"params": quantiles, "lr": self.aux_lr}
-        return self.adam_with_cosine(groups, self.warmup, constant=[constant])
+        return self.with_cosine(self.optimiser, groups, self.warmup, constant=[constant])
 
     def configure_gradient_clipping(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
@@ -22,6 +22,7 @@ from lic_da.codecs.picture_codec import PictureCodec, to_8_bit
 from lic_da.errors import UserError
 from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.losses import adaptation
+from lic_da.training.optimisers import Groups, optimiser_of
 from lic_da.training.processes import gathered
 from lic_da.training.schedule import warmup_cosine
 
@@ -85,27 +86,25 @@ class CodecModule(L.LightningModule):
         """Parameters of the codec that require gradients."""
         return [p for p in self.codec.parameters() if p.requires_grad]
 
-    def adam_with_cosine(
-        self,
-        groups: list[dict[str, Any]],
-        warmup: int,
-        constant: Sequence[dict[str, Any]] = (),
+    def with_cosine(
+        self, optimiser: str, groups: Groups, warmup: int, constant: Groups = ()
     ) -> Any:
-        """Adam whose learning rates rise and then fall to zero over the whole run.
+        """An optimiser whose learning rates rise and then fall to zero over the whole run.
 
         Args:
+            optimiser: its name.
             groups: of parameters.
             warmup: steps until the peak.
-            constant: groups whose learning rate stays as it is.
+            constant: groups whose learning rate stays as it is, trained by Adam.
         """
         total = int(self.trainer.estimated_stepping_batches)
         # Lightning clips no gradients for a fused optimiser under its own mixed precision.
         fused = self.trainer.precision == "32-true"
-        optimiser = torch.optim.Adam([*groups, *constant], fused=fused)
+        chosen = optimiser_of(optimiser, groups, constant, fused=fused)
         rates = [lambda step: warmup_cosine(step, warmup, total)] * len(groups)
         rates += [lambda step: 1.0] * len(constant)
-        cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
-        return [optimiser], [{"scheduler": cosine, "interval": "step"}]
+        cosine = torch.optim.lr_scheduler.LambdaLR(chosen, rates)
+        return [chosen], [{"scheduler": cosine, "interval": "step"}]
 
     def is_trained(self, name: str) -> bool:
         """Whether a tensor of the state dict of this name belongs into checkpoints."""
@@ -173,8 +172,9 @@ class DecoderAdaptation(CodecModule):
     Args:
         adapted: the codec with its untrained adapters.
         gamma: γ, weight of the distortion.
-        lr: peak learning rate of Adam for the adapters.
+        lr: peak learning rate for the adapters.
         gate_lr: the same for the gate.
+        optimiser: ``adam``, as published, or ``soap``; see :mod:`lic_da.training.optimisers`.
         schedule: ``cosine`` (warm-up, then a cosine to zero over the whole run) or ``plateau``
             (halve when the validation gain has not grown for ``patience`` validations).
         warmup: steps until the peak.
@@ -192,6 +192,7 @@ class DecoderAdaptation(CodecModule):
         gamma: float,
         lr: float,
         gate_lr: float,
+        optimiser: str = "adam",
         schedule: str = "cosine",
         warmup: int = 100,
         patience: int = 15,
@@ -199,7 +200,7 @@ class DecoderAdaptation(CodecModule):
     ) -> None:
         super().__init__(adapted)
         self.save_hyperparameters(ignore=["adapted"])
-        self.gamma, self.lr, self.gate_lr = gamma, lr, gate_lr
+        self.gamma, self.lr, self.gate_lr, self.optimiser = gamma, lr, gate_lr, optimiser
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
         self.confusion = MulticlassConfusionMatrix(len(adapted.domains))
         self.encoder = FrozenEncoder(adapted, reads_y=self.synthesis.gate_input == "signalled")
@@ -267,8 +268,8 @@ class DecoderAdaptation(CodecModule):
             {"params": _trained(self.synthesis.gate), "lr": self.gate_lr},
         ]
         if self.schedule != "plateau":
-            return self.adam_with_cosine(groups, self.warmup)
-        optimiser = torch.optim.Adam(groups)
+            return self.with_cosine(self.optimiser, groups, self.warmup)
+        optimiser = optimiser_of(self.optimiser, groups)
         monitor, mode = self.monitored
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimiser, mode=mode, factor=0.5, patience=self.patience

@@ -2,8 +2,7 @@
 
 Loss: R + λ·255²·MSE with additive uniform noise as the proxy of quantisation (Ballé et al. 2018,
 arXiv 1802.01436), and CompressAI's auxiliary loss for the quantiles of the entropy bottleneck. The
-first quality starts from scratch, each next one from its neighbour's weights. The optimiser is SOAP
-(Vyas et al. 2024, arXiv 2409.11321).
+first quality starts from scratch, each next one from its neighbour's weights. The optimiser is SOAP.
 
 A run that is interrupted and started again goes on after the last checkpoint; finished qualities
 are not trained again.
@@ -25,7 +24,6 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
-from pytorch_optimizer import SOAP
 from rich.console import Console
 from torch import Tensor
 
@@ -34,6 +32,7 @@ from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.data.images import atomic_path
 from lic_da.training.losses import bits_per_pixel, rate_distortion
+from lic_da.training.optimisers import soap
 from lic_da.training.schedule import warmup_cosine
 
 
@@ -85,14 +84,8 @@ class Pretraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         main = [p for n, p in self.codec.named_parameters() if not n.endswith(".quantiles")]
         quantiles = [p for n, p in self.codec.named_parameters() if n.endswith(".quantiles")]
-        optimiser = SOAP(
-            main,
-            lr=self.lr,
-            betas=(0.95, 0.95),
-            weight_decay=0.0,
-            precondition_frequency=self.precondition_every,
-            max_precondition_dim=512,
-        )
+        groups = [{"params": main, "lr": self.lr}]
+        optimiser = soap(groups, precondition_every=self.precondition_every)
         total = self.trainer.max_epochs * self.trainer.datamodule.batches_per_epoch  # type: ignore[operator, attr-defined]
         return [optimiser, torch.optim.Adam(quantiles, self.aux_lr)], [
             torch.optim.lr_scheduler.LambdaLR(

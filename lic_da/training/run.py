@@ -39,6 +39,7 @@ from lic_da.jobs import RUNNING
 from lic_da.training import extend
 from lic_da.training.interruption import Termination
 from lic_da.training.module import CodecModule, TrainedAveraging
+from lic_da.training.optimisers import OPTIMISERS
 from lic_da.training.processes import check_processes, is_first
 
 TRAIN_ON = ("all", "targets")
@@ -261,6 +262,8 @@ def _check(config: DictConfig) -> tuple[str, ...]:
         load_domain(name)
     if config.method.train_on not in TRAIN_ON:
         raise unknown("method.train_on", config.method.train_on, TRAIN_ON)
+    if config.method.training.optimiser not in OPTIMISERS:
+        raise unknown("optimiser", config.method.training.optimiser, OPTIMISERS)
     if config.extend and config.method.name != "adapters":
         raise UserError(
             f"A pack is extended by adapters only: leave out method={config.method.name}."

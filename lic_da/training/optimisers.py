@@ -1,0 +1,50 @@
+"""The optimisers that codecs and adapters are trained by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_optimizer import SOAP
+
+OPTIMISERS = ("adam", "soap")
+"""Adam (Kingma and Ba 2015, arXiv 1412.6980); SOAP, which is Adam in the eigenbasis of Shampoo's
+preconditioner (Vyas et al. 2024, arXiv 2409.11321)."""
+
+Groups = Sequence[dict[str, Any]]
+"""Groups of parameters, each with its ``lr``."""
+
+
+def soap(groups: Groups, *, precondition_every: int = 10) -> torch.optim.Optimizer:
+    """SOAP for kernels: every dimension of a kernel has a preconditioner, biases have none.
+
+    Args:
+        groups: of parameters.
+        precondition_every: steps between updates of the eigenbases.
+    """
+    optimiser: torch.optim.Optimizer = SOAP(
+        [*groups],
+        betas=(0.95, 0.95),
+        weight_decay=0.0,
+        precondition_frequency=precondition_every,
+        max_precondition_dim=512,
+    )
+    return optimiser
+
+
+def optimiser_of(
+    name: str, groups: Groups, constant: Groups = (), *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """An optimiser by its name.
+
+    Args:
+        name: one of ``OPTIMISERS``.
+        groups: of parameters.
+        constant: groups that Adam trains in any case.
+        fused: one kernel for a step of Adam.
+    """
+    if name == "soap":
+        # Without a preconditioner SOAP is Adam.
+        return soap([*groups, *({**group, "max_precondition_dim": 0} for group in constant)])
+    return torch.optim.Adam([*groups, *constant], fused=fused)

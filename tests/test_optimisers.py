@@ -1,0 +1,48 @@
+"""Optimisers by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from lic_da.config import CONF
+from lic_da.errors import UserError
+from lic_da.training.optimisers import OPTIMISERS, optimiser_of
+from lic_da.training.run import train
+
+
+def steps(optimiser: torch.optim.Optimizer, parameter: Tensor, gradients: list[Tensor]) -> Tensor:
+    """The parameter after a step for each gradient."""
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimiser.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_groups_that_are_constant_are_trained_by_adam(name: str) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(4, 1, 3), [torch.randn(4, 1, 3) for _ in range(12)]
+    constant = start.clone().requires_grad_()
+    main = torch.randn(5, 4, 3, 3).requires_grad_()
+    ours = optimiser_of(
+        name, [{"params": [main], "lr": 1e-3}], [{"params": [constant], "lr": 1e-2}]
+    )
+    found = steps(ours, constant, gradients)
+    plain = start.clone().requires_grad_()
+    # SOAP takes no step at its first gradient, from which it has its eigenbases.
+    first, betas = (1, (0.95, 0.95)) if name == "soap" else (0, (0.9, 0.999))
+    adam = torch.optim.Adam([plain], lr=1e-2, betas=betas)
+    torch.testing.assert_close(found, steps(adam, plain, gradients[first:]))
+
+
+def test_an_unknown_optimiser_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["domains=[sketch]", "codec.training.optimiser=sopa"])
+    with pytest.raises(UserError, match=r"optimiser.*'sopa'.*Did you mean 'soap'.*adam, soap"):
+        train(config, tmp_path)
+    assert not any(tmp_path.iterdir())
