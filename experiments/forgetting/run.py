@@ -35,7 +35,7 @@ GRIDS = {
     "cawf": ["method=cawf", ALONE, "codec.training.steps=500"],
     "finetune_decoder_jointly": ["method=finetune_decoder", *JOINTLY],
     "finetune_jointly": ["method=finetune", *JOINTLY, "method.training.lr=3e-3"],
-    "scratch": ["method=scratch", ALONE, "codec.training.steps=500"],
+    "scratch": ["method=scratch", f"domains=[{TARGETS[0]}]"],
 }
 ADAPTERS = HERE.parent / "sweep" / "run.py"
 FOLDERS = [Path("outputs") / "experiment_sweep", *(SWEEPS / name for name in GRIDS)]

@@ -1,10 +1,10 @@
 """Does a training that is killed end as if nothing had happened? ``make experiments/interrupted``.
 
 Trains for a short time on sketches, with comics, whose pictures are small, in the source's place: once
-undisturbed, then again and again with a signal at a random moment of the whole run, from the start of
-the program to the end of its measuring; then the same command goes on from the last checkpoint, or from
-the beginning where there is none yet. Writes results.csv beside this file: signals, seeds, moments, and
-whether weights and table are the same.
+undisturbed, then again and again with a signal at a random moment: SIGKILL from the start of the program
+to the end of its measuring, SIGTERM between the first training step and the last. Then the same command
+goes on from the last checkpoint, or from the beginning where there is none yet. Writes results.csv beside
+this file: signals, seeds, moments, and whether weights and table are the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_interrupted"
 SETTINGS = (
     *("domains=[sketch]", "data.source=comic", "unseen=[]", "logger=none", "trainer=cpu"),
-    *("codec.training.steps=200", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
+    *("codec.training.steps=150", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
     *("codec.training.crop=128", "data.val_images=4", "data.val_crop=256"),
     *("evaluation.blends=[base,weighted]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
     *("evaluation.compatibility=1", "data.latent_cache=true"),
@@ -87,11 +87,11 @@ def train(folder: Path, *more: str) -> None:
         raise RuntimeError(f"{folder} ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
-def disturbed(name: str, seed: int, whole: Path, duration: float) -> Result:
-    """Train, send a signal, go on, compare."""
+def disturbed(name: str, seed: int, whole: Path, when: tuple[float, float]) -> Result:
+    """Train, send a signal after some seconds between two bounds, go on, compare."""
     folder = RUNS / f"{name}_{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    moment = random.Random(f"{name} {seed}").uniform(0, duration)
+    moment = random.Random(f"{name} {seed}").uniform(*when)
     process = subprocess.Popen(
         command(folder),
         env=environment(),
@@ -134,7 +134,13 @@ def table(one: Path, other: Path) -> bool:
     )
 
 
-def main(kills: int = 20, terminations: int = 5, jobs: int = 2) -> None:
+def training(whole: Path, begun: float) -> tuple[float, float]:
+    """When the training of a run began and ended, in seconds after the program was started."""
+    first, last = whole / "logs" / "version_0" / "hparams.yaml", whole / "checkpoints" / "last.ckpt"
+    return first.stat().st_mtime - begun, last.stat().st_mtime - begun
+
+
+def main(kills: int = 20, terminations: int = 10, jobs: int = 2) -> None:
     """Run all, write results.csv.
 
     Args:
@@ -145,13 +151,13 @@ def main(kills: int = 20, terminations: int = 5, jobs: int = 2) -> None:
     whole = RUNS / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     train(RUNS / "first")  # what is prepared and cached once
-    begun = time.monotonic()
+    begun = time.time()
     train(whole)
-    duration = time.monotonic() - begun
-    todo = [("SIGKILL", seed) for seed in range(kills)]
-    todo += [("SIGTERM", seed) for seed in range(terminations)]
+    duration = time.time() - begun
+    todo = [("SIGKILL", seed, whole, (0, duration)) for seed in range(kills)]
+    todo += [("SIGTERM", seed, whole, training(whole, begun)) for seed in range(terminations)]
     with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(disturbed, *which, whole, duration) for which in todo]
+        running = [pool.submit(disturbed, *one) for one in todo]
         found = [r.result() for r in track(running, "Disturbed runs", console=Console(stderr=True))]
     with atomic_path(HERE / "results.csv") as temporary, open(temporary, "w") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Result)], lineterminator="\n")
