@@ -1,4 +1,4 @@
-"""What does a training step cost? ``make bench-training`` times steps; see ``steps``, ``inputs``, ``same``.
+"""What does a training step cost? ``python benchmarks/training.py steps``; see also ``inputs`` and ``same``.
 
 Ways to do the step of adapters and gate for three domains, loss, gradients and optimiser included:
 
