@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from compressai.utils.bench import codecs as bench_codecs
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from scipy.integrate import quad
 from scipy.interpolate import PchipInterpolator
 
+from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.codecs import tiles
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.data.domains import prepare
@@ -29,14 +32,17 @@ from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCode
 from lic_da.evaluation.pictures import Example, comparison
 from lic_da.evaluation.rate_distortion import (
     Point,
+    estimated_bits,
     judged,
     mean,
+    measure,
     read_points,
     score,
     write_points,
 )
 from lic_da.evaluation.series import curve as mean_curve
 from lic_da.evaluation.summary import summarise, table
+from tests.conftest import codec_config, hyperprior_config
 
 # Published points on Kodak: bmshj2018-factorized and bmshj2018-hyperprior.
 FACTORIZED = Curve((0.123, 0.189, 0.288, 0.440), (26.91, 28.22, 29.62, 31.28))
@@ -92,6 +98,24 @@ def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
     assert psnr == pytest.approx(10 * math.log10(255**2 / mse), abs=1e-4)
     assert 0.98 < ms_ssim < 1
     assert math.isnan(score(noisy[:, :160], original[:, :160])[1])
+
+
+@pytest.mark.parametrize("memory", [tiles.MEMORY, 1 << 22], ids=["whole", "in_tiles"])
+@pytest.mark.parametrize("config", [codec_config(), hyperprior_config()], ids=lambda c: c.name)
+def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
+    config: DictConfig, memory: int, photographs: list[RGB], tmp_path: Path
+) -> None:
+    path = tmp_path / "photograph.png"
+    save_png(path, photographs[0])
+    height, width = photographs[0].shape[:2]
+    picture = Picture("", path.name, "", "test", "", "", width, height)
+    entry = LabelledPicture(picture, path, "natural", 0)
+    codec = AdaptedCodec.build(config, ["natural"])
+    codec.memory = memory
+    (point,) = measure(codec, [entry], run="run", blends=["base"], ms_ssim=False)
+    x = to_tensor(photographs[0])[None].float().div(255)
+    expected = estimated_bits(codec, x) / (height * width)
+    assert point.bpp_estimated == pytest.approx(expected, rel=1e-6)
 
 
 def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:

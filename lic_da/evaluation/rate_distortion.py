@@ -20,6 +20,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from lic_da.bitstream import Stream
 from lic_da.codecs import zoo
+from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.picture_codec import PictureCodec, pad, to_8_bit
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.data.images import atomic_path, read_rgb
@@ -191,21 +192,43 @@ class _Coded:
 
 
 def _code(adapted: PictureCodec, x: Tensor) -> _Coded:
-    began = time.perf_counter()
-    data = adapted.encode(x).to_bytes()
-    seconds = time.perf_counter() - began
-    return _Coded(Stream.from_bytes(data), len(data), seconds, _estimated_bits(adapted, x))
+    with encoder_latent(adapted.model) as seen:
+        began = time.perf_counter()
+        data = adapted.encode(x).to_bytes()
+        seconds = time.perf_counter() - began
+    y = seen[0] if len(seen) == 1 else None  # of large pictures there are parts
+    return _Coded(Stream.from_bytes(data), len(data), seconds, estimated_bits(adapted, x, y))
+
+
+class _Computed(nn.Module):
+    """Takes the place of a transform whose output is there already."""
+
+    def __init__(self, out: Tensor) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out
 
 
 @torch.inference_mode()
-def _estimated_bits(adapted: PictureCodec, x: Tensor) -> float:
-    """Σ −log2 of the likelihoods that the entropy model gives; nothing is decoded for it."""
-    codec, g_s = adapted.model, adapted.model.g_s
+def estimated_bits(adapted: PictureCodec, x: Tensor, y: Tensor | None = None) -> float:
+    """Σ −log2 of the likelihoods that the entropy model gives; nothing is decoded for it.
+
+    Args:
+        adapted: the codec.
+        x: one image in [0, 1], ``(1, 3, H, W)``.
+        y: its latent before quantisation; None: it is computed.
+    """
+    codec = adapted.model
+    g_a, g_s = codec.g_a, codec.g_s
     codec.g_s = nn.Identity()
+    if y is not None:
+        codec.g_a = _Computed(y)
     try:
         likelihoods = codec(pad(x, adapted.stride))["likelihoods"]
     finally:
-        codec.g_s = g_s
+        codec.g_a, codec.g_s = g_a, g_s
     return float(sum(-p.double().log2().sum() for p in likelihoods.values()))
 
 
