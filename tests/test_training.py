@@ -143,10 +143,14 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
     assert evaluated.returncode == 0, evaluated.stderr
     assert table(tmp_path / "again") == table(folder)
 
-    # a checkpoint of other domains or other weights is refused in words
+    # a checkpoint of other domains, other weights or another optimiser is refused in words
     for overrides, message in (
         (["domains=[lines,other]", "unseen=[]"], "was made for the domains photos, lines, not"),
         (["domains=[lines]", "codec.quality=2"], "belongs to base weights"),
+        (
+            ["domains=[lines]", "codec.training.optimiser=adam"],
+            "made with the optimiser soap, not adam",
+        ),
     ):
         last = folder / "checkpoints" / "last.ckpt"
         refused = world("lic_da.train", *SMALL, *overrides, f"ckpt_path={last}", "name=refused")

@@ -39,6 +39,7 @@ class CodecModule(L.LightningModule):
     Attributes:
         monitored: what is logged in validation that tells the best weights, and ``max`` or ``min``.
         encoder: the frozen encoder, whose latents of training pictures may be kept; None: it is trained.
+        optimiser: its name.
 
     Args:
         adapted: the codec to train.
@@ -46,6 +47,7 @@ class CodecModule(L.LightningModule):
 
     monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/gain", "max")
     encoder: FrozenEncoder | None = None
+    optimiser: str
 
     def __init__(self, adapted: PictureCodec) -> None:
         super().__init__()
@@ -130,7 +132,7 @@ class CodecModule(L.LightningModule):
         self.check_checkpoint(checkpoint)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError unless it belongs to these base weights, domains, method and its settings."""
+        """Raise a UserError unless base weights, domains, method, its settings and optimiser are the same."""
         base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
         method = checkpoint.get("method", "adapters")
         if method != self.adapted.method:
@@ -142,6 +144,12 @@ class CodecModule(L.LightningModule):
             raise UserError(
                 f"The checkpoint belongs to base weights {base}, but this codec has "
                 f"{self.adapted.fingerprint}: give the codec and quality it was made with."
+            )
+        used = checkpoint.get("hyper_parameters", {}).get("optimiser", "adam")
+        if used != self.optimiser:
+            raise UserError(
+                f"The checkpoint was made with the optimiser {used}, not {self.optimiser}: give "
+                f"method.training.optimiser={used}, and the steps and learning rates of that run."
             )
         if domains != self.adapted.domains:
             raise UserError(
