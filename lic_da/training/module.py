@@ -132,7 +132,7 @@ class CodecModule(L.LightningModule):
         self.check_checkpoint(checkpoint)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError unless base weights, domains, method, its settings and optimiser are the same."""
+        """Raise a UserError unless base weights, domains, method, settings and optimiser are the same."""
         base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
         method = checkpoint.get("method", "adapters")
         if method != self.adapted.method:
