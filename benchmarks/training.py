@@ -1,4 +1,4 @@
-"""What does a training step cost? ``python benchmarks/training.py steps``; see also ``inputs`` and ``same``.
+"""What does a training step cost? ``python benchmarks/training.py steps``, ``inputs``, ``same``.
 
 Ways to do the step of adapters and gate for three domains, loss, gradients and optimiser included:
 

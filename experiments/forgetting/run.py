@@ -2,8 +2,9 @@
 
 Qualities 1 to 4. Adapters are those of ``experiments/sweep``; the other methods are trained on a target
 alone, and those that may be trained on everything jointly too. Runs that are finished are not done again.
-Writes points.csv (means a quality), comparison.csv and two plots beside this file. Decode costs are those
-that ``benchmarks/methods.py`` has measured.
+Writes points.csv (means a quality), comparison.csv and two plots beside this file; with
+``ARGS="--grids finetune,cawf"`` only those trainings are done, and the tables' other rows stay. Decode
+costs are those that ``benchmarks/methods.py`` has measured.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 import matplotlib.pyplot as plt
 import typer
@@ -37,8 +39,11 @@ GRIDS = {
     "finetune_jointly": ["method=finetune", *JOINTLY, "method.training.lr=3e-3"],
     "scratch": ["method=scratch", f"domains=[{TARGETS[0]}]"],
 }
-ADAPTERS = HERE.parent / "sweep" / "run.py"
-FOLDERS = [Path("outputs") / "experiment_sweep", *(SWEEPS / name for name in GRIDS)]
+ADAPTERS = "adapters"
+FOLDERS = {
+    ADAPTERS: Path("outputs") / "experiment_sweep",
+    **{name: SWEEPS / name for name in GRIDS},
+}
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,30 @@ class Row:
     decode_ratio: float | None
 
 
-def sweep(name: str, overrides: list[str], jobs: int) -> None:
+@dataclass(frozen=True)
+class Mean:
+    """Mean rate and PSNR of a domain's test pictures: a point of a curve."""
+
+    method: str
+    trained_on: str
+    domain: str
+    blend: str
+    quality: int
+    bpp: float
+    psnr: float
+
+
+def sweep(name: str, jobs: int) -> None:
     """Train what is missing of a sweep."""
+    if name == ADAPTERS:
+        run = HERE.parent / "sweep" / "run.py"
+        subprocess.run([sys.executable, run, "--jobs", str(jobs)], check=True)
+        return
     subprocess.run(
         [
-            *(sys.executable, "-m", "lic_da.train", "-m", *overrides),
+            *(sys.executable, "-m", "lic_da.train", "-m", *GRIDS[name]),
             "codec.quality=1,2,3,4",
-            f"hydra.sweep.dir={SWEEPS / name}",
+            f"hydra.sweep.dir={FOLDERS[name]}",
             *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
             *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
             *("report.anchors=[]", "report.examples=0"),
@@ -129,25 +151,53 @@ def decode_ratios() -> dict[str, float]:
         return {row["method"]: float(row["ratio"]) for row in csv.DictReader(file)}
 
 
-def write(comparison: list[Row]) -> None:
-    """comparison.csv, and points.csv with mean rate and PSNR of all curves."""
-    with atomic_path(HERE / "comparison.csv") as temporary, open(temporary, "w") as file:
+def means(sweep: Path) -> Iterator[Mean]:
+    """Points of all curves of a sweep."""
+    for series in finished(sweep):
+        own = series.method, "+".join(series.trained[1:])
+        for domain in series.domains:
+            for blend in series.blends(domain):
+                c = curve(series.points(domain, blend))
+                for run, bpp, psnr in zip(series.runs, c.bpp, c.psnr, strict=True):
+                    yield Mean(*own, domain, blend, run.quality, bpp, psnr)
+
+
+Line = TypeVar("Line", Row, Mean)
+
+
+def updated(path: Path, kind: type[Line], new: Iterable[Line]) -> list[Line]:
+    """Write a table anew; rows of trainings that are not among the new ones stay.
+
+    Args:
+        path: of the CSV file, which may be missing.
+        kind: of its rows.
+        new: rows.
+    """
+    lines = [*new]
+    done = {(line.method, line.trained_on) for line in lines}
+    if path.is_file():
+        with open(path, newline="") as file:
+            kept = (typed(kind, row) for row in csv.DictReader(file))
+            lines += [line for line in kept if (line.method, line.trained_on) not in done]
+    names = [field.name for field in fields(kind)]
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
-        for row in comparison:
-            values = (f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row))
+        writer.writerow(names)
+        for line in lines:
+            values = (f"{v:.4f}" if isinstance(v, float) else v for v in astuple(line))
             writer.writerow("" if v is None else v for v in values)
-    with atomic_path(HERE / "points.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("method", "trained_on", "domain", "blend", "quality", "bpp", "psnr"))
-        for series in (s for sweep in FOLDERS for s in finished(sweep)):
-            own = series.method, "+".join(series.trained[1:])
-            for domain in series.domains:
-                for blend in series.blends(domain):
-                    c = curve(series.points(domain, blend))
-                    for run, bpp, psnr in zip(series.runs, c.bpp, c.psnr, strict=True):
-                        figures = run.quality, f"{bpp:.5f}", f"{psnr:.4f}"
-                        writer.writerow((*own, domain, blend, *figures))
+    return lines
+
+
+def typed(kind: type[Line], row: dict[str, str]) -> Line:
+    """A row of a CSV file with numbers as numbers; where one may be missing, nothing is None."""
+    values: dict[str, object] = {}
+    for name, hint in get_type_hints(kind).items():
+        if hint in (str, int, float):
+            values[name] = hint(row[name])
+        else:
+            values[name] = float(row[name]) if row[name] else None
+    return kind(**values)  # type: ignore[arg-type]
 
 
 def name(row: Row) -> str:
@@ -185,42 +235,55 @@ def plot(comparison: list[Row]) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def plot_curves() -> None:
+def plot_curves(points: list[Mean]) -> None:
     """Rate and distortion of all methods on targets and source."""
     domains = ("natural", *TARGETS)
-    figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.2), layout="constrained")
-    every = [s for sweep in FOLDERS for s in finished(sweep)]
-    methods = list(dict.fromkeys(s.method for s in every))
+    figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.6), layout="constrained")
+    methods = list(dict.fromkeys(p.method for p in points))
+    lines = {TARGETS[0]: "-", TARGETS[1]: ":"}
     for axis, domain in zip(axes, domains, strict=True):
-        base = curve(every[0].points(domain, "base"))
-        axis.plot(base.bpp, base.psnr, "k.-", label="base")
-        for series in (s for s in every if domain in s.domains):
-            blend = "weighted" if series.method == "adapters" else "adapted"
-            c = curve(series.points(domain, blend))
-            label = f"{series.method} on {'+'.join(series.trained[1:])}"
-            line = ":" if series.trained[1:] == (TARGETS[1],) else "-"
+        here = [p for p in points if p.domain == domain]
+        base = {p.quality: p for p in here if p.blend == "base"}.values()
+        axis.plot([p.bpp for p in base], [p.psnr for p in base], "k.-", label="base")
+        for method, trained_on in dict.fromkeys((p.method, p.trained_on) for p in here):
+            curve_ = [
+                p
+                for p in here
+                if (p.method, p.trained_on) == (method, trained_on)
+                and p.blend in ("weighted", "adapted")
+            ]
             axis.plot(
-                c.bpp, c.psnr, f".{line}", color=f"C{methods.index(series.method)}", label=label
+                [p.bpp for p in curve_],
+                [p.psnr for p in curve_],
+                f".{lines.get(trained_on, '--')}",
+                color=f"C{methods.index(method)}",
+                label=f"{method} on {trained_on}",
             )
         axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
-        axis.legend(fontsize="x-small")
+        axis.legend(fontsize="xx-small")
     with atomic_path(HERE / "rd_curves.png") as temporary:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def main(jobs: int = 1) -> None:
+def main(grids: str = ",".join(FOLDERS), jobs: int = 1) -> None:
     """Train what is missing, write tables and plots, say what the adapters recover.
 
     Args:
+        grids: trainings to do, with commas.
         jobs: runs at a time.
     """
-    subprocess.run([sys.executable, ADAPTERS, "--jobs", str(jobs)], check=True)
-    for grid, overrides in GRIDS.items():
-        sweep(grid, overrides, jobs)
-    comparison = [row for folder in FOLDERS for row in rows(folder)]
-    write(comparison)
+    chosen = grids.split(",")
+    for grid in chosen:
+        if grid not in FOLDERS:
+            raise SystemExit(f"Unknown trainings '{grid}'. Available: {', '.join(FOLDERS)}.")
+    for grid in chosen:
+        sweep(grid, jobs)
+    new = [row for grid in chosen for row in rows(FOLDERS[grid])]
+    comparison = updated(HERE / "comparison.csv", Row, new)
+    found = (point for grid in chosen for point in means(FOLDERS[grid]))
+    points = updated(HERE / "points.csv", Mean, found)
     plot(comparison)
-    plot_curves()
+    plot_curves(points)
     for target in TARGETS:
         gained = {name(r): r.target_bd_rate for r in comparison if r.target == target}
         share = 100 * gained["adapters oracle"] / gained["finetune_decoder"]

@@ -32,6 +32,8 @@ from lic_da.data.images import atomic_path
 
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_interrupted"
+BEGUN = Path("logs") / "version_0" / "hparams.yaml"
+"""What a run writes when its training begins."""
 SETTINGS = (
     *("domains=[sketch]", "data.source=comic", "unseen=[]", "logger=none", "trainer=cpu"),
     *("codec.training.steps=150", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
@@ -87,18 +89,29 @@ def train(folder: Path, *more: str) -> None:
         raise RuntimeError(f"{folder} ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
-def disturbed(name: str, seed: int, whole: Path, when: tuple[float, float]) -> Result:
-    """Train, send a signal after some seconds between two bounds, go on, compare."""
+def disturbed(name: str, seed: int, whole: Path, span: float) -> Result:
+    """Train, send a signal, go on, compare.
+
+    Args:
+        name: of the signal; SIGTERM waits until the training has begun.
+        seed: of the moment.
+        whole: folder of the undisturbed run.
+        span: seconds in which the moment lies.
+    """
     folder = RUNS / f"{name}_{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    moment = random.Random(f"{name} {seed}").uniform(*when)
+    moment = random.Random(f"{name} {seed}").uniform(0, span)
     process = subprocess.Popen(
         command(folder),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    began = time.monotonic()
+    while name == "SIGTERM" and not (folder / BEGUN).is_file() and process.poll() is None:
+        time.sleep(0.01)
     time.sleep(moment)
+    moment = time.monotonic() - began
     process.send_signal(signal.Signals[name])
     exit_code = process.wait()
     last = folder / "checkpoints" / "last.ckpt"
@@ -134,12 +147,6 @@ def table(one: Path, other: Path) -> bool:
     )
 
 
-def training(whole: Path, begun: float) -> tuple[float, float]:
-    """When the training of a run began and ended, in seconds after the program was started."""
-    first, last = whole / "logs" / "version_0" / "hparams.yaml", whole / "checkpoints" / "last.ckpt"
-    return first.stat().st_mtime - begun, last.stat().st_mtime - begun
-
-
 def main(kills: int = 20, terminations: int = 10, jobs: int = 2) -> None:
     """Run all, write results.csv.
 
@@ -151,11 +158,13 @@ def main(kills: int = 20, terminations: int = 10, jobs: int = 2) -> None:
     whole = RUNS / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     train(RUNS / "first")  # what is prepared and cached once
-    begun = time.time()
+    begun = time.monotonic()
     train(whole)
-    duration = time.time() - begun
-    todo = [("SIGKILL", seed, whole, (0, duration)) for seed in range(kills)]
-    todo += [("SIGTERM", seed, whole, training(whole, begun)) for seed in range(terminations)]
+    duration = time.monotonic() - begun
+    last = whole / "checkpoints" / "last.ckpt"
+    training = last.stat().st_mtime - (whole / BEGUN).stat().st_mtime
+    todo = [("SIGKILL", seed, whole, duration) for seed in range(kills)]
+    todo += [("SIGTERM", seed, whole, training) for seed in range(terminations)]
     with ThreadPoolExecutor(jobs) as pool:
         running = [pool.submit(disturbed, *one) for one in todo]
         found = [r.result() for r in track(running, "Disturbed runs", console=Console(stderr=True))]

@@ -113,7 +113,7 @@ class DecoderFinetuning(Baseline):
 
     def configure_optimizers(self) -> Any:
         groups = [{"params": self.trainable(), "lr": self.lr}]
-        return self.with_cosine(self.optimiser, groups, self.warmup)
+        return self.with_cosine(groups, self.warmup)
 
     def train(self, mode: bool = True) -> DecoderFinetuning:
         """The synthesis transform follows ``mode``; everything frozen stays in eval mode."""
@@ -178,7 +178,7 @@ class RateDistortionTraining(Baseline):
         main = [p for p in self.trainable() if id(p) not in own]
         groups = [{"params": main, "lr": self.lr}]
         constant = {"params": quantiles, "lr": self.aux_lr}
-        return self.with_cosine(self.optimiser, groups, self.warmup, constant=[constant])
+        return self.with_cosine(groups, self.warmup, constant=[constant])
 
     def configure_gradient_clipping(
         self,

@@ -47,7 +47,7 @@ class CodecModule(L.LightningModule):
 
     monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/gain", "max")
     encoder: FrozenEncoder | None = None
-    optimiser: str
+    optimiser: str = "adam"
 
     def __init__(self, adapted: PictureCodec) -> None:
         super().__init__()
@@ -88,13 +88,10 @@ class CodecModule(L.LightningModule):
         """Parameters of the codec that require gradients."""
         return [p for p in self.codec.parameters() if p.requires_grad]
 
-    def with_cosine(
-        self, optimiser: str, groups: Groups, warmup: int, constant: Groups = ()
-    ) -> Any:
-        """An optimiser whose learning rates rise and then fall to zero over the whole run.
+    def with_cosine(self, groups: Groups, warmup: int, constant: Groups = ()) -> Any:
+        """The optimiser, whose learning rates rise and then fall to zero over the whole run.
 
         Args:
-            optimiser: its name.
             groups: of parameters.
             warmup: steps until the peak.
             constant: groups whose learning rate stays as it is, trained by Adam.
@@ -102,11 +99,11 @@ class CodecModule(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         # Lightning clips no gradients for a fused optimiser under its own mixed precision.
         fused = self.trainer.precision == "32-true"
-        chosen = optimiser_of(optimiser, groups, constant, fused=fused)
+        optimiser = optimiser_of(self.optimiser, groups, constant, fused=fused)
         rates = [lambda step: warmup_cosine(step, warmup, total)] * len(groups)
         rates += [lambda step: 1.0] * len(constant)
-        cosine = torch.optim.lr_scheduler.LambdaLR(chosen, rates)
-        return [chosen], [{"scheduler": cosine, "interval": "step"}]
+        cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
+        return [optimiser], [{"scheduler": cosine, "interval": "step"}]
 
     def is_trained(self, name: str) -> bool:
         """Whether a tensor of the state dict of this name belongs into checkpoints."""
@@ -149,7 +146,8 @@ class CodecModule(L.LightningModule):
         if used != self.optimiser:
             raise UserError(
                 f"The checkpoint was made with the optimiser {used}, not {self.optimiser}: give "
-                f"method.training.optimiser={used}, and the steps and learning rates of that run."
+                f"method.training.optimiser={used}, and steps, learning rates and warm-up as config.yaml "
+                "of that run says."
             )
         if domains != self.adapted.domains:
             raise UserError(
@@ -276,7 +274,7 @@ class DecoderAdaptation(CodecModule):
             {"params": _trained(self.synthesis.gate), "lr": self.gate_lr},
         ]
         if self.schedule != "plateau":
-            return self.with_cosine(self.optimiser, groups, self.warmup)
+            return self.with_cosine(groups, self.warmup)
         optimiser = optimiser_of(self.optimiser, groups)
         monitor, mode = self.monitored
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from pytorch_optimizer import SOAP
 
+from lic_da.errors import unknown
+
 OPTIMISERS = ("adam", "soap")
 """Adam (Kingma and Ba 2015, arXiv 1412.6980); SOAP, which is Adam in the eigenbasis of Shampoo's
 preconditioner (Vyas et al. 2024, arXiv 2409.11321)."""
@@ -41,10 +43,16 @@ def optimiser_of(
     Args:
         name: one of ``OPTIMISERS``.
         groups: of parameters.
-        constant: groups that Adam trains in any case.
+        constant: groups that Adam trains in any case; beside SOAP with its betas, and without a step
+            at the first gradient.
         fused: one kernel for a step of Adam.
+
+    Raises:
+        UserError: unknown name.
     """
+    if name not in OPTIMISERS:
+        raise unknown("optimiser", name, OPTIMISERS)
     if name == "soap":
-        # Without a preconditioner SOAP is Adam.
+        # SOAP leaves dimensions that are too large alone; where all are, it is Adam.
         return soap([*groups, *({**group, "max_precondition_dim": 0} for group in constant)])
     return torch.optim.Adam([*groups, *constant], fused=fused)

@@ -220,9 +220,16 @@ def _is_run_of(config: DictConfig, folder: Path) -> bool:
     return _settings(OmegaConf.load(folder / "config.yaml")) == _settings(config)
 
 
+_MISSING_ONCE = {"codec.training.optimiser": "adam", "method.training.optimiser": "adam"}
+"""Settings that older runs do not name, and what they had."""
+
+
 def _settings(config: Any) -> Any:
     """The settings that a result depends on."""
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key, value in _MISSING_ONCE.items():
+        if OmegaConf.select(config, key) is None:
+            OmegaConf.update(config, key, value, force_add=True)
     for key in _WITHOUT_EFFECT:
         OmegaConf.update(config, key, None, force_add=True)
     return OmegaConf.to_container(config)
@@ -262,8 +269,9 @@ def _check(config: DictConfig) -> tuple[str, ...]:
         load_domain(name)
     if config.method.train_on not in TRAIN_ON:
         raise unknown("method.train_on", config.method.train_on, TRAIN_ON)
-    if config.method.training.optimiser not in OPTIMISERS:
-        raise unknown("optimiser", config.method.training.optimiser, OPTIMISERS)
+    optimiser = OmegaConf.select(config, "method.training.optimiser", default=OPTIMISERS[0])
+    if optimiser not in OPTIMISERS:
+        raise unknown("method.training.optimiser", optimiser, OPTIMISERS)
     if config.extend and config.method.name != "adapters":
         raise UserError(
             f"A pack is extended by adapters only: leave out method={config.method.name}."
