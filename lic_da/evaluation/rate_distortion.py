@@ -218,7 +218,7 @@ def estimated_bits(adapted: PictureCodec, x: Tensor, y: Tensor | None = None) ->
     Args:
         adapted: the codec.
         x: one image in [0, 1], ``(1, 3, H, W)``.
-        y: its latent before quantisation; None: it is computed.
+        y: its latent before quantisation, of a codec that calls g_a once; None: it is computed.
     """
     codec = adapted.model
     g_a, g_s = codec.g_a, codec.g_s
