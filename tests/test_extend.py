@@ -240,3 +240,14 @@ def test_what_is_the_packs_may_be_said_and_training_may_differ(configure: Config
     saved = OmegaConf.load("ear2lier/config.yaml")
     assert config.sites == saved.how.sites and config.gate == saved.how.gate
     assert json.loads(Path("ear2lier/metrics.json").read_text()) == {}
+
+
+def test_a_pack_that_names_no_optimiser_was_trained_by_adam(configure: Configure) -> None:
+    from lic_da.training.extend import take_settings
+
+    saved = OmegaConf.load("earlier/config.yaml")
+    assert saved.codec.training.pop("optimiser") == "soap"
+    OmegaConf.save(saved, "earlier/config.yaml")
+    config = configure("extend=earlier")
+    take_settings(config)
+    assert config.method.training.optimiser == "adam"

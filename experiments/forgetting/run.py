@@ -29,14 +29,17 @@ DECODE = HERE.parents[1] / "benchmarks" / "results" / "methods.csv"
 TARGETS = ("sketch", "comic")
 ALONE = "domains=" + ",".join(f"[{target}]" for target in TARGETS)
 JOINTLY = [f"domains=[{','.join(TARGETS)}]", "method.train_on=all"]
-STEPS_ALONE = "codec.training.steps=250"
-# Learning rates were chosen on validation sketches.
+BY_ADAM = ["method.training.optimiser=adam", "method.training.warmup=100"]
+# Steps and learning rates were chosen on validation sketches.
 GRIDS = {
-    "finetune_decoder": ["method=finetune_decoder", ALONE, STEPS_ALONE],
-    "finetune": ["method=finetune", ALONE, STEPS_ALONE, "method.training.lr=3e-3"],
-    "cawf": ["method=cawf", ALONE, "codec.training.steps=500"],
+    "finetune_decoder": ["method=finetune_decoder", ALONE, "codec.training.steps=250"],
+    "finetune": [
+        *("method=finetune", ALONE, "codec.training.steps=500", *BY_ADAM),
+        "method.training.lr=5e-4",
+    ],
+    "cawf": ["method=cawf", ALONE, "codec.training.steps=500", *BY_ADAM],
     "finetune_decoder_jointly": ["method=finetune_decoder", *JOINTLY],
-    "finetune_jointly": ["method=finetune", *JOINTLY, "method.training.lr=3e-3"],
+    "finetune_jointly": ["method=finetune", *JOINTLY],
     "scratch": ["method=scratch", f"domains=[{TARGETS[0]}]"],
 }
 ADAPTERS = "adapters"
