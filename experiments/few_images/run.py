@@ -68,11 +68,11 @@ def base_curve(domain: str) -> PchipInterpolator:
     """PSNR of the base codec over the logarithm of its rate."""
     with open(CURVES, newline="") as file:
         points = {
-            (float(row["bpp"]), float(row["psnr"]))
+            float(row["bpp"]): float(row["psnr"])
             for row in csv.DictReader(file)
             if (row["domain"], row["blend"]) == (domain, "base")
         }
-    bpp, psnr = zip(*sorted(points), strict=True)
+    bpp, psnr = zip(*sorted(points.items()), strict=True)
     return PchipInterpolator([math.log(b) for b in bpp], psnr, extrapolate=False)
 
 

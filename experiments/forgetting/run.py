@@ -187,7 +187,7 @@ def updated(path: Path, kind: type[Line], new: Iterable[Line]) -> list[Line]:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         for line in lines:
-            values = (f"{v:.4f}" if isinstance(v, float) else v for v in astuple(line))
+            values = (f"{v:.5f}" if isinstance(v, float) else v for v in astuple(line))
             writer.writerow("" if v is None else v for v in values)
     return lines
 
