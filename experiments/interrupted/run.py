@@ -147,7 +147,7 @@ def table(one: Path, other: Path) -> bool:
     )
 
 
-def main(kills: int = 20, terminations: int = 10, jobs: int = 2) -> None:
+def main(kills: int = 20, terminations: int = 8, jobs: int = 2) -> None:
     """Run all, write results.csv.
 
     Args:
