@@ -207,7 +207,7 @@ def write(path: Path, rows: Sequence[Any]) -> None:
         writer.writeheader()
         for row in rows:
             values = asdict(row).items()
-            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values})
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values})
 
 
 @app.command()
@@ -233,7 +233,7 @@ def steps(
 
 @dataclass(frozen=True)
 class Same:
-    """PSNR of test pictures, weighted blend: from cached latents in bfloat16, and without both."""
+    """PSNR of test and validation pictures, weighted: from cached latents in bfloat16, and without both."""
 
     seed: int
     domain: str
@@ -242,6 +242,7 @@ class Same:
     difference_db: float
     cached_validation_db: float
     uncached_validation_db: float
+    validation_difference_db: float
 
 
 @app.command()
@@ -268,10 +269,16 @@ def same(steps: int = 500, seeds: int = 3) -> None:
         for domain in runs["cached"].summary["domains"]:
             tested = [run.summary["domains"][domain]["psnr"]["weighted"] for run in runs.values()]
             validated = [last_validation(run.folder, domain) for run in runs.values()]
-            rows.append(Same(seed, domain, *tested, tested[0] - tested[1], *validated))
+            differences = [a - b for a, b in (tested, validated)]
+            rows.append(Same(seed, domain, *tested, differences[0], *validated, differences[1]))
     write(RESULTS / "training_same.csv", rows)
-    for row in rows:
-        print(f"seed {row.seed}, {row.domain}: {row.difference_db:+.4f} dB")
+    for seed in range(seeds):
+        own = [row for row in rows if row.seed == seed]
+        tested = statistics.mean(row.difference_db for row in own)
+        validated = statistics.mean(row.validation_difference_db for row in own)
+        print(
+            f"seed {seed}, mean over domains: test {tested:+.4f} dB, validation {validated:+.4f} dB"
+        )
 
 
 def last_validation(folder: Path, domain: str) -> float:
