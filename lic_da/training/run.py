@@ -271,7 +271,7 @@ def _check(config: DictConfig) -> tuple[str, ...]:
         raise unknown("method.train_on", config.method.train_on, TRAIN_ON)
     optimiser = OmegaConf.select(config, "method.training.optimiser", default=OPTIMISERS[0])
     if optimiser not in OPTIMISERS:
-        raise unknown("method.training.optimiser", optimiser, OPTIMISERS)
+        raise unknown("optimiser", optimiser, OPTIMISERS)
     if config.extend and config.method.name != "adapters":
         raise UserError(
             f"A pack is extended by adapters only: leave out method={config.method.name}."
