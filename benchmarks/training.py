@@ -316,7 +316,11 @@ def inputs(steps: int = 200) -> None:
                 *(sys.executable, "-m", "lic_da.train", f"hydra.run.dir={folder}", "logger=none"),
                 *(f"codec.training.steps={steps}", f"data.batches_per_epoch={steps}"),
                 *(f"data.latent_cache={cached}", "data.val_images=1", "unseen=[]"),
-                *("evaluation.blends=[base]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
+                *(
+                    "evaluation.blends=[base,weighted]",
+                    "evaluation.ms_ssim=false",
+                    "evaluation.examples=0",
+                ),
                 "+trainer.profiler._target_=lightning.pytorch.profilers.SimpleProfiler",
                 *(f"+trainer.profiler.dirpath={folder}", "+trainer.profiler.filename=profile"),
             ]
