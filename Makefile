@@ -57,8 +57,8 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 	  --no-emit-index-url --no-header pyproject.toml -o requirements.lock
 	grep -A100 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/^ *#/' > requirements-uv.lock
 
-pretrain: data  ## train the bundled base codecs (hours on a CPU; resumes)
-	$(PY) -m lic_da.training.pretrain $(ARGS)
+pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64 (hours on a CPU; resumes)
+	$(PY) -m lic_da.training.pretrain codec=$(CODEC) $(ARGS)
 
 bench: setup  ## time adapted decoding against the base decoder: CODECS=name,name
 	$(PY) benchmarks/decoding.py --codecs $(CODECS)

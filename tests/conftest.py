@@ -20,6 +20,8 @@ from lic_da.codecs import zoo
 from lic_da.data.images import RGB, read_rgb, save_png
 
 CODEC = "bmshj2018_factorized_n64"
+MEAN_SCALE = "mbt2018_mean_n64"
+BUNDLED = [(name, quality) for name in (CODEC, MEAN_SCALE) for quality in (1, 2, 3, 4)]
 DOMAINS = ("natural", "sketch", "comic")
 
 
@@ -55,9 +57,9 @@ def no_wandb_service_of_other_tests() -> Iterator[None]:
     os.environ.pop("WANDB_SERVICE", None)
 
 
-def codec_config(quality: int = 3) -> DictConfig:
-    """Configuration of the bundled codec."""
-    config = OmegaConf.load(lic_da.config.CONF / "codec" / f"{CODEC}.yaml")
+def codec_config(quality: int = 3, name: str = CODEC) -> DictConfig:
+    """Configuration of a bundled codec."""
+    config = OmegaConf.load(lic_da.config.CONF / "codec" / f"{name}.yaml")
     assert isinstance(config, DictConfig)
     config.quality = quality
     return config

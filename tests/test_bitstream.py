@@ -23,7 +23,7 @@ from lic_da.bitstream import MAX_PIXELS, Stream, StreamError
 from lic_da.codecs import entropy, known, zoo
 from lic_da.data.images import RGB
 from lic_da.errors import UserError
-from tests.conftest import CODEC, DOMAINS, codec_config, disturb, hyperprior_config
+from tests.conftest import BUNDLED, CODEC, DOMAINS, codec_config, disturb, hyperprior_config
 from tests.damage import checksummed
 
 STREAM = Stream(b"12345678", 395, 301, (19, 25), (b"strings", b"of two latents"), 0xDEADBEEF)
@@ -285,9 +285,9 @@ def test_with_the_blend_base_the_stream_is_the_base_codecs_own(photographs: list
 
 
 def test_the_packages_own_weights_are_known_by_name() -> None:
-    for quality in (1, 2, 3, 4):
-        fingerprint = zoo.fingerprint(zoo.build(codec_config(quality)).state_dict())
-        assert known.find(bytes.fromhex(fingerprint)[:8]) == (CODEC, quality)
+    for name, quality in BUNDLED:
+        fingerprint = zoo.fingerprint(zoo.build(codec_config(quality, name)).state_dict())
+        assert known.find(bytes.fromhex(fingerprint)[:8]) == (name, quality)
     assert known.find(bytes(8)) is None
 
 

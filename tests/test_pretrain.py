@@ -16,30 +16,32 @@ from safetensors.torch import load_file
 
 from lic_da.codecs import zoo
 from lic_da.data.images import RGB
-from tests.conftest import codec_config, photo_crops
+from tests.conftest import MEAN_SCALE, codec_config, photo_crops
 
 SETTINGS = (
+    f"codec={MEAN_SCALE}",
     "qualities=[4,3]",
-    "steps={first: 40, next: 20}",
+    "steps={first: 20, next: 10}",
     "data.batches_per_epoch=10",
     "data.batch_size=4",
     "data.crop=64",
     "data.val_images=1",
     "+data.source=photos",
-    "+data.val_crop=64",
+    "data.val_crop=64",
+    "warmup=5",
     "compile=false",
 )
 
 
-def test_interrupted_pretraining_ends_with_the_same_weights(
+def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     folder_domain: Callable[..., Path], photographs: list[RGB], conf: Path, tmp_path: Path
 ) -> None:
     folder_domain("photos", photo_crops(photographs, 12, side=96))
     environment = {**os.environ, "LIC_DA_CONF": str(conf)}
 
-    def start(name: str) -> subprocess.Popen[str]:
+    def start(name: str, *settings: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "lic_da.training.pretrain", *SETTINGS]
-        command += [f"folder={name}", f"export={name}/export"]
+        command += [f"folder={name}", f"export={name}/export", *settings]
         return subprocess.Popen(
             command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE
         )
@@ -67,7 +69,35 @@ def test_interrupted_pretraining_ends_with_the_same_weights(
         recipe = json.loads((tmp_path / "whole" / "export" / f"q{quality}.json").read_text())
         assert recipe["training"][0]["started_from"] == ("scratch" if quality == 4 else "quality 4")
         assert recipe["validation"]["bpp"] > 0
-        assert (tmp_path / "whole" / "export" / f"q{quality}.log.csv").is_file()
-    config = codec_config()
-    config.weights = str(tmp_path / "whole" / "export" / "q3.safetensors")
-    zoo.build(config)
+        logs = [tmp_path / run / "export" / f"q{quality}.log.csv" for run in ("whole", "killed")]
+        assert logs[0].read_text() == logs[1].read_text() and "val/psnr" in logs[0].read_text()
+    export = tmp_path / "whole" / "export"
+    config = codec_config(3, MEAN_SCALE)
+    config.weights = str(export / "q3.safetensors")
+    fingerprint = zoo.fingerprint(zoo.build(config).state_dict())
+    recorded = json.loads((tmp_path / "whole" / "fingerprints.json").read_text())
+    assert recorded[fingerprint] == [MEAN_SCALE, 3]
+    kernels = [v for v in load_file(export / "q3.safetensors").values() if v.ndim == 4]
+    assert kernels and all(v.dtype == torch.float16 for v in kernels)
+    assert (export / "validation.png").is_file()
+
+    exported = {path: path.read_bytes() for path in export.glob("q*")}
+    into = ("export=whole/export", "qualities=[3]")
+    worse = start("worse", *into, "steps.first=10", "lr.first=0")
+    _, errors = worse.communicate()
+    assert worse.returncode == 0, errors
+    assert "stay, for they are better" in " ".join(errors.split())
+    assert all(path.read_bytes() == content for path, content in exported.items())
+
+    better = start("better", *into, "refine=true", "steps.next=30")
+    _, errors = better.communicate()
+    assert better.returncode == 0, errors
+    assert load_file(export / "q3.safetensors").keys() and (
+        (export / "q3.safetensors").read_bytes() != exported[export / "q3.safetensors"]
+    )
+    trainings = json.loads((export / "q3.json").read_text())["training"]
+    assert [t["started_from"] for t in trainings] == ["quality 4", "the weights before"]
+
+    other = start("killed", "clip=2")
+    _, errors = other.communicate()
+    assert other.returncode == 2 and "training with other settings (clip)" in errors

@@ -1,126 +1,191 @@
-"""How good are the bundled base codecs? Rate-distortion on natural test images against JPEG and WebP.
+"""How good are the bundled base codecs? Rate and distortion on test pictures of every domain.
 
-``make experiments/base_codecs`` writes rd_points.csv, bd_rate.csv and rd_curves.png beside this file.
+``make experiments/base_codecs`` codes them by all bundled qualities, as real streams, and by classical
+codecs, as real files. Writes rd_points.csv (every picture), means.csv (the curves), bd_rate.csv,
+rd_curves.png and training.png (how the codecs were trained) beside this file.
 """
 
 from __future__ import annotations
 
 import csv
-import math
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import track
 
 from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.codecs import zoo
 from lic_da.config import CONF
-from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.domains import SOURCE_DOMAIN, prepare
-from lic_da.data.images import atomic_path, read_rgb
-from lic_da.evaluation.bd_rate import Curve, delta
-from lic_da.evaluation.classical import JPEG, WEBP, ClassicalCodec
-from lic_da.evaluation.rate_distortion import mean, measure, score
+from lic_da.data.images import atomic_path
+from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
+from lic_da.evaluation.classical import AVIF, JPEG, WEBP, measure_anchor
+from lic_da.evaluation.rate_distortion import Point, mean, measure
 
 HERE = Path(__file__).parent
-CODEC = "bmshj2018_factorized_n64"
-Row = tuple[str, str, str, float, float]  # codec, setting, image, bpp, psnr
+DATA = Path("data")
+CODECS = ("bmshj2018_factorized_n64", "mbt2018_mean_n64")
+DOMAINS = (SOURCE_DOMAIN, "sketch", "comic", "clipart")
+CLASSICAL = (JPEG, WEBP, AVIF)
+Curves = dict[tuple[str, str], dict[int, tuple[float, float]]]
+"""Domain and codec -> quality -> mean bpp and mean PSNR."""
 
 
-def learned(pictures: list[LabelledPicture], console: Console) -> list[Row]:
-    """Points of the bundled codec at all its qualities."""
-    config = OmegaConf.load(CONF / "codec" / f"{CODEC}.yaml")
+def configured(codec: str) -> DictConfig:
+    """Configuration of a codec."""
+    config = OmegaConf.load(CONF / "codec" / f"{codec}.yaml")
     assert isinstance(config, DictConfig)
-    rows = []
-    for quality in config.qualities:
+    return config
+
+
+def learned(codec: str, pictures: Sequence[LabelledPicture], console: Console) -> list[Point]:
+    """Points of a bundled codec at all its qualities."""
+    points = []
+    for quality in (config := configured(codec)).qualities:
         config.quality = quality
-        codec = AdaptedCodec.build(config, [SOURCE_DOMAIN])
-        points = measure(
-            codec, pictures, run="base", blends=["base"], ms_ssim=False, console=console
+        points += measure(
+            AdaptedCodec.build(config, [SOURCE_DOMAIN]),
+            pictures,
+            run="base",
+            blends=["base"],
+            ms_ssim=False,
+            console=console,
         )
-        rows += [(CODEC, f"q{quality}", p.image, p.bpp, p.psnr) for p in points]
-    return rows
+    return points
 
 
-def classical(codec: ClassicalCodec, pictures: list[LabelledPicture]) -> list[Row]:
-    """Points of a classical codec; its bpp counts the whole file."""
-    rows = []
-    for entry in track(pictures, codec.name, transient=True):
-        pixels = read_rgb(entry.path)
-        for quality in codec.qualities:
-            size, decoded = codec.code(pixels, quality)
-            psnr = score(decoded, to_tensor(pixels), ms_ssim=False)[0]
-            bpp = 8 * size / (pixels.shape[0] * pixels.shape[1])
-            rows.append((codec.name, f"{quality}", entry.picture.name, bpp, psnr))
-    return rows
+def averaged(points: Iterable[Point]) -> Curves:
+    """Mean bpp and PSNR over the pictures."""
+    groups: dict[tuple[str, str], dict[int, list[Point]]] = {}
+    for point in points:
+        by_quality = groups.setdefault((point.domain, point.codec), {})
+        by_quality.setdefault(point.quality, []).append(point)
+    return {
+        key: {q: (mean(p.bpp for p in of), mean(p.psnr for p in of)) for q, of in group.items()}
+        for key, group in groups.items()
+    }
 
 
-def curves(rows: list[Row]) -> dict[str, Curve]:
-    """Mean bpp and PSNR over the images, for every codec and setting."""
-    result = {}
-    for codec in dict.fromkeys(r[0] for r in rows):
-        own = [r for r in rows if r[0] == codec]
-        settings = dict.fromkeys(r[1] for r in own)
-        result[codec] = Curve.of(
-            [
-                (mean(r[3] for r in own if r[1] == s), mean(r[4] for r in own if r[1] == s))
-                for s in settings
-            ]
+def bd_rates(curves: Curves) -> Iterable[tuple[str, ...]]:
+    """Rows of ``bd_rate.csv``: each codec against the classical ones, and the second against the first."""
+    for domain in DOMAINS:
+        of = {c: Curve.of([*v.values()]) for (d, c), v in curves.items() if d == domain}
+        pairs = [(codec, c.label) for codec in CODECS for c in CLASSICAL] + [(CODECS[1], CODECS[0])]
+        for codec, anchor in pairs:
+            for interpolation in INTERPOLATIONS:
+                result = delta(of[anchor], of[codec], interpolation)
+                figures = (f"{v:.2f}" for v in (result.bd_rate_percent, result.bd_psnr_db))
+                yield (domain, codec, anchor, interpolation, *figures, result.reason)
+
+
+def write(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table beside this file."""
+    with atomic_path(HERE / name) as temporary, open(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def plot(curves: Curves, counts: dict[str, int]) -> None:
+    """Rate-distortion curves, a panel a domain, over the rates that the learned codecs reach."""
+    figure, panels = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    for domain, axes in zip(DOMAINS, panels.flat, strict=True):
+        of = {c: sorted(v.values()) for (d, c), v in curves.items() if d == domain}
+        for codec, points in of.items():
+            style = {"marker": "o"} if codec in CODECS else {"linestyle": "--"}
+            axes.plot(*zip(*points, strict=True), label=codec, **style)
+        shown = [p for codec in CODECS for p in of[codec]]
+        axes.set(
+            xlim=(0, 1.15 * max(p[0] for p in shown)),
+            ylim=(min(p[1] for p in shown) - 2, max(p[1] for p in shown) + 3),
+            xlabel="rate, bits per pixel",
+            ylabel="PSNR, dB",
+            title=f"{domain}: {counts[domain]} test pictures",
         )
-    return result
+        axes.grid(alpha=0.3)
+    panels[0, 0].legend(loc="lower right")
+    save(figure, "rd_curves.png")
+
+
+def validations(codec: str, quality: int) -> list[tuple[int, float]]:
+    """Steps of the last training of the exported weights, and its validation loss R + λ·255²·MSE."""
+    with open(zoo.WEIGHTS / codec / f"q{quality}.log.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+    return [(int(row["step"]) + 1, float(row["val/loss"])) for row in rows]
+
+
+def plot_training() -> None:
+    """How the validation loss fell while the weights were trained, relative to where it ended."""
+    figure, panels = plt.subplots(1, len(CODECS), figsize=(11, 4.2), layout="constrained")
+    for codec, axes in zip(CODECS, panels, strict=True):
+        for quality in configured(codec).qualities:
+            curve = validations(codec, quality)
+            recipe = json.loads((zoo.WEIGHTS / codec / f"q{quality}.json").read_text())
+            began = recipe["training"][-1]["started_from"]
+            relative = [100 * (loss / curve[-1][1] - 1) for _, loss in curve]
+            label = f"quality {quality}, from {began}"
+            axes.plot([step for step, _ in curve], relative, marker=".", label=label)
+        axes.set(
+            xlabel="steps",
+            ylabel="R + λD of validation photographs over its last value, %",
+            title=codec,
+            ylim=(-1, 30),
+        )
+        axes.grid(alpha=0.3)
+        axes.legend()
+    save(figure, "training.png")
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    """A plot beside this file."""
+    with atomic_path(HERE / name) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
 
 
 def main() -> None:
     """Measure, write tables and plot."""
     console = Console(stderr=True)
-    images = prepare(SOURCE_DOMAIN, Path("data"), console=console)
-    pictures = [LabelledPicture(p, images.path(p), SOURCE_DOMAIN, 0) for p in images.split("test")]
-    rows = learned(pictures, console) + classical(JPEG, pictures) + classical(WEBP, pictures)
-    with atomic_path(HERE / "rd_points.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("codec", "setting", "image", "bpp", "psnr"))
-        writer.writerows((*r[:3], f"{r[3]:.6g}", f"{r[4]:.6g}") for r in rows)
-    by_codec = curves(rows)
-    with atomic_path(HERE / "bd_rate.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ("codec", "anchor", "interpolation", "bd_rate_percent", "bd_psnr_db", "reason")
-        )
-        for anchor in (JPEG.name, WEBP.name):
-            for interpolation in ("akima", "pchip"):
-                result = delta(by_codec[anchor], by_codec[CODEC], interpolation)
-                figures = [
-                    "nan" if math.isnan(v) else f"{v:.2f}"
-                    for v in (result.bd_rate_percent, result.bd_psnr_db)
-                ]
-                writer.writerow((CODEC, anchor, interpolation, *figures, result.reason))
-                console.print(f"{CODEC} against {anchor}: BD-rate {figures[0]} % ({interpolation})")
-    with atomic_path(HERE / "means.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("codec", "bpp", "psnr"))
-        for codec, curve in by_codec.items():
-            points = zip(curve.bpp, curve.psnr, strict=True)
-            writer.writerows((codec, f"{b:.4f}", f"{p:.3f}") for b, p in points)
-    plot(by_codec, len(pictures))
-
-
-def plot(by_codec: dict[str, Curve], images: int) -> None:
-    """Rate-distortion curves as PNG."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for codec, curve in by_codec.items():
-        axes.plot(curve.bpp, curve.psnr, marker="o", label=codec)
-    axes.set(
-        xlim=(0, 1.1),
-        ylim=(24, 36),
-        xlabel="rate, bits per pixel",
-        ylabel="PSNR, dB",
-        title=f"{images} natural test images, means over images",
+    pictures = []
+    for label, domain in enumerate(DOMAINS):
+        images = prepare(domain, DATA, console=console)
+        pictures += [
+            LabelledPicture(p, images.path(p), domain, label) for p in images.split("test")
+        ]
+    points = [p for codec in CODECS for p in learned(codec, pictures, console)]
+    for anchor in CLASSICAL:
+        points += measure_anchor(anchor, pictures, DATA / "anchors", console)
+    write(
+        "rd_points.csv",
+        ("domain", "codec", "quality", "image", "bpp", "psnr"),
+        ((p.domain, p.codec, p.quality, p.image, f"{p.bpp:.6g}", f"{p.psnr:.6g}") for p in points),
     )
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    with atomic_path(HERE / "rd_curves.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    curves = averaged(points)
+    write(
+        "means.csv",
+        ("domain", "codec", "quality", "bpp", "psnr"),
+        (
+            (*key, quality, f"{bpp:.4f}", f"{psnr:.3f}")
+            for key, curve in curves.items()
+            for quality, (bpp, psnr) in sorted(curve.items())
+        ),
+    )
+    rows = [*bd_rates(curves)]
+    header = (
+        *("domain", "codec", "anchor", "interpolation"),
+        *("bd_rate_percent", "bd_psnr_db", "reason"),
+    )
+    write("bd_rate.csv", header, rows)
+    for domain, codec, anchor, interpolation, rate, *_ in rows:
+        if interpolation == INTERPOLATIONS[0]:
+            console.print(f"{domain}: {codec} against {anchor}: BD-rate {rate} %")
+    plot(curves, {d: sum(p.domain == d for p in pictures) for d in DOMAINS})
+    plot_training()
 
 
 if __name__ == "__main__":

@@ -161,10 +161,33 @@ def load_weights(codec: CompressionModel, path: Path) -> None:
         codec.update(force=True)
 
 
-def save_weights(codec: CompressionModel, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write weights and entropy-coding tables as safetensors; the file appears whole or not at all."""
+@torch.no_grad()
+def round_kernels(codec: CompressionModel) -> None:
+    """Round the kernels of all convolutions to half precision, and make the tables that belong to them.
+
+    The codec goes on computing in single precision; a file of it is half as large.
+    """
+    for parameter in codec.parameters():
+        if parameter.ndim == 4:
+            parameter.copy_(parameter.half())
+    codec.update(force=True)
+
+
+def save_weights(
+    codec: CompressionModel, path: Path, metadata: Mapping[str, str], *, half: bool = False
+) -> None:
+    """Write weights and entropy-coding tables as safetensors; the file appears whole or not at all.
+
+    Args:
+        codec: whose weights.
+        path: of the file.
+        metadata: of the file.
+        half: keep kernels in half precision, to which they have been rounded.
+    """
     codec.update(force=True)
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
+    if half:
+        state = {k: v.half() if v.ndim == 4 else v for k, v in state.items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, dict(metadata))
 

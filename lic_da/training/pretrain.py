@@ -2,36 +2,50 @@
 
 Loss: R + λ·255²·MSE with additive uniform noise as the proxy of quantisation (Ballé et al. 2018,
 arXiv 1802.01436), and CompressAI's auxiliary loss for the quantiles of the entropy bottleneck. The
-first quality starts from scratch, each next one from its neighbour's weights. The optimiser is SOAP.
+first quality starts from scratch, each next one from its neighbour's weights. The optimiser is SOAP,
+and what is validated and kept is the exponential moving average of the weights.
 
-A run that is interrupted and started again goes on after the last checkpoint; finished qualities
-are not trained again.
+Validation pictures are coded for real, and finished weights take the place of others only where their
+rate-distortion loss on these pictures is lower. A run that is interrupted and started again goes on
+after the last checkpoint; finished qualities are not trained again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import csv
 import json
 import math
+import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 import lightning as L
+import matplotlib.pyplot as plt
 import torch
 from compressai.models import CompressionModel
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from lic_da.codecs import known, zoo
+from lic_da.codecs.checkpoints import fit, read_checkpoint
+from lic_da.codecs.picture_codec import ModelCodec
 from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.data.images import atomic_path
-from lic_da.training.losses import bits_per_pixel, rate_distortion
+from lic_da.errors import Stopped, UserError
+from lic_da.training.losses import rate_distortion
 from lic_da.training.optimisers import soap
 from lic_da.training.schedule import warmup_cosine
 
@@ -41,12 +55,13 @@ class Pretraining(L.LightningModule):
 
     Args:
         codec: any CompressAI model.
-        lmbda: λ of R + λ·255²·MSE.
+        config: the ``codec`` configuration; its quality says λ of R + λ·255²·MSE.
         lr: peak learning rate.
         aux_lr: learning rate for the quantiles.
         warmup: steps until the peak; then a cosine decay to zero.
         clip: largest norm of the gradient.
         precondition_every: steps between updates of SOAP's preconditioner.
+        average: decay of the moving average of the weights, a step; 0: the weights of the last step.
         seed: of the noise.
         bf16: run the transforms in bfloat16 (entropy models stay in float32).
         compile: compile the forward pass.
@@ -55,21 +70,25 @@ class Pretraining(L.LightningModule):
     def __init__(
         self,
         codec: CompressionModel,
+        config: DictConfig,
         *,
-        lmbda: float,
         lr: float,
         aux_lr: float,
         warmup: int,
         clip: float,
         precondition_every: int,
+        average: float,
         seed: int,
         bf16: bool,
         compile: bool,
     ) -> None:
         super().__init__()
+        self.average = AveragedModel(codec, multi_avg_fn=_moving_average(average))
+        self.average.requires_grad_(False)
         self.codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         zoo.keep_entropy_models_in_float32(self.codec)
-        self.lmbda, self.lr, self.aux_lr = lmbda, lr, aux_lr
+        self.config, self.lmbda = config, zoo.LAMBDAS[config.quality]
+        self.lr, self.aux_lr = lr, aux_lr
         self.warmup, self.clip, self.precondition_every = warmup, clip, precondition_every
         self.seed, self.bf16 = seed, bf16
         self.automatic_optimization = False
@@ -109,6 +128,7 @@ class Pretraining(L.LightningModule):
         aux = self.codec.aux_loss()
         self.manual_backward(aux)
         aux_optimiser.step()
+        self.average.update_parameters(self.codec)
         self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log_dict(
             {f"train/{k}": v for k, v in losses.items()} | {"train/aux": aux},
@@ -118,98 +138,230 @@ class Pretraining(L.LightningModule):
         )
         self.log("train/loss_step", losses["loss"], prog_bar=True, logger=False)
 
+    def finished(self) -> CompressionModel:
+        """A copy of the averaged codec that can code."""
+        codec: CompressionModel = copy.deepcopy(self.average.module).eval()
+        codec.update(force=True)
+        return codec
+
+    def on_validation_epoch_start(self) -> None:
+        """Make the tables of the codec that is validated."""
+        # It is no part of this module, whose checkpoints would not fit its tables.
+        self._coder = coder_of(self.finished(), self.config)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        x = batch["image"]
-        out = self.codec(x)
-        losses = rate_distortion(
-            out["x_hat"].float().clamp(0, 1), x, out["likelihoods"], self.lmbda
-        )
-        psnr = -10 * torch.log10(losses["mse"])
-        self.log_dict(
-            {"val/loss": losses["loss"], "val/bpp": losses["bpp"], "val/psnr": psnr},
-            batch_size=1,
-            prog_bar=True,
-        )
+        point = code(self._coder, batch["image"])
+        self.log_dict({f"val/{k}": v for k, v in point.items()}, batch_size=1, prog_bar=True)
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Exponential moving average; its decay rises to ``decay``, so that the first weights are forgotten."""
+
+    @torch.no_grad()
+    def update(averages: Any, weights: Any, updates: Tensor | int) -> None:
+        now = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        torch._foreach_lerp_(averages, weights, 1 - now)
+
+    return update
 
 
 @torch.inference_mode()
-def real_coding(codec: CompressionModel, data: Any) -> dict[str, float]:
-    """Mean bpp (real and estimated) and PSNR over validation squares, by real entropy coding."""
-    codec = codec.eval()
-    rows = []
-    for batch in data.val_dataloader():
-        x = batch["image"]
-        height, width = (s // 64 * 64 for s in x.shape[2:])
-        x = x[..., :height, :width]
-        coded = codec.compress(x)
-        size = sum(len(string) for strings in coded["strings"] for string in strings)
-        x_hat = codec.decompress(coded["strings"], coded["shape"])["x_hat"]
-        mse = torch.mean((x - x_hat) ** 2).item()
-        estimate = bits_per_pixel(codec(x)["likelihoods"], height * width).item()
-        rows.append((8 * size / (height * width), estimate, -10 * math.log10(mse)))
-    means = torch.tensor(rows).mean(dim=0).tolist()
-    return dict(zip(("bpp", "bpp_estimated", "psnr"), means, strict=True))
+def code(coder: ModelCodec, x: Tensor) -> dict[str, float]:
+    """Code a picture for real.
+
+    Args:
+        coder: a codec with its tables.
+        x: ``(1, 3, H, W)`` in [0, 1].
+
+    Returns:
+        ``bpp`` of the strings, ``psnr`` in dB, ``loss`` = bpp + λ·255²·MSE.
+
+    Raises:
+        StreamError: the latents decode to others than were encoded.
+    """
+    height, width = x.shape[2:]
+    stream = coder.encode(x)
+    x_hat = coder.codec.g_s(coder.latent(stream))[..., :height, :width].clamp(0, 1)
+    bpp = 8 * stream.string_bytes / (height * width)
+    mse = max(torch.mean((x - x_hat) ** 2).item(), 1e-10)
+    lmbda = zoo.LAMBDAS[coder.config.quality]
+    return {"bpp": bpp, "psnr": -10 * math.log10(mse), "loss": bpp + lmbda * 255**2 * mse}
 
 
-def history_of(recipe_file: Path) -> list[dict[str, Any]]:
-    """Earlier trainings that led to the exported weights, as their recipe tells."""
-    if not recipe_file.is_file():
-        return []
-    history: list[dict[str, Any]] = json.loads(recipe_file.read_text())["training"]
-    return history
+def coder_of(codec: CompressionModel, config: DictConfig) -> ModelCodec:
+    """A codec that can code, by its configuration."""
+    return ModelCodec(codec.eval(), config, zoo.fingerprint(codec.state_dict()))
+
+
+def validate(codec: CompressionModel, data: Any, config: DictConfig) -> dict[str, float]:
+    """Means of :func:`code` over the validation pictures, and how many there are."""
+    coder = coder_of(codec, config)
+    points = [code(coder, batch["image"]) for batch in data.val_dataloader()]
+    means = {key: statistics.mean(point[key] for point in points) for key in points[0]}
+    return {**means, "images": len(points)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the weights of a quality lie, and what belongs to them."""
+
+    weights: Path
+    recipe: Path
+    log: Path
+
+    @classmethod
+    def trained(cls, config: DictConfig) -> Place:
+        """In the folder of the training; the weights are written last and say that all is done."""
+        folder = Path(config.folder) / f"q{config.codec.quality}"
+        return cls(folder / "weights.safetensors", folder / "recipe.json", folder / "log.csv")
+
+    @classmethod
+    def exported(cls, config: DictConfig) -> Place:
+        """In the folder of finished weights.
+
+        Raises:
+            UserError: the package is no place for weights of this codec.
+        """
+        if config.export is None and config.codec.weights != "bundled":
+            raise UserError(
+                f"The package has no place for weights of {config.codec.name}: say export=FOLDER."
+            )
+        folder = Path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
+        stem = f"q{config.codec.quality}"
+        return cls(
+            folder / f"{stem}.safetensors", folder / f"{stem}.json", folder / f"{stem}.log.csv"
+        )
+
+    def read(self, config: DictConfig) -> CompressionModel | None:
+        """The codec with these weights; None: there are none.
+
+        Raises:
+            UserError: they do not fit the codec.
+        """
+        if not self.weights.is_file():
+            return None
+        codec = zoo.build(config.codec, weights=False)
+        zoo.load_weights(codec, self.weights)
+        return codec
+
+    def history(self) -> list[dict[str, Any]]:
+        """The trainings that led to these weights, as their recipe tells."""
+        if not self.recipe.is_file():
+            return []
+        history: list[dict[str, Any]] = json.loads(self.recipe.read_text())["training"]
+        return history
 
 
 def origin(start: Path | None, exported: Path) -> str:
     """What a training started from, in words."""
     if start is None:
         return "scratch"
-    return "the weights before" if start == exported else f"quality {start.parent.name[1:]}"
+    if start == exported:
+        return "the weights before"
+    name = start.parent.name if start.stem == "weights" else start.stem
+    return f"quality {name[1:]}" if name[1:].isdigit() else start.name
 
 
-def pretrain_quality(
-    config: DictConfig, quality: int, start: Path | None, console: Console
-) -> Path:
-    """Train one quality unless its weights are there already; the file of its weights.
+def start_of(config: DictConfig, start: Path | None, console: Console) -> Path | None:
+    """The weights to start from, if the codec has their sizes at this quality; None: scratch."""
+    exported = Place.exported(config).weights
+    if config.refine and exported.is_file():
+        return exported
+    if start is None:
+        return None
+    try:
+        fit(read_checkpoint(start), zoo.build(config.codec, weights=False), start)
+    except UserError as error:
+        if start == given_start(config):
+            raise
+        console.print(f"quality {config.codec.quality} starts from scratch: {error}")
+        return None
+    return start
+
+
+def given_start(config: DictConfig) -> Path | None:
+    """The weights that the user wants the first quality to start from."""
+    return Path(config.start) if config.start else None
+
+
+def settings_of(config: DictConfig) -> dict[str, Any]:
+    """The configuration without folders and the list of qualities."""
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    for name in ("folder", "export", "qualities", "start"):
+        settings.pop(name)
+    return settings
+
+
+def check_settings(config: DictConfig, started_from: str, folder: Path) -> None:
+    """Note the settings of a training, or refuse to go on with one that has others.
+
+    Raises:
+        UserError: the folder holds a training of other settings.
+    """
+    path = folder / "settings.json"
+    settings = {**settings_of(config), "started_from": started_from}
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=1) + "\n")
+        return
+    theirs = json.loads(path.read_text())
+    differing = sorted(
+        k for k in settings.keys() | theirs.keys() if settings.get(k) != theirs.get(k)
+    )
+    if differing:
+        raise UserError(
+            f"{folder} holds a training with other settings ({', '.join(differing)}): give those of "
+            f"{path}, or another folder=…"
+        )
+
+
+def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console: Console) -> None:
+    """Train the configured quality, unless its weights are there already.
 
     Args:
         config: composed from ``conf/pretrain.yaml``.
-        quality: which λ.
         start: weights to start from; None: from scratch.
+        data: the photographs.
         console: where progress is shown.
+
+    Raises:
+        Stopped: by a signal.
+        UserError: the folder holds a training of other settings.
     """
-    folder = Path(config.folder) / f"q{quality}"
-    export = Path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
-    exported, recipe_file = export / f"q{quality}.safetensors", export / f"q{quality}.json"
-    history: list[dict[str, Any]] = []
-    if config.refine and exported.is_file():
-        start = exported
-        history = history_of(recipe_file)
-    weights = folder / "weights.safetensors"
-    if weights.is_file():
-        console.print(f"quality {quality} is trained already: {weights}")
-        return weights
+    place, quality = Place.trained(config), config.codec.quality
+    folder = place.weights.parent
+    start = start_of(config, start, console)
+    started_from = origin(start, Place.exported(config).weights)
+    check_settings(config, started_from, folder)
+    if place.weights.is_file():
+        console.print(f"quality {quality} is trained already: {place.weights}")
+        return
     L.seed_everything(config.seed, verbose=False)
     codec = zoo.build(config.codec, weights=False)
     phase = "first" if start is None else "next"
     if start is not None:
         zoo.load_weights(codec, start)
-    data = instantiate(config.data, console=console)
     module = Pretraining(
         codec.train(),
-        lmbda=zoo.LAMBDAS[quality],
+        config.codec,
         lr=config.lr[phase],
         aux_lr=config.aux_lr,
         warmup=config.warmup,
         clip=config.clip,
         precondition_every=config.precondition_every,
+        average=config.average,
         seed=config.seed,
         bf16=config.bf16,
         compile=config.compile,
     )
     checkpoint = folder / "checkpoints" / "last.ckpt"
+    epochs = math.ceil(config.steps[phase] / config.data.batches_per_epoch)
+    sessions = len(list(folder.glob("log/session_*")))
     trainer = L.Trainer(
-        max_epochs=math.ceil(config.steps[phase] / config.data.batches_per_epoch),
-        logger=CSVLogger(folder, name="", version="log"),
+        devices=1,
+        max_epochs=epochs,
+        # Lightning empties the log of a session that is resumed.
+        logger=CSVLogger(folder, name="log", version=f"session_{sessions}"),
         callbacks=[
             ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
             RichProgressBar(leave=False),
@@ -221,10 +373,13 @@ def pretrain_quality(
     )
     began = time.time()
     resumed = checkpoint if checkpoint.is_file() else None
-    trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=False)
-    codec = zoo.build(config.codec, weights=False)
-    codec.load_state_dict(module.codec.state_dict())
-    codec.update(force=True)
+    with contextlib.suppress(SIGTERMException):
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=False)
+    if trainer.current_epoch < epochs:
+        raise Stopped("Stopped. The same command goes on after the last checkpoint.")
+    codec = module.cpu().finished()
+    zoo.round_kernels(codec)
+    history = Place.exported(config).history() if config.refine else []
     recipe = {
         "codec": config.codec.name,
         "quality": quality,
@@ -232,8 +387,8 @@ def pretrain_quality(
         "training": [
             *history,
             {
-                "started_from": origin(start, exported),
-                "steps": config.steps[phase],
+                "started_from": started_from,
+                "steps": epochs * config.data.batches_per_epoch,
                 "lr": config.lr[phase],
                 "batch_size": config.data.batch_size,
                 "crop": config.data.crop,
@@ -242,24 +397,75 @@ def pretrain_quality(
             },
         ],
         "training_images": len(data.train_dataset()),
-        "validation": real_coding(codec, data),
-        "config": OmegaConf.to_container(config, resolve=True),
+        "validation": validate(codec, data, config.codec),
+        "config": settings_of(config),
         "torch": torch.__version__,
     }
-    recipe["config"].pop("folder")
-    metadata = {"codec": config.codec.name, "quality": str(quality)}
-    with atomic_path(recipe_file) as temporary:
+    console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
+    with atomic_path(place.recipe) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
-    zoo.save_weights(codec, exported, metadata)
-    fingerprints = export.parent / known.FINGERPRINTS.name
-    known.record(zoo.fingerprint(codec.state_dict()), config.codec.name, quality, fingerprints)
-    log = folder / "log" / "metrics.csv"
-    if log.is_file():
-        with atomic_path(export / f"q{quality}.log.csv") as temporary:
-            temporary.write_text(log.read_text())
-    zoo.save_weights(codec, weights, metadata)  # the last file: it says that all is done
-    console.print(f"quality {quality}: {recipe['validation']}")
-    return weights
+    write_log(folder / "log", place.log)
+    metadata = {"codec": config.codec.name, "quality": str(quality)}
+    zoo.save_weights(codec, place.weights, metadata, half=True)
+
+
+def write_log(sessions: Path, path: Path) -> None:
+    """Join the logs of all sessions; of steps that were done twice the last time counts."""
+    rows: dict[tuple[int, bool], dict[str, str]] = {}
+    for log in sorted(sessions.glob("session_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
+        with open(log, newline="") as file:
+            rows |= {(int(r["step"]), not r["val/loss"]): r for r in csv.DictReader(file)}
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
+        writer = csv.DictWriter(file, list(rows[min(rows)]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows))
+
+
+def export(config: DictConfig, data: Any, console: Console) -> None:
+    """Let trained weights take the place of those exported before, if they are better."""
+    trained, exported = Place.trained(config), Place.exported(config)
+    codec, before = trained.read(config), exported.read(config)
+    assert codec is not None
+    fingerprint = zoo.fingerprint(codec.state_dict())
+    # Where they are the same, something was stopped on the way; it is finished now.
+    if before is not None and zoo.fingerprint(before.state_dict()) != fingerprint:
+        now, then = (validate(c, data, config.codec) for c in (codec, before))
+        if not now["loss"] < then["loss"]:
+            console.print(
+                f"The weights at {exported.weights} stay, for they are better: {_in_words(then)}"
+            )
+            return
+        console.print(f"Those at {exported.weights} had {_in_words(then)}")
+    for part in ("recipe", "log", "weights"):
+        with atomic_path(getattr(exported, part)) as temporary:
+            temporary.write_bytes(getattr(trained, part).read_bytes())
+    fingerprints = exported.weights.parents[1] / known.FINGERPRINTS.name
+    known.record(fingerprint, config.codec.name, config.codec.quality, fingerprints)
+
+
+def _in_words(point: dict[str, float]) -> str:
+    return f"{point['bpp']:.4f} bpp, {point['psnr']:.3f} dB, R + λD {point['loss']:.4f}"
+
+
+def write_curve(folder: Path, codec: str) -> None:
+    """The validation points of all exported qualities, as ``validation.csv`` and ``validation.png``."""
+    recipes = [json.loads(path.read_text()) for path in sorted(folder.glob("q[0-9].json"))]
+    points = [(r["quality"], r["validation"]["bpp"], r["validation"]["psnr"]) for r in recipes]
+    with atomic_path(folder / "validation.csv") as temporary, open(temporary, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("quality", "bpp", "psnr"))
+        writer.writerows((q, f"{bpp:.4f}", f"{psnr:.3f}") for q, bpp, psnr in points)
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    axes.plot([p[1] for p in points], [p[2] for p in points], marker="o")
+    axes.set(
+        xlabel="rate, bits per pixel",
+        ylabel="PSNR, dB",
+        title=f"{codec}: validation photographs, real coding",
+    )
+    axes.grid(alpha=0.3)
+    with atomic_path(folder / "validation.png") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="pretrain")
@@ -268,11 +474,19 @@ def main(config: DictConfig) -> None:
     """Train all configured qualities."""
     console = Console(stderr=True)
     torch.set_float32_matmul_precision("high")
-    start = None
-    for quality in config.qualities:
+    for quality in config.qualities:  # what is wrong shows before hours of training
         config.codec.quality = quality
         zoo.check_quality(config.codec)
-        start = pretrain_quality(config, quality, start, console)
+        Place.exported(config).read(config)
+    start = given_start(config)
+    for quality in config.qualities:
+        config.codec.quality = quality
+        data = instantiate(config.data, console=console)
+        pretrain_quality(config, start, data, console)
+        data.setup()
+        export(config, data, console)
+        start = Place.trained(config).weights
+    write_curve(Place.exported(config).weights.parent, config.codec.name)
 
 
 if __name__ == "__main__":
