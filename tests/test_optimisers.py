@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lic_da.config import CONF
 from lic_da.errors import UserError
+from lic_da.training.module import moved
 from lic_da.training.optimisers import OPTIMISERS, optimiser_of
 from lic_da.training.run import train
 
@@ -46,3 +47,11 @@ def test_an_unknown_optimiser_is_refused_before_anything_is_read(tmp_path: Path)
     with pytest.raises(UserError, match=r"optimiser.*'sopa'.*Did you mean 'soap'.*adam, soap"):
         train(config, tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_moving_average_leaves_frozen_weights_alone_to_the_bit() -> None:
+    """Kernels in half precision hold -0.0, which a sum with 0.0 would change, and so the fingerprint."""
+    frozen = torch.tensor([-0.0, 0.0, 1e-40, -3.25, 0.1])
+    average = moved(frozen, frozen.clone(), 0.1)
+    assert torch.equal(average.view(torch.int32), frozen.view(torch.int32))
+    assert torch.equal(moved(torch.tensor([1.0]), torch.tensor([2.0]), 0.25), torch.tensor([1.25]))

@@ -169,7 +169,7 @@ def round_kernels(codec: CompressionModel) -> None:
     """
     for parameter in codec.parameters():
         if parameter.ndim == 4:
-            parameter.copy_(parameter.half())
+            parameter.copy_(parameter.half() + 0)  # no -0.0
     codec.update(force=True)
 
 

@@ -322,8 +322,7 @@ class TrainedAveraging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        # Of equal values this form of the average is exactly that value: frozen weights stay.
-        super().__init__(use_buffers=False, avg_fn=lambda a, new, _: a + (new - a) * (1 - decay))
+        super().__init__(use_buffers=False, avg_fn=lambda a, new, _: moved(a, new, 1 - decay))
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -334,6 +333,11 @@ class TrainedAveraging(WeightAveraging):
         parts = {"state_dict", "current_model_state"} & checkpoint.keys()
         whole = {part: {**frozen, **checkpoint[part]} for part in parts}
         super().on_load_checkpoint(trainer, pl_module, {**checkpoint, **whole})
+
+
+def moved(average: Tensor, new: Tensor, share: float) -> Tensor:
+    """An average, moved a share of the way to new values; what is equal stays bit for bit, -0.0 too."""
+    return torch.where(average == new, average, average + (new - average) * share)
 
 
 def psnr_8_bit(x_hat: Tensor, x: Tensor) -> float:
