@@ -46,6 +46,7 @@ from lic_da.data.images import atomic_path
 from lic_da.data.latent_crops import shown
 from lic_da.evaluation.series import Run
 from lic_da.training.losses import adaptation, bits_per_pixel
+from lic_da.training.memory import keep_freed_memory
 from lic_da.training.module import DecoderAdaptation
 from lic_da.training.optimisers import optimiser_of
 
@@ -135,6 +136,8 @@ def step_of(way: str, codec: str, size: int, crop: int, device: str) -> Callable
 def _serve(pipe: Connection, threads: int, *arguments: Any) -> None:
     """Process of one way: takes a step whenever it is told to, and says how long it took."""
     torch.set_num_threads(threads)
+    if arguments[0] != WAYS[0]:  # as our commands do
+        keep_freed_memory()
     step, device = step_of(*arguments), arguments[-1]
     before = _held("VmRSS", device)
     step()

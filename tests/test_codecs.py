@@ -16,7 +16,7 @@ from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.data.images import RGB
 from lic_da.errors import UserError
-from lic_da.training.pretrain import code, coder_of
+from lic_da.training.pretraining import code, coder_of
 from tests.conftest import BUNDLED, CODEC, MEAN_SCALE, codec_config
 from tests.test_adaptation import as_batch
 

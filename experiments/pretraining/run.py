@@ -21,6 +21,12 @@ HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_pretraining"
 CODEC, QUALITY, STEPS = "mbt2018_mean_n64", 3, 400
 Settings = dict[str, float]
+AS_IT_WAS: Settings = {
+    "steps.first": STEPS,
+    "steps.next": STEPS,
+    "data.batch_size": 8,
+    "data.crop": 128,
+}
 GO_ON: dict[str, Settings] = {
     "as it was": {},
     "learning rate 5e-4": {"lr.next": 5e-4},
@@ -39,7 +45,7 @@ def train(start: str, name: str, changes: Settings) -> dict[str, object]:
     """A short training, unless it is there; its row."""
     folder = RUNS / f"{start} {name}".translate(str.maketrans(" ²", "_2", "=,"))
     export = folder / "export"
-    settings = {"steps.first": STEPS, "steps.next": STEPS, **changes}
+    settings = {**AS_IT_WAS, **changes}
     command = [
         *(sys.executable, "-m", "lic_da.training.pretrain", f"codec={CODEC}"),
         *(f"qualities=[{QUALITY}]", "data.batches_per_epoch=100", "warmup=50", "compile=false"),

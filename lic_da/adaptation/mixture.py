@@ -2,7 +2,7 @@
 
 v is one number per adapter and image, and every adapter is linear, so the sum of the adapters'
 outputs is the output of one convolution with the summed kernel, Σ_k v_k A_k(u) = (Σ_k v_k A_k)(u).
-Images that share v share the kernel; otherwise each image gets its own, in one grouped convolution.
+Images that share v share the kernel; otherwise each image is convolved with its own.
 A frozen convolution beside the adapters joins the sum where its kernel is at hand anyway.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lic_da.adaptation.few_channels import convolve_each_to_few, suits
+from lic_da.adaptation import subpixel
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
 
@@ -194,13 +194,10 @@ def convolve_each(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Ten
     """
     if torch.is_autocast_enabled(u.device.type):  # all at once, and not kernel by kernel
         weights = weights.to(torch.get_autocast_dtype(u.device.type))
-    beside = biases[:, :, None, None].to(weights.dtype)
-    if isinstance(like, nn.ConvTranspose2d):
-        if suits(like):
-            return convolve_each_to_few(like, u.to(weights.dtype), weights) + beside
-        # One by one is faster than in groups, backwards above all.
-        each = zip(u.split(1), weights, biases.to(weights.dtype), strict=True)
-        return torch.cat([convolve(like, one, weight, bias) for one, weight, bias in each])
-    grouped = u.reshape(1, -1, *u.shape[2:])
-    out = convolve(like, grouped, weights.flatten(0, 1), None, groups=len(u))
-    return out.reshape(len(u), -1, *out.shape[2:]) + beside
+    biases = biases.to(weights.dtype)
+    if subpixel.suits(like):
+        assert isinstance(like, nn.ConvTranspose2d)
+        return subpixel.convolve_each(like, u.to(weights.dtype), weights) + biases[:, :, None, None]
+    # One by one is faster than in groups, with channels last above all.
+    each = zip(u.split(1), weights, biases, strict=True)
+    return torch.cat([convolve(like, one, weight, bias) for one, weight, bias in each])

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lic_da.errors import UserError
 
 
 class Termination(L.Callback):
@@ -47,3 +50,19 @@ class Termination(L.Callback):
             if batch_idx > 0:
                 trainer.save_checkpoint(self.path)
             raise SIGTERMException
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Contents of a training checkpoint.
+
+    Raises:
+        UserError: no such file, or it is no checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint["state_dict"]
+    except Exception as error:  # unpickling fails in many ways
+        raise UserError(f"{path} is not a checkpoint of a training run.") from error
+    return checkpoint

@@ -223,6 +223,8 @@ class DecoderAdaptation(CodecModule):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.synthesis.gate(read)
             v = logits.float().softmax(dim=1)
+            if self.bf16:  # such convolutions are faster with channels last
+                y_hat = y_hat.contiguous(memory_format=torch.channels_last)
             with self.synthesis.mixed_by(v) as transform:
                 x_hat = self.encoder.decode(transform, y_hat, batch)
         losses = adaptation(x_hat, x, logits, labels, self.gamma)

@@ -37,7 +37,8 @@ from lic_da.evaluation.summary import measure_into, table
 from lic_da.evaluation.wandb_log import log_result
 from lic_da.jobs import RUNNING
 from lic_da.training import extend
-from lic_da.training.interruption import Termination
+from lic_da.training.interruption import Termination, read_checkpoint
+from lic_da.training.memory import keep_freed_memory
 from lic_da.training.module import CodecModule, TrainedAveraging
 from lic_da.training.optimisers import OPTIMISERS
 from lic_da.training.processes import check_processes, is_first
@@ -58,6 +59,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     """
     names = _check(config)
     _quiet()
+    keep_freed_memory()
     L.seed_everything(config.seed, verbose=False)
     adapted = (
         extend.extended_codec(config)
@@ -233,22 +235,6 @@ def _settings(config: Any) -> Any:
     for key in _WITHOUT_EFFECT:
         OmegaConf.update(config, key, None, force_add=True)
     return OmegaConf.to_container(config)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Contents of a training checkpoint.
-
-    Raises:
-        UserError: no such file, or it is no checkpoint.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}.")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-        checkpoint["state_dict"]
-    except Exception as error:  # unpickling fails in many ways
-        raise UserError(f"{path} is not a checkpoint of a training run.") from error
-    return checkpoint
 
 
 def _check(config: DictConfig) -> tuple[str, ...]:
