@@ -34,10 +34,13 @@ SETTINGS = (
 )
 
 
-def validations(log: Path) -> list[dict[str, str]]:
-    """Rows of validations; the mean of an epoch's losses is written after its checkpoint only."""
+def validations(log: Path) -> list[tuple[str, ...]]:
+    """Epochs and what they were validated at; Lightning counts a step twice where an epoch goes on."""
     with open(log, newline="") as file:
-        return [row for row in csv.DictReader(file) if row["val/psnr"]]
+        rows = [row for row in csv.DictReader(file) if row["val/psnr"]]
+    return [
+        tuple(v for k, v in row.items() if k == "epoch" or k.startswith("val/")) for row in rows
+    ]
 
 
 def handles_sigterm(pid: int) -> bool:

@@ -23,7 +23,8 @@ def suits(conv: nn.Module) -> bool:
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.output_padding, conv.dilation)
     if not all(isinstance(pair, tuple) and len({*pair}) == 1 for pair in geometry):
         return False
-    return conv.out_channels < _BLOCK and conv.dilation[0] == 1
+    few = conv.out_channels < _BLOCK and conv.dilation[0] == 1
+    return few and int(conv.padding[0]) < conv.kernel_size[0]
 
 
 def convolve_each(conv: nn.ConvTranspose2d, u: Tensor, weights: Tensor) -> Tensor:

@@ -200,6 +200,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     checkpoint = folder / "checkpoints" / "last.ckpt"
     epochs = math.ceil(config.steps[phase] / config.data.batches_per_epoch)
     sessions = len(list(folder.glob("log/session_*")))
+    termination = interruption.Termination(checkpoint)
     trainer = L.Trainer(
         devices=1,
         max_epochs=epochs,
@@ -207,7 +208,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         logger=CSVLogger(folder, name="log", version=f"session_{sessions}"),
         callbacks=[
             ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
-            interruption.Termination(checkpoint),
+            termination,
             RichProgressBar(leave=False),
         ],
         log_every_n_steps=50,
@@ -224,7 +225,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         data.done = progress["total"]["completed"]
     with contextlib.suppress(SIGTERMException):
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=False)
-    if trainer.current_epoch < epochs:
+    if termination.told or trainer.current_epoch < epochs:
         raise Stopped("Stopped. The same command goes on after the last checkpoint.")
     codec = module.cpu().finished()
     zoo.round_kernels(codec)
