@@ -191,13 +191,16 @@ def convolve_each(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Ten
         u: ``(B, C, H, W)``.
         weights: ``(B, *like.weight.shape)``.
         biases: ``(B, C_out)``.
+
+    Returns:
+        ``(B, C_out, H', W')``; of few channels in float32, also under autocast.
     """
     if torch.is_autocast_enabled(u.device.type):  # all at once, and not kernel by kernel
         weights = weights.to(torch.get_autocast_dtype(u.device.type))
-    biases = biases.to(weights.dtype)
     if subpixel.suits(like):
         assert isinstance(like, nn.ConvTranspose2d)
+        # Of a picture: near white the steps of bfloat16 are as large as those of 8 bits, or twice.
         return subpixel.convolve_each(like, u.to(weights.dtype), weights) + biases[:, :, None, None]
     # One by one is faster than in groups, with channels last above all.
-    each = zip(u.split(1), weights, biases, strict=True)
+    each = zip(u.split(1), weights, biases.to(weights.dtype), strict=True)
     return torch.cat([convolve(like, one, weight, bias) for one, weight, bias in each])
