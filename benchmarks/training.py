@@ -3,7 +3,8 @@
 Ways to do the step of adapters and gate for three domains, loss, gradients and optimiser included:
 
 * ``straightforward``: as the published code, the whole codec forward with gradients on for all
-  parameters, in float32, adapters in parallel branches, the rate computed;
+  parameters, in float32, adapters in parallel branches, the rate computed; glibc manages the memory as
+  it does by default, while ours keep what a step has freed;
 * ``uncached``: ours, which encodes every crop without gradients and decodes in bfloat16 by one kernel
   an image;
 * ``cached``: ours, with latents of whole pictures from the cache;

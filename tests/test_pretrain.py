@@ -11,12 +11,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from rich.console import Console
 from safetensors.torch import load_file
 
 from lic_da.codecs import zoo
 from lic_da.data.images import RGB
+from lic_da.errors import Stopped
+from lic_da.training import pretrain
+from lic_da.training.interruption import read_checkpoint
+from lic_da.training.pretraining import Pretraining
 from tests.conftest import MEAN_SCALE, codec_config, photo_crops
 
 SETTINGS = (
@@ -34,20 +43,10 @@ SETTINGS = (
 )
 
 
-def validations(log: Path) -> list[tuple[str, ...]]:
-    """Epochs and what they were validated at; Lightning counts a step twice where an epoch goes on."""
+def validations(log: Path) -> list[dict[str, str]]:
+    """Rows of validations; the mean of an epoch's losses is written after its checkpoint only."""
     with open(log, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["val/psnr"]]
-    return [
-        tuple(v for k, v in row.items() if k == "epoch" or k.startswith("val/")) for row in rows
-    ]
-
-
-def handles_sigterm(pid: int) -> bool:
-    """Whether a process handles the signal by now, and is not just ended by it."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (caught,) = (int(line[7:], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(caught >> signal.SIGTERM - 1 & 1)
+        return [row for row in csv.DictReader(file) if row["val/psnr"]]
 
 
 def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
@@ -75,15 +74,6 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert last.is_file() and not (tmp_path / "killed" / "export").exists()
-
-    terminated = start("killed")
-    assert terminated.stderr is not None
-    assert any("Restored all states" in line for line in terminated.stderr)
-    while not handles_sigterm(terminated.pid) and terminated.poll() is None:
-        time.sleep(0.02)
-    terminated.send_signal(signal.SIGTERM)
-    _, errors = terminated.communicate()
-    assert terminated.returncode == 2 and "Stopped" in errors, errors
 
     again = start("killed")
     _, errors = again.communicate()
@@ -127,3 +117,47 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     other = start("killed", "clip=2")
     _, errors = other.communicate()
     assert other.returncode == 2 and "training with other settings (clip)" in errors
+
+
+def test_terminated_pretraining_goes_on_from_its_last_step(
+    folder_domain: Callable[..., Path],
+    photographs: list[RGB],
+    conf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder_domain("photos", photo_crops(photographs, 12, side=96))
+    monkeypatch.chdir(tmp_path)
+
+    def train(name: str) -> None:
+        settings = ("steps={first: 10, next: 10}", "data.batches_per_epoch=5", f"folder={name}")
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            config = compose("pretrain", [*SETTINGS, *settings])
+        config.codec.quality = 4
+        pretrain.pretrain_quality(config, None, instantiate(config.data), Console(quiet=True))
+
+    train("whole")
+    own = Pretraining.training_step
+    # In the middle of the first epoch, of the second, and in the very last step.
+    for step in (2, 7, 9):
+
+        def terminated(
+            self: Pretraining, batch: dict[str, Any], batch_idx: int, step: int = step
+        ) -> None:
+            if self.global_step // 2 == step:  # Lightning counts the steps of two optimisers
+                os.kill(os.getpid(), signal.SIGTERM)
+            own(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Pretraining, "training_step", terminated)
+            with pytest.raises(Stopped):
+                train("cut")
+        checkpoint = read_checkpoint(tmp_path / "cut" / "q4" / "checkpoints" / "last.ckpt")
+        assert checkpoint["global_step"] // 2 == step + 1
+    train("cut")
+    ours, theirs = (
+        load_file(tmp_path / name / "q4" / "weights.safetensors") for name in ("cut", "whole")
+    )
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours.keys() | theirs.keys())
+    logs = [validations(tmp_path / name / "q4" / "log.csv") for name in ("cut", "whole")]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "9"]

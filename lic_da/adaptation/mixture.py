@@ -167,7 +167,7 @@ def _bias(conv: Conv) -> Tensor:
     return conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
 
 
-def convolve(like: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+def convolve(like: Conv, u: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution, or transposed convolution, with the geometry of ``like`` and another kernel."""
     if isinstance(like, nn.ConvTranspose2d):
         return F.conv_transpose2d(
@@ -177,10 +177,10 @@ def convolve(like: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, groups:
             like.stride,  # type: ignore[arg-type]
             like.padding,  # type: ignore[arg-type]
             like.output_padding,  # type: ignore[arg-type]
-            groups,
+            like.groups,
             like.dilation,  # type: ignore[arg-type]
         )
-    return F.conv2d(u, weight, bias, like.stride, like.padding, like.dilation, groups)  # type: ignore[arg-type]
+    return F.conv2d(u, weight, bias, like.stride, like.padding, like.dilation, like.groups)  # type: ignore[arg-type]
 
 
 def convolve_each(like: Conv, u: Tensor, weights: Tensor, biases: Tensor) -> Tensor:

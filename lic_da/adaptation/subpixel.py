@@ -17,7 +17,7 @@ _BLOCK = 16
 
 
 def suits(conv: nn.Module) -> bool:
-    """Whether a convolution is one that is faster this way."""
+    """Whether a convolution is a transposed one to few channels, of a square geometry."""
     if not isinstance(conv, nn.ConvTranspose2d):
         return False
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.output_padding, conv.dilation)

@@ -254,17 +254,28 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
     with atomic_path(place.recipe) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
-    write_log(folder / "log", place.log)
+    write_log(folder / "log", place.log, config.data.batches_per_epoch)
     metadata = {"codec": config.codec.name, "quality": str(quality)}
     zoo.save_weights(codec, place.weights, metadata, half=True)
 
 
-def write_log(sessions: Path, path: Path) -> None:
-    """Join the logs of all sessions; of steps that were done twice the last time counts."""
+def write_log(sessions: Path, path: Path, batches: int) -> None:
+    """Join the logs of all sessions; of epochs that were done twice the last time counts.
+
+    Where an epoch was interrupted, its training losses are means over the rest of it.
+
+    Args:
+        sessions: folder of the logs.
+        path: where they are joined.
+        batches: of an epoch.
+    """
     rows: dict[tuple[int, bool], dict[str, str]] = {}
     for log in sorted(sessions.glob("session_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
         with open(log, newline="") as file:
-            rows |= {(int(r["step"]), not r["val/loss"]): r for r in csv.DictReader(file)}
+            for row in csv.DictReader(file):
+                epoch = int(row["epoch"])
+                # Lightning counts a step too many after an epoch that went on.
+                rows[epoch, not row["val/loss"]] = {**row, "step": f"{(epoch + 1) * batches - 1}"}
     with atomic_path(path) as temporary, open(temporary, "w") as file:
         writer = csv.DictWriter(file, list(rows[min(rows)]), lineterminator="\n")
         writer.writeheader()

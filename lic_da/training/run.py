@@ -204,7 +204,7 @@ def _make_room(folder: Path) -> None:
     )
 
 
-_WITHOUT_EFFECT = (
+_WITHOUT_EFFECT: tuple[str, ...] = (
     *("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb"),
     "extend",  # the fingerprint beside it has
 )
@@ -232,7 +232,10 @@ def _settings(config: Any) -> Any:
     for key, value in _MISSING_ONCE.items():
         if OmegaConf.select(config, key) is None:
             OmegaConf.update(config, key, value, force_add=True)
-    for key in _WITHOUT_EFFECT:
+    without_effect = _WITHOUT_EFFECT
+    if not OmegaConf.select(config, "data.latent_cache"):
+        without_effect += ("data.latent_pixels",)
+    for key in without_effect:
         OmegaConf.update(config, key, None, force_add=True)
     return OmegaConf.to_container(config)
 
