@@ -113,6 +113,9 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     )
     trainings = json.loads((export / "q3.json").read_text())["training"]
     assert [t["started_from"] for t in trainings] == ["quality 4", "the weights before"]
+    before = exported[export / "q3.log.csv"].decode()
+    assert (export / "q3.log.csv").read_text().startswith(before)
+    assert [row["training"] for row in validations(export / "q3.log.csv")] == [*"0111"]
 
     other = start("killed", "clip=2")
     _, errors = other.communicate()

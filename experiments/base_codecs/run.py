@@ -112,29 +112,46 @@ def plot(curves: Curves, counts: dict[str, int]) -> None:
     save(figure, "rd_curves.png")
 
 
-def validations(codec: str, quality: int) -> list[tuple[int, float]]:
-    """Steps of the last training of the exported weights, and its validation loss R + λ·255²·MSE."""
-    with open(zoo.WEIGHTS / codec / f"q{quality}.log.csv", newline="") as file:
+def validations(codec: str, quality: int) -> list[list[tuple[float, float]]]:
+    """Megapixels trained on so far, and the validation loss R + λ·255²·MSE; a list a training."""
+    stem = zoo.WEIGHTS / codec / f"q{quality}"
+    trainings = json.loads(stem.with_suffix(".json").read_text())["training"]
+    with open(stem.with_suffix(".log.csv"), newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/loss"]]
-    return [(int(row["step"]) + 1, float(row["val/loss"])) for row in rows]
+    curves, before = [], 0.0
+    for number, training in enumerate(trainings):
+        of_step = training["batch_size"] * training["crop"] ** 2 / 1e6
+        curves.append(
+            [
+                (before + (int(row["step"]) + 1) * of_step, float(row["val/loss"]))
+                for row in rows
+                if int(row["training"]) == number
+            ]
+        )
+        before += training["steps"] * of_step
+    return curves
 
 
 def plot_training() -> None:
     """How the validation loss fell while the weights were trained, relative to where it ended."""
     figure, panels = plt.subplots(1, len(CODECS), figsize=(11, 4.2), layout="constrained")
     for codec, axes in zip(CODECS, panels, strict=True):
-        for quality in configured(codec).qualities:
-            curve = validations(codec, quality)
-            recipe = json.loads((zoo.WEIGHTS / codec / f"q{quality}.json").read_text())
-            began = recipe["training"][-1]["started_from"]
-            relative = [100 * (loss / curve[-1][1] - 1) for _, loss in curve]
-            label = f"quality {quality}, from {began}"
-            axes.plot([step for step, _ in curve], relative, marker=".", label=label)
+        for index, quality in enumerate(configured(codec).qualities):
+            curves = validations(codec, quality)
+            end = curves[-1][-1][1]
+            for number, curve in enumerate(curves):
+                axes.plot(
+                    [megapixels for megapixels, _ in curve],
+                    [100 * (loss / end - 1) for _, loss in curve],
+                    color=f"C{index}",
+                    marker=".",
+                    label=f"quality {quality}" if number == 0 else None,
+                )
         axes.set(
-            xlabel="steps",
+            xlabel="megapixels trained on; a line a training",
             ylabel="R + λD of validation photographs over its last value, %",
             title=codec,
-            ylim=(-1, 30),
+            ylim=(-1, 20),
         )
         axes.grid(alpha=0.3)
         axes.legend()

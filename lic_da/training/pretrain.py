@@ -17,6 +17,7 @@ import csv
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -254,12 +255,12 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
     with atomic_path(place.recipe) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
-    write_log(folder / "log", place.log, config.data.batches_per_epoch)
+    write_log(folder / "log", place.log, len(history), config.data.batches_per_epoch)
     metadata = {"codec": config.codec.name, "quality": str(quality)}
     zoo.save_weights(codec, place.weights, metadata, half=True)
 
 
-def write_log(sessions: Path, path: Path, batches: int) -> None:
+def write_log(sessions: Path, path: Path, training: int, batches: int) -> None:
     """Join the logs of all sessions; of epochs that were done twice the last time counts.
 
     Where an epoch was interrupted, its training losses are means over the rest of it.
@@ -267,19 +268,38 @@ def write_log(sessions: Path, path: Path, batches: int) -> None:
     Args:
         sessions: folder of the logs.
         path: where they are joined.
+        training: place among the trainings that the recipe tells, a column of the log.
         batches: of an epoch.
     """
     rows: dict[tuple[int, bool], dict[str, str]] = {}
     for log in sorted(sessions.glob("session_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
-        with open(log, newline="") as file:
-            for row in csv.DictReader(file):
-                epoch = int(row["epoch"])
-                # Lightning counts a step too many after an epoch that went on.
-                rows[epoch, not row["val/loss"]] = {**row, "step": f"{(epoch + 1) * batches - 1}"}
+        for row in _read_rows(log):
+            epoch = int(row["epoch"])
+            # Lightning counts a step too many after an epoch that went on.
+            true = {"training": f"{training}", "step": f"{(epoch + 1) * batches - 1}"}
+            rows[epoch, not row["val/loss"]] = {**row, **true}
+    _write_rows([rows[key] for key in sorted(rows)], path)
+
+
+def join_logs(before: Path, log: Path, path: Path) -> None:
+    """Write the log of a training behind those of the trainings before it, if it goes on from them."""
+    rows = _read_rows(log)
+    training = int(rows[0]["training"])
+    earlier = _read_rows(before) if training and before.is_file() else []
+    _write_rows([*(r for r in earlier if int(r["training"]) < training), *rows], path)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        # Logs of earlier versions hold a single training.
+        return [{"training": "0", **row} for row in csv.DictReader(file)]
+
+
+def _write_rows(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     with atomic_path(path) as temporary, open(temporary, "w") as file:
-        writer = csv.DictWriter(file, list(rows[min(rows)]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows))
+        writer.writerows(rows)
 
 
 def export(config: DictConfig, data: Any, console: Console) -> None:
@@ -297,7 +317,8 @@ def export(config: DictConfig, data: Any, console: Console) -> None:
             )
             return
         console.print(f"Those at {exported.weights} had {_in_words(then)}")
-    for part in ("recipe", "log", "weights"):
+    join_logs(exported.log, trained.log, exported.log)
+    for part in ("recipe", "weights"):
         with atomic_path(getattr(exported, part)) as temporary:
             temporary.write_bytes(getattr(trained, part).read_bytes())
     fingerprints = exported.weights.parents[1] / known.FINGERPRINTS.name
