@@ -210,7 +210,7 @@ def test_oracle_decodes_earlier_domains_as_before_whatever_the_gate_does(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["extend=nowhere"], "nowhere is not an adapter pack: it has no adapters.safetensors"),
+        (["extend=nowhere"], "There is no folder nowhere"),
         (["domains=[lines,other]"], "has the domains photos, lines already. Name new ones only"),
         (["domains=[]"], "Name new ones only"),
         (["codec=mbt2018_mean"], "codec.name is that of the pack earlier"),

@@ -109,6 +109,8 @@ def read_config(folder: Path) -> DictConfig:
     Raises:
         UserError: the folder is no pack.
     """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}, where an adapter pack was to be.")
     if not (folder / CONFIG).is_file():
         missing = [
             name for name in (AdaptedCodec.weights_file, CONFIG) if not (folder / name).is_file()
