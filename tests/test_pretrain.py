@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 
 from lic_da.codecs import zoo
 from lic_da.data.images import RGB
-from lic_da.errors import Stopped
+from lic_da.errors import Stopped, UserError
 from lic_da.training import pretrain
 from lic_da.training.interruption import read_checkpoint
 from lic_da.training.pretraining import Pretraining
@@ -91,7 +92,7 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     config = codec_config(3, MEAN_SCALE)
     config.weights = str(export / "q3.safetensors")
     fingerprint = zoo.fingerprint(zoo.build(config).state_dict())
-    recorded = json.loads((tmp_path / "whole" / "fingerprints.json").read_text())
+    recorded = json.loads((export / "fingerprints.json").read_text())
     assert recorded[fingerprint] == [MEAN_SCALE, 3]
     kernels = [v for v in load_file(export / "q3.safetensors").values() if v.ndim == 4]
     assert kernels and all(v.dtype == torch.float16 for v in kernels)
@@ -122,39 +123,56 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     assert other.returncode == 2 and "training with other settings (clip)" in errors
 
 
-def test_terminated_pretraining_goes_on_from_its_last_step(
+@pytest.fixture
+def train(
     folder_domain: Callable[..., Path],
     photographs: list[RGB],
     conf: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> Callable[..., None]:
+    """Pre-trains quality 4 for ten steps in a folder of this name, and exports it if there is an export."""
     folder_domain("photos", photo_crops(photographs, 12, side=96))
     monkeypatch.chdir(tmp_path)
 
-    def train(name: str) -> None:
+    def train(name: str, *overrides: str) -> None:
         settings = ("steps={first: 10, next: 10}", "data.batches_per_epoch=5", f"folder={name}")
         with initialize_config_dir(str(conf), version_base="1.3"):
-            config = compose("pretrain", [*SETTINGS, *settings])
+            config = compose("pretrain", [*SETTINGS, *settings, *overrides])
+        pretrain.check(config)
         config.codec.quality = 4
-        pretrain.pretrain_quality(config, None, instantiate(config.data), Console(quiet=True))
+        data, console = instantiate(config.data), Console(quiet=True)
+        pretrain.pretrain_quality(config, None, data, console)
+        if config.export:
+            data.setup()
+            pretrain.export(config, data, console)
 
-    train("whole")
+    return train
+
+
+@contextlib.contextmanager
+def terminated_at(step: int) -> Iterator[None]:
+    """SIGTERM comes in this step, and ends the training."""
     own = Pretraining.training_step
+
+    def training_step(self: Pretraining, batch: dict[str, Any], batch_idx: int) -> None:
+        if self.global_step // 2 == step:  # Lightning counts the steps of two optimisers
+            os.kill(os.getpid(), signal.SIGTERM)
+        own(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Pretraining, "training_step", training_step)
+        yield
+
+
+def test_terminated_pretraining_goes_on_from_its_last_step(
+    train: Callable[..., None], tmp_path: Path
+) -> None:
+    train("whole")
     # In the middle of the first epoch, of the second, and in the very last step.
     for step in (2, 7, 9):
-
-        def terminated(
-            self: Pretraining, batch: dict[str, Any], batch_idx: int, step: int = step
-        ) -> None:
-            if self.global_step // 2 == step:  # Lightning counts the steps of two optimisers
-                os.kill(os.getpid(), signal.SIGTERM)
-            own(self, batch, batch_idx)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Pretraining, "training_step", terminated)
-            with pytest.raises(Stopped):
-                train("cut")
+        with terminated_at(step):
+            train("cut")
         checkpoint = read_checkpoint(tmp_path / "cut" / "q4" / "checkpoints" / "last.ckpt")
         assert checkpoint["global_step"] // 2 == step + 1
     train("cut")
@@ -164,3 +182,71 @@ def test_terminated_pretraining_goes_on_from_its_last_step(
     assert all(torch.equal(ours[k], theirs[k]) for k in ours.keys() | theirs.keys())
     logs = [validations(tmp_path / name / "q4" / "log.csv") for name in ("cut", "whole")]
     assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "9"]
+
+
+def test_a_recipe_tells_of_the_weights_that_a_training_started_from(
+    train: Callable[..., None], tmp_path: Path
+) -> None:
+    def told(folder: str) -> tuple[list[str], list[str]]:
+        """The recipe's trainings, and those that the rows of the log are of."""
+        (recipe,) = tmp_path.glob(f"{folder}/*[4e].json")
+        (log,) = tmp_path.glob(f"{folder}/*log.csv")
+        trainings = json.loads(recipe.read_text())["training"]
+        return [t["started_from"] for t in trainings], [r["training"] for r in validations(log)]
+
+    train("first", "refine=true", "export=export")
+    assert told("export") == (["scratch"], ["0", "0"])
+    # Now there is something to refine, but this training is finished.
+    train("first", "refine=true", "export=export", "codec.training.lr=1")
+    with terminated_at(7):
+        train("cut", "refine=true", "export=export", "seed=1")
+    train("other", "refine=true", "export=export", "seed=2")
+    refined = (["scratch", "the weights before"], ["0", "0", "1", "1"])
+    assert told("export") == told("other/q4") == refined
+    train("cut", "refine=true", "export=export", "seed=1")
+    assert told("cut/q4") == refined
+    # Logs were without that column once.
+    log = tmp_path / "export" / "q4.log.csv"
+    log.write_text("".join(line.partition(",")[2] for line in log.read_text().splitlines(True)))
+    train("third", "refine=true", "export=export", "seed=3")
+    assert told("third/q4")[1] == [*"111122"]
+
+
+def test_logs_of_killed_sessions_are_joined(tmp_path: Path) -> None:
+    logs = (
+        "",
+        "epoch,step,val/bpp,val/loss\n0,4,0.5,2.5\n",  # killed after the first checkpoint
+        "epoch,step,train/loss,val/bpp,val/loss\n1,10,,0.4,2.0\n1,10,1.5,,\n2,14,,",
+        "epoch,step,train/loss,val/bpp,val/loss\n2,14,,0.3,1.5\n",
+    )
+    for number, log in enumerate(logs):
+        folder = tmp_path / f"session_{number}"
+        folder.mkdir()
+        (folder / "metrics.csv").write_text(log)
+    rows = pretrain.logged(tmp_path, 3, batches=5)
+    assert [(r["training"], r["epoch"], r["step"]) for r in rows] == [
+        *(("3", "0", "4"), ("3", "1", "9"), ("3", "1", "9"), ("3", "2", "14"))
+    ]
+    assert [r.get("val/loss") for r in rows] == ["2.5", "2.0", "", "1.5"]
+    assert rows[2]["train/loss"] == "1.5"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("qualities=4", "qualities must be a list"),
+        ("qualities=[]", "qualities must be a list"),
+        ("data.val_images=0", "data.val_images must be 1 at least"),
+        ("steps.first=0", "steps.first must be 1 at least"),
+        ("data.batches_per_epoch=0", "data.batches_per_epoch must be 1 at least"),
+        ("data.crop=50", "data.crop must be a multiple of 64"),
+        ("refine=true", "leave out start"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    override: str, message: str, conf: Path
+) -> None:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("pretrain", [*SETTINGS, "start=q4.safetensors", override])
+    with pytest.raises(UserError, match=message):
+        pretrain.check(config)

@@ -281,6 +281,15 @@ def test_printed_the_report_shows_all_three_pictures(
     assert not v.page.locator("input[type=range]").first.is_visible()
 
 
+def test_size_of_the_latent_cache_tells_series_apart_only_where_there_is_one() -> None:
+    for cached, count in ((False, 1), (True, 2)):
+        runs = [run_of(q, ["sketch"]) for q in (1, 2, 3, 4)]
+        for run, pixels in zip(runs, (2_000_000, *3 * (1_000_000,)), strict=True):
+            data = {"latent_cache": cached, "latent_pixels": pixels}
+            OmegaConf.update(run.config, "data", data, force_add=True)
+        assert len(series_of(runs)) == count
+
+
 def test_several_series_and_curves_without_overlap(tmp_path: Path, photographs: list[RGB]) -> None:
     runs = [run_of(q, ["sketch"]) for q in (1, 2, 3, 4)]
     runs += [run_of(q, ["sketch", "clipart"], shift=0.2) for q in (1, 2, 3)]

@@ -343,7 +343,7 @@ class DomainsDataModule(L.LightningDataModule):
         learned: Sequence[str] | None = None,
         done: int = 0,
         latent_cache: bool = False,
-        latent_pixels: int = 1 << 20,
+        latent_pixels: int = 1_000_000,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)

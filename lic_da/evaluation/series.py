@@ -17,6 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lic_da.config import without_effect
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
@@ -27,10 +28,6 @@ BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
     "interpolation", "points", "images", "series", "reason",
 )  # fmt: skip
-_NOT_IN_A_SERIES = (
-    *("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb"),
-    "extended_from",
-)
 _LABELLED = (
     "domains", "unseen", "data.domains", "data.unseen", "data.seed", "method.name",
     "method.training.seed",
@@ -77,7 +74,8 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All that tells its series from another, as dotted key and value."""
         config = OmegaConf.create(OmegaConf.to_container(self.config, resolve=True))
-        for key in (*_NOT_IN_A_SERIES, "codec.quality"):
+        assert isinstance(config, DictConfig)
+        for key in (*without_effect(config), "extended_from", "codec.quality"):
             OmegaConf.update(config, key, None, force_add=True)
         return _flat(OmegaConf.to_container(config))
 

@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from lic_da.codecs import known, zoo
@@ -43,6 +43,8 @@ from lic_da.errors import Stopped, UserError
 from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
 from lic_da.training.pretraining import Pretraining, validate
+
+SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -88,20 +90,48 @@ class Place:
         zoo.load_weights(codec, self.weights)
         return codec
 
-    def history(self) -> list[dict[str, Any]]:
+    def trainings(self) -> list[dict[str, Any]]:
         """The trainings that led to these weights, as their recipe tells."""
         if not self.recipe.is_file():
             return []
-        history: list[dict[str, Any]] = json.loads(self.recipe.read_text())["training"]
-        return history
+        # The first recipes told of one training without a list.
+        trainings: list[dict[str, Any]] = json.loads(self.recipe.read_text()).get("training", [])
+        return trainings
+
+    def rows(self) -> list[dict[str, str]]:
+        """The log of these trainings; a log of one training has no column that numbers them."""
+        if not self.log.is_file():
+            return []
+        last = str(max(len(self.trainings()) - 1, 0))
+        return [{"training": last, **row} for row in _read_rows(self.log)]
 
 
-def origin(start: Path | None, exported: Path) -> str:
+@dataclass(frozen=True)
+class Origin:
+    """What a training starts from; noted in its folder, for exported weights may change meanwhile.
+
+    Attributes:
+        started_from: in words.
+        training: the trainings of those weights, if it refines them.
+        log: rows of their log.
+    """
+
+    started_from: str
+    training: list[dict[str, Any]]
+    log: list[dict[str, str]]
+
+    @classmethod
+    def of(cls, start: Path | None, exported: Place) -> Origin:
+        """The origin of a training that starts from these weights."""
+        if start != exported.weights:
+            return cls(in_words(start), [], [])
+        return cls("the weights before", exported.trainings(), exported.rows())
+
+
+def in_words(start: Path | None) -> str:
     """What a training started from, in words."""
     if start is None:
-        return "scratch"
-    if start == exported:
-        return "the weights before"
+        return SCRATCH
     name = start.parent.name if start.stem == "weights" else start.stem
     return f"quality {name[1:]}" if name[1:].isdigit() else start.name
 
@@ -128,35 +158,53 @@ def given_start(config: DictConfig) -> Path | None:
     return Path(config.start) if config.start else None
 
 
+_OF_CODEC = ("name", "quality", "model", "stride")
+"""What pre-training depends on in a codec's configuration; the rest of it is about adapters."""
+
+
 def settings_of(config: DictConfig) -> dict[str, Any]:
-    """The configuration without folders and the list of qualities."""
+    """The configuration of a training, without folders and without what has no effect on it."""
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     for name in ("folder", "export", "qualities", "start"):
         settings.pop(name)
-    return settings
+    codec = cast(dict[str, Any], OmegaConf.to_container(zoo.at_quality(config.codec), resolve=True))
+    return {**settings, "codec": {name: codec[name] for name in _OF_CODEC}}
 
 
-def check_settings(config: DictConfig, started_from: str, folder: Path) -> None:
+def check_settings(config: DictConfig, folder: Path) -> None:
     """Note the settings of a training, or refuse to go on with one that has others.
 
     Raises:
         UserError: the folder holds a training of other settings.
     """
     path = folder / "settings.json"
-    settings = {**settings_of(config), "started_from": started_from}
+    start = given_start(config)
+    settings = {**settings_of(config), "start": str(start.resolve()) if start else None}
     if not path.is_file():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n")
         return
     theirs = json.loads(path.read_text())
-    differing = sorted(
-        k for k in settings.keys() | theirs.keys() if settings.get(k) != theirs.get(k)
-    )
+    theirs.pop("started_from", None)
+    theirs["codec"] = {name: theirs["codec"].get(name) for name in _OF_CODEC}
+    ours, theirs = _flat(settings), _flat(theirs)
+    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differing:
         raise UserError(
             f"{folder} holds a training with other settings ({', '.join(differing)}): give those of "
             f"{path}, or another folder=…"
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console: Console) -> None:
@@ -174,17 +222,29 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     """
     place, quality = Place.trained(config), config.codec.quality
     folder = place.weights.parent
-    start = start_of(config, start, console)
-    started_from = origin(start, Place.exported(config).weights)
-    check_settings(config, started_from, folder)
+    check_settings(config, folder)
     if place.weights.is_file():
         console.print(f"quality {quality} is trained already: {place.weights}")
         return
     L.seed_everything(config.seed, verbose=False)
     codec = zoo.build(config.codec, weights=False)
-    phase = "first" if start is None else "next"
-    if start is not None:
-        zoo.load_weights(codec, start)
+    checkpoint, noted = folder / "checkpoints" / "last.ckpt", folder / "origin.json"
+    resumed = checkpoint if checkpoint.is_file() else None
+    if resumed and noted.is_file():
+        origin = Origin(**json.loads(noted.read_text()))
+        state = interruption.read_checkpoint(resumed)["state_dict"]
+        # Lightning loads it again, but not into tables of another size.
+        codec.load_state_dict(
+            {k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")}
+        )
+    else:
+        start = start_of(config, start, console)
+        origin = Origin.of(start, Place.exported(config))
+        with atomic_path(noted) as temporary:
+            temporary.write_text(json.dumps(asdict(origin)) + "\n")
+        if start is not None:
+            zoo.load_weights(codec, start)
+    phase = "first" if origin.started_from == SCRATCH else "next"
     module = Pretraining(
         codec.train(),
         config.codec,
@@ -198,7 +258,6 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         bf16=config.bf16,
         compile=config.compile,
     )
-    checkpoint = folder / "checkpoints" / "last.ckpt"
     epochs = math.ceil(config.steps[phase] / config.data.batches_per_epoch)
     sessions = len(list(folder.glob("log/session_*")))
     termination = interruption.Termination(checkpoint)
@@ -218,7 +277,6 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         default_root_dir=folder,
     )
     began = time.time()
-    resumed = checkpoint if checkpoint.is_file() else None
     if resumed is not None:
         progress = interruption.read_checkpoint(resumed)["loops"]["fit_loop"][
             "epoch_loop.batch_progress"
@@ -230,19 +288,19 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         raise Stopped("Stopped. The same command goes on after the last checkpoint.")
     codec = module.cpu().finished()
     zoo.round_kernels(codec)
-    history = Place.exported(config).history() if config.refine else []
     recipe = {
         "codec": config.codec.name,
         "quality": quality,
         "lmbda": zoo.LAMBDAS[quality],
         "training": [
-            *history,
+            *origin.training,
             {
-                "started_from": started_from,
+                "started_from": origin.started_from,
                 "steps": epochs * config.data.batches_per_epoch,
                 "lr": config.lr[phase],
                 "batch_size": config.data.batch_size,
                 "crop": config.data.crop,
+                "val_crop": config.data.val_crop,
                 "batches_per_epoch": config.data.batches_per_epoch,
                 "minutes_of_last_session": round((time.time() - began) / 60, 1),
             },
@@ -255,49 +313,47 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
     with atomic_path(place.recipe) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
-    write_log(folder / "log", place.log, len(history), config.data.batches_per_epoch)
+    own = logged(folder / "log", len(origin.training), config.data.batches_per_epoch)
+    _write_rows([*origin.log, *own], place.log)
     metadata = {"codec": config.codec.name, "quality": str(quality)}
     zoo.save_weights(codec, place.weights, metadata, half=True)
 
 
-def write_log(sessions: Path, path: Path, training: int, batches: int) -> None:
-    """Join the logs of all sessions; of epochs that were done twice the last time counts.
+def logged(sessions: Path, training: int, batches: int) -> list[dict[str, str]]:
+    """The logs of all sessions as one; of epochs that were done twice the last time counts.
 
     Where an epoch was interrupted, its training losses are means over the rest of it.
 
     Args:
         sessions: folder of the logs.
-        path: where they are joined.
         training: place among the trainings that the recipe tells, a column of the log.
         batches: of an epoch.
+
+    Returns:
+        Rows, validation and training losses of an epoch after another.
     """
     rows: dict[tuple[int, bool], dict[str, str]] = {}
     for log in sorted(sessions.glob("session_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
         for row in _read_rows(log):
+            if None in row.values():  # a line that was cut
+                continue
             epoch = int(row["epoch"])
             # Lightning counts a step too many after an epoch that went on.
             true = {"training": f"{training}", "step": f"{(epoch + 1) * batches - 1}"}
-            rows[epoch, not row["val/loss"]] = {**row, **true}
-    _write_rows([rows[key] for key in sorted(rows)], path)
-
-
-def join_logs(before: Path, log: Path, path: Path) -> None:
-    """Write the log of a training behind those of the trainings before it, if it goes on from them."""
-    rows = _read_rows(log)
-    training = int(rows[0]["training"])
-    earlier = _read_rows(before) if training and before.is_file() else []
-    _write_rows([*(r for r in earlier if int(r["training"]) < training), *rows], path)
+            rows[epoch, not row.get("val/loss")] = {**row, **true}
+    return [rows[key] for key in sorted(rows)]
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
-        # Logs of earlier versions hold a single training.
-        return [{"training": "0", **row} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
 
 
 def _write_rows(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    first = ("training", "epoch", "step")
+    names = [*first, *sorted({name for row in rows for name in row} - {*first})]
     with atomic_path(path) as temporary, open(temporary, "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -308,21 +364,22 @@ def export(config: DictConfig, data: Any, console: Console) -> None:
     codec, before = trained.read(config), exported.read(config)
     assert codec is not None
     fingerprint = zoo.fingerprint(codec.state_dict())
-    # Where they are the same, something was stopped on the way; it is finished now.
-    if before is not None and zoo.fingerprint(before.state_dict()) != fingerprint:
-        now, then = (validate(c, data, config.codec) for c in (codec, before))
-        if not now["loss"] < then["loss"]:
-            console.print(
-                f"The weights at {exported.weights} stay, for they are better: {_in_words(then)}"
-            )
-            return
-        console.print(f"Those at {exported.weights} had {_in_words(then)}")
-    join_logs(exported.log, trained.log, exported.log)
-    for part in ("recipe", "weights"):
-        with atomic_path(getattr(exported, part)) as temporary:
-            temporary.write_bytes(getattr(trained, part).read_bytes())
-    fingerprints = exported.weights.parents[1] / known.FINGERPRINTS.name
-    known.record(fingerprint, config.codec.name, config.codec.quality, fingerprints)
+    if before is None or zoo.fingerprint(before.state_dict()) != fingerprint:
+        if before is not None:
+            now, then = (validate(c, data, config.codec) for c in (codec, before))
+            if not now["loss"] < then["loss"]:
+                console.print(
+                    f"The weights at {exported.weights} stay, for they are better: {_in_words(then)}"
+                )
+                return
+            console.print(f"Those at {exported.weights} had {_in_words(then)}")
+        for part in ("recipe", "log", "weights"):  # the weights last: with them it is done
+            with atomic_path(getattr(exported, part)) as temporary:
+                temporary.write_bytes(getattr(trained, part).read_bytes())
+    file = known.FINGERPRINTS
+    if config.export is not None:
+        file = exported.weights.parent / file.name
+    known.record(fingerprint, config.codec.name, config.codec.quality, file)
 
 
 def _in_words(point: dict[str, float]) -> str:
@@ -350,6 +407,23 @@ def write_curve(folder: Path, codec: str) -> None:
     plt.close(figure)
 
 
+def check(config: DictConfig) -> None:
+    """Refuse what cannot work before hours of training.
+
+    Raises:
+        UserError: a setting is out of its range.
+    """
+    if not isinstance(config.qualities, ListConfig) or not config.qualities:
+        raise UserError("qualities must be a list such as [4,3].")
+    for key in ("steps.first", "steps.next", "data.batches_per_epoch", "data.val_images"):
+        if OmegaConf.select(config, key) < 1:
+            raise UserError(f"{key} must be 1 at least.")
+    if config.data.crop < 1 or config.data.crop % config.codec.stride:
+        raise UserError(f"data.crop must be a multiple of {config.codec.stride} for this codec.")
+    if config.refine and config.start:
+        raise UserError("refine=true starts from the exported weights: leave out start.")
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="pretrain")
 @command
 def main(config: DictConfig) -> None:
@@ -357,7 +431,8 @@ def main(config: DictConfig) -> None:
     console = Console(stderr=True)
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
-    for quality in config.qualities:  # what is wrong shows before hours of training
+    check(config)
+    for quality in config.qualities:
         config.codec.quality = quality
         zoo.check_quality(config.codec)
         Place.exported(config).read(config)

@@ -25,7 +25,7 @@ from lic_da import tracking
 from lic_da.adaptation import pack
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import PictureCodec
-from lic_da.config import available
+from lic_da.config import available, without_effect
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names, listed
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
@@ -204,12 +204,6 @@ def _make_room(folder: Path) -> None:
     )
 
 
-_WITHOUT_EFFECT: tuple[str, ...] = (
-    *("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb"),
-    "extend",  # the fingerprint beside it has
-)
-
-
 def _is_run_of(config: DictConfig, folder: Path) -> bool:
     """Whether the run in ``folder`` has these settings, and these base weights if it is finished."""
     if not (folder / "config.yaml").is_file():
@@ -229,13 +223,12 @@ _MISSING_ONCE = {"codec.training.optimiser": "adam", "method.training.optimiser"
 def _settings(config: Any) -> Any:
     """The settings that a result depends on."""
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(config, DictConfig)
     for key, value in _MISSING_ONCE.items():
         if OmegaConf.select(config, key) is None:
             OmegaConf.update(config, key, value, force_add=True)
-    without_effect = _WITHOUT_EFFECT
-    if not OmegaConf.select(config, "data.latent_cache"):
-        without_effect += ("data.latent_pixels",)
-    for key in without_effect:
+    # Beside the folder of a pack that is extended its fingerprint stands.
+    for key in (*without_effect(config), "extend"):
         OmegaConf.update(config, key, None, force_add=True)
     return OmegaConf.to_container(config)
 
