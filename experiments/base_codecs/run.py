@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,43 +113,56 @@ def plot(curves: Curves, counts: dict[str, int]) -> None:
     save(figure, "rd_curves.png")
 
 
-def validations(codec: str, quality: int) -> list[list[tuple[float, float]]]:
-    """Megapixels trained on so far, and the validation loss R + λ·255²·MSE; a list a training."""
+@dataclass(frozen=True)
+class Training:
+    """A training of bundled weights.
+
+    Attributes:
+        val_crop: sides of the central squares of photographs that it was validated on.
+        losses: their loss R + λ·255²·MSE, and on how many megapixels the weights were trained until then.
+    """
+
+    val_crop: int
+    losses: list[tuple[float, float]]
+
+
+def trainings(codec: str, quality: int) -> list[Training]:
+    """The trainings that led to bundled weights."""
     stem = zoo.WEIGHTS / codec / f"q{quality}"
-    trainings = json.loads(stem.with_suffix(".json").read_text())["training"]
+    told = json.loads(stem.with_suffix(".json").read_text())["training"]
     with open(stem.with_suffix(".log.csv"), newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/loss"]]
-    curves, before = [], 0.0
-    for number, training in enumerate(trainings):
+    found, before = [], 0.0
+    for number, training in enumerate(told):
         of_step = training["batch_size"] * training["crop"] ** 2 / 1e6
-        curves.append(
-            [
-                (before + (int(row["step"]) + 1) * of_step, float(row["val/loss"]))
-                for row in rows
-                if int(row["training"]) == number
-            ]
-        )
+        losses = [
+            (before + (int(row["step"]) + 1) * of_step, float(row["val/loss"]))
+            for row in rows
+            if int(row["training"]) == number
+        ]
+        found.append(Training(training["val_crop"], losses))
         before += training["steps"] * of_step
-    return curves
+    return found
 
 
 def plot_training() -> None:
     """How the validation loss fell while the weights were trained, relative to where it ended."""
-    figure, panels = plt.subplots(1, len(CODECS), figsize=(11, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, len(CODECS), figsize=(11, 4.4), layout="constrained")
     for codec, axes in zip(CODECS, panels, strict=True):
         for index, quality in enumerate(configured(codec).qualities):
-            curves = validations(codec, quality)
-            end = curves[-1][-1][1]
-            for number, curve in enumerate(curves):
+            told = trainings(codec, quality)
+            last = told[-1]
+            axes.plot([], color=f"C{index}", label=f"quality {quality}")
+            for training in told:
                 axes.plot(
-                    [megapixels for megapixels, _ in curve],
-                    [100 * (loss / end - 1) for _, loss in curve],
+                    [megapixels for megapixels, _ in training.losses],
+                    [100 * (loss / last.losses[-1][1] - 1) for _, loss in training.losses],
                     color=f"C{index}",
+                    linestyle="-" if training.val_crop == last.val_crop else ":",
                     marker=".",
-                    label=f"quality {quality}" if number == 0 else None,
                 )
         axes.set(
-            xlabel="megapixels trained on; a line a training",
+            xlabel="megapixels trained on (dotted: other validation squares)",
             ylabel="R + λD of validation photographs over its last value, %",
             title=codec,
             ylim=(-1, 20),

@@ -229,14 +229,12 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     L.seed_everything(config.seed, verbose=False)
     codec = zoo.build(config.codec, weights=False)
     checkpoint, noted = folder / "checkpoints" / "last.ckpt", folder / "origin.json"
-    resumed = checkpoint if checkpoint.is_file() else None
+    resumed = interruption.read_checkpoint(checkpoint) if checkpoint.is_file() else None
     if resumed and noted.is_file():
         origin = Origin(**json.loads(noted.read_text()))
-        state = interruption.read_checkpoint(resumed)["state_dict"]
         # Lightning loads it again, but not into tables of another size.
-        codec.load_state_dict(
-            {k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")}
-        )
+        own = {k: v for k, v in resumed["state_dict"].items() if k.startswith("codec.")}
+        codec.load_state_dict({k.removeprefix("codec."): v for k, v in own.items()})
     else:
         start = start_of(config, start, console)
         origin = Origin.of(start, Place.exported(config))
@@ -277,13 +275,13 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         default_root_dir=folder,
     )
     began = time.time()
-    if resumed is not None:
-        progress = interruption.read_checkpoint(resumed)["loops"]["fit_loop"][
-            "epoch_loop.batch_progress"
-        ]
+    if resumed:
+        progress = resumed["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         data.done = progress["total"]["completed"]
     with contextlib.suppress(SIGTERMException):
-        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=False)
+        trainer.fit(
+            module, datamodule=data, ckpt_path=checkpoint if resumed else None, weights_only=False
+        )
     if termination.told or trainer.current_epoch < epochs:
         raise Stopped("Stopped. The same command goes on after the last checkpoint.")
     codec = module.cpu().finished()
@@ -313,8 +311,8 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
     with atomic_path(place.recipe) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
-    own = logged(folder / "log", len(origin.training), config.data.batches_per_epoch)
-    _write_rows([*origin.log, *own], place.log)
+    log = logged(folder / "log", len(origin.training), config.data.batches_per_epoch)
+    _write_rows([*origin.log, *log], place.log)
     metadata = {"codec": config.codec.name, "quality": str(quality)}
     zoo.save_weights(codec, place.weights, metadata, half=True)
 
