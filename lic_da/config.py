@@ -28,6 +28,9 @@ def available(group: str) -> list[str]:
 
 def without_effect(config: DictConfig) -> tuple[str, ...]:
     """Dotted names of settings of ``conf/train.yaml`` that the result of a run does not depend on."""
-    names = ("name", "ckpt_path", "logger", "report", "data.num_workers", "data.cache_gb")
+    names = (
+        *("name", "ckpt_path", "logger", "report"),
+        *("codec.qualities", "data.num_workers", "data.cache_gb"),
+    )
     cached = OmegaConf.select(config, "data.latent_cache")
     return names if cached else (*names, "data.latent_pixels")

@@ -21,7 +21,8 @@ from lic_da.data.images import RGB, read_rgb, save_png
 
 CODEC = "bmshj2018_factorized_n64"
 MEAN_SCALE = "mbt2018_mean_n64"
-BUNDLED = [(name, quality) for name in (CODEC, MEAN_SCALE) for quality in (1, 2, 3, 4)]
+QUALITIES = {CODEC: (1, 2, 3, 4, 5, 6), MEAN_SCALE: (1, 2, 3, 4)}
+BUNDLED = [(name, quality) for name, qualities in QUALITIES.items() for quality in qualities]
 DOMAINS = ("natural", "sketch", "comic")
 
 

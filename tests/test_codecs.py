@@ -17,7 +17,7 @@ from lic_da.codecs.latents import decoder_latent
 from lic_da.data.images import RGB
 from lic_da.errors import UserError
 from lic_da.training.pretraining import code, coder_of
-from tests.conftest import BUNDLED, CODEC, MEAN_SCALE, codec_config
+from tests.conftest import BUNDLED, CODEC, MEAN_SCALE, QUALITIES, codec_config
 from tests.test_adaptation import as_batch
 
 
@@ -49,7 +49,7 @@ def test_bundled_weights_really_code_what_they_estimate(
 @pytest.mark.parametrize("name", [CODEC, MEAN_SCALE])
 def test_quality_orders_rate_and_distortion(name: str, photographs: list[RGB]) -> None:
     rates, errors = [], []
-    for quality in (1, 2, 3, 4):
+    for quality in QUALITIES[name]:
         config = codec_config(quality, name)
         codec = zoo.build(config)
         x = pad(as_batch(photographs[2]), config.stride)

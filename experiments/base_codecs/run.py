@@ -31,6 +31,7 @@ from lic_da.evaluation.rate_distortion import Point, mean, measure
 HERE = Path(__file__).parent
 DATA = Path("data")
 CODECS = ("bmshj2018_factorized_n64", "mbt2018_mean_n64")
+FIRST_FOUR = f"{CODECS[0]}, qualities 1 to 4"  # the rates of the other one
 DOMAINS = (SOURCE_DOMAIN, "sketch", "comic", "clipart")
 CLASSICAL = (JPEG, WEBP, AVIF)
 Curves = dict[tuple[str, str], dict[int, tuple[float, float]]]
@@ -76,7 +77,10 @@ def bd_rates(curves: Curves) -> Iterable[tuple[str, ...]]:
     """Rows of ``bd_rate.csv``: each codec against the classical ones, and the second against the first."""
     for domain in DOMAINS:
         of = {c: Curve.of([*v.values()]) for (d, c), v in curves.items() if d == domain}
-        pairs = [(codec, c.label) for codec in CODECS for c in CLASSICAL] + [(CODECS[1], CODECS[0])]
+        four = [point for quality, point in curves[domain, CODECS[0]].items() if quality <= 4]
+        of[FIRST_FOUR] = Curve.of(four)
+        pairs = [(codec, c.label) for codec in (*CODECS, FIRST_FOUR) for c in CLASSICAL]
+        pairs += [(CODECS[1], CODECS[0]), (CODECS[1], FIRST_FOUR)]
         for codec, anchor in pairs:
             for interpolation in INTERPOLATIONS:
                 result = delta(of[anchor], of[codec], interpolation)
