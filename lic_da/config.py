@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 _HERE = Path(__file__).resolve().parent
 
 
@@ -24,13 +22,3 @@ wheel, else the one beside the package in a checkout."""
 def available(group: str) -> list[str]:
     """Names of the configuration files in ``conf/<group>``, sorted."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def without_effect(config: DictConfig) -> tuple[str, ...]:
-    """Dotted names of settings of ``conf/train.yaml`` that the result of a run does not depend on."""
-    names = (
-        *("name", "ckpt_path", "logger", "report"),
-        *("codec.qualities", "data.num_workers", "data.cache_gb"),
-    )
-    cached = OmegaConf.select(config, "data.latent_cache")
-    return names if cached else (*names, "data.latent_pixels")

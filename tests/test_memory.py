@@ -13,14 +13,15 @@ import resource, sys, torch
 from lic_da.training.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-def step():
-    blocks = [torch.ones(1 << 20) for _ in range(20)]
+def step(number):
+    # glibc maps blocks that are larger than all it has freed, and unmaps them at once.
+    blocks = [torch.ones((1 << 20) + (number << 12)) for _ in range(20)]
     return len(blocks)
-for _ in range(3):
-    step()
+for number in range(3):
+    step(number)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    step()
+for number in range(3, 13):
+    step(number)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lic_da.config import without_effect
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
@@ -32,6 +31,16 @@ _LABELLED = (
     "domains", "unseen", "data.domains", "data.unseen", "data.seed", "method.name",
     "method.training.seed",
 )  # fmt: skip
+
+
+def without_effect(config: DictConfig) -> tuple[str, ...]:
+    """Dotted names of settings of ``conf/train.yaml`` that the result of a run does not depend on."""
+    names = (
+        *("name", "ckpt_path", "logger", "report"),
+        *("codec.qualities", "data.num_workers", "data.cache_gb"),
+    )
+    cached = OmegaConf.select(config, "data.latent_cache")
+    return names if cached else (*names, "data.latent_pixels")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lic_da import tracking
 from lic_da.adaptation import pack
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import PictureCodec
-from lic_da.config import available, without_effect
+from lic_da.config import available
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names, listed
 from lic_da.data.domains import load_domain
 from lic_da.data.images import atomic_path
@@ -33,6 +33,7 @@ from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.pictures import Examples, comparison
 from lic_da.evaluation.rate_distortion import check_blends
+from lic_da.evaluation.series import without_effect
 from lic_da.evaluation.summary import measure_into, table
 from lic_da.evaluation.wandb_log import log_result
 from lic_da.jobs import RUNNING
