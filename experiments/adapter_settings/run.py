@@ -28,9 +28,6 @@ CHANGES: tuple[dict[str, float], ...] = (
     {"lr": 5e-4},
     {"lr": 2e-3},
     {"gate_lr": 1e-3},
-    {"gamma": 0.0033},
-    {"gamma": 0.03},
-    {"steps": 1000},
 )
 
 
