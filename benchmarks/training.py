@@ -272,7 +272,7 @@ def same(steps: int = 500, seeds: int = 3) -> None:
             runs[way] = Run.read(folder)
         for domain in runs["cached"].summary["domains"]:
             tested = [run.summary["domains"][domain]["psnr"]["weighted"] for run in runs.values()]
-            validated = [last_validation(run.folder, domain) for run in runs.values()]
+            validated = [run.validated()[domain] for run in runs.values()]
             differences = [a - b for a, b in (tested, validated)]
             rows.append(Same(seed, domain, *tested, differences[0], *validated, differences[1]))
     write(RESULTS / "training_same.csv", rows)
@@ -283,14 +283,6 @@ def same(steps: int = 500, seeds: int = 3) -> None:
         print(
             f"seed {seed}, mean over domains: test {tested:+.4f} dB, validation {validated:+.4f} dB"
         )
-
-
-def last_validation(folder: Path, domain: str) -> float:
-    """PSNR of the validation pictures at the end of a run, weighted blend."""
-    (path,) = folder.glob("logs/version_0/metrics.csv")
-    with open(path, newline="") as file:
-        values = [row[f"val/psnr_weighted/{domain}"] for row in csv.DictReader(file)]
-    return float([value for value in values if value][-1])
 
 
 @dataclass(frozen=True)

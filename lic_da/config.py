@@ -1,9 +1,11 @@
-"""Where the configuration files are."""
+"""Where the configuration files are, and settings by dotted names."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).resolve().parent
 
@@ -22,3 +24,14 @@ wheel, else the one beside the package in a checkout."""
 def available(group: str) -> list[str]:
     """Names of the configuration files in ``conf/<group>``, sorted."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flattened: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flattened |= flat(value, f"{prefix}{key}.")
+        else:
+            flattened[f"{prefix}{key}"] = value
+    return flattened

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from lic_da.codecs import zoo
 from lic_da.data.images import RGB
 from lic_da.errors import Stopped, UserError
-from lic_da.training import pretrain
+from lic_da.training import pretrain, records
 from lic_da.training.interruption import read_checkpoint
 from lic_da.training.pretraining import Pretraining
 from tests.conftest import MEAN_SCALE, codec_config, photo_crops
@@ -223,7 +223,7 @@ def test_logs_of_killed_sessions_are_joined(tmp_path: Path) -> None:
         folder = tmp_path / f"session_{number}"
         folder.mkdir()
         (folder / "metrics.csv").write_text(log)
-    rows = pretrain.logged(tmp_path, 3, batches=5)
+    rows = records.logged(tmp_path, 3, batches=5)
     assert [(r["training"], r["epoch"], r["step"]) for r in rows] == [
         *(("3", "0", "4"), ("3", "1", "9"), ("3", "1", "9"), ("3", "2", "14"))
     ]

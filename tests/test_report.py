@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from lic_da.data.datamodule import to_tensor
 from lic_da.data.images import RGB
+from lic_da.errors import UserError
 from lic_da.evaluation.pictures import Example
 from lic_da.evaluation.rate_distortion import Point
 from lic_da.evaluation.report import Job, Report, gains, pick, shown, write_report
@@ -279,6 +280,19 @@ def test_printed_the_report_shows_all_three_pictures(
     layers = v.page.locator("#pictures .compare").first.locator(".layer")
     assert [layers.nth(i).is_visible() for i in range(3)] == [True] * 3
     assert not v.page.locator("input[type=range]").first.is_visible()
+
+
+def test_validations_of_a_resumed_run_are_those_of_its_last_session(tmp_path: Path) -> None:
+    run = dataclasses.replace(run_of(1, ["sketch"]), folder=tmp_path)
+    with pytest.raises(UserError, match="no log of validations"):
+        run.validated()
+    name = "val/psnr_weighted"
+    for version, rows in ((2, "20,,\n"), (10, "21,31,\n,,0.5\n")):
+        folder = tmp_path / "logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        text = f"{name}/natural,{name}/sketch,train/loss\n{rows}"
+        (folder / "metrics.csv").write_text(text)
+    assert run.validated() == {"natural": 21.0, "sketch": 31.0}
 
 
 def test_what_has_no_effect_on_a_result_tells_no_series_apart() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import typer
 
 from lic_da.data.images import atomic_path
+from lic_da.evaluation.series import Run
 
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_adapter_settings"
@@ -29,18 +30,6 @@ CHANGES: tuple[dict[str, float], ...] = (
     {"lr": 2e-3},
     {"gate_lr": 1e-3},
 )
-
-
-def validated(run: Path) -> dict[str, float]:
-    """PSNR in dB of the validation pictures at the end of a run, mixed by the gate, of each domain."""
-    values: dict[str, float] = {}
-    for log in sorted(run.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
-        with open(log, newline="") as file:
-            for row in csv.DictReader(file):
-                for domain in DOMAINS:
-                    if row.get(f"val/psnr_weighted/{domain}"):
-                        values[domain] = float(row[f"val/psnr_weighted/{domain}"])
-    return values
 
 
 def train(codec: str, change: dict[str, float]) -> dict[str, str]:
@@ -63,7 +52,7 @@ def train(codec: str, change: dict[str, float]) -> dict[str, str]:
     (summary,) = folder.glob("*/summary.json")
     if not change:
         shutil.copy(summary.with_name("table.txt"), HERE / f"{codec}.txt")
-    psnr = validated(summary.parent)
+    psnr = Run.read(summary.parent).validated()
     return {
         "codec": codec,
         **{key: f"{value:g}" for key, value in settings.items()},

@@ -13,10 +13,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from lic_da.config import flat
 from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
@@ -79,6 +80,24 @@ class Run:
         """Quality of the codec."""
         return int(self.config.codec.quality)
 
+    def validated(self) -> dict[str, float]:
+        """PSNR in dB of the validation pictures at the end, mixed by the gate, of each domain.
+
+        Raises:
+            UserError: the run has no log, or is of another method.
+        """
+        prefix = "val/psnr_weighted/"
+        found: dict[str, float] = {}
+        logs = self.folder.glob("logs/version_*/metrics.csv")
+        for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+            with open(log, newline="") as file:
+                for row in csv.DictReader(file):
+                    values = ((k, v) for k, v in row.items() if k.startswith(prefix) and v)
+                    found |= {key.removeprefix(prefix): float(value) for key, value in values}
+        if not found:
+            raise UserError(f"{self.folder} has no log of validations by the gate.")
+        return found
+
     @property
     def settings(self) -> dict[str, Any]:
         """All that tells its series from another, as dotted key and value."""
@@ -86,7 +105,7 @@ class Run:
         assert isinstance(config, DictConfig)
         for key in (*without_effect(config), "extended_from", "codec.quality"):
             OmegaConf.update(config, key, None, force_add=True)
-        return _flat(OmegaConf.to_container(config))
+        return flat(cast(dict[str, Any], OmegaConf.to_container(config)))
 
 
 @dataclass(frozen=True)
@@ -203,17 +222,6 @@ def _differs(key: str, settings: Sequence[dict[str, Any]], methods: Sequence[str
         group = method if key.startswith("method.") else ""
         groups.setdefault(group, set()).add(json.dumps(values.get(key)))
     return any(len(values) > 1 for values in groups.values())
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _check_comparable(series: Sequence[Series]) -> None:
