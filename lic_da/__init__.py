@@ -10,11 +10,15 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from lic_da import light_imports
+
 if TYPE_CHECKING:
     from lic_da.adaptation.codec import AdaptedCodec
     from lic_da.adaptation.pack import load
 
 __all__ = ["AdaptedCodec", "load"]
+
+light_imports.install()
 
 # CompressAI's own use of TorchScript; nothing that a user of lic_da could change.
 warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated", category=FutureWarning)
