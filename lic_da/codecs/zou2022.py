@@ -7,7 +7,8 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +22,11 @@ from compressai.models.utils import conv, deconv
 from compressai.ops import quantize_ste
 from torch import Tensor, nn
 
+_CLOSED = -5.0
+"""Bias of branch b where a block begins as almost nothing: σ(−5) = 0.007."""
+
 CodeSlice = Callable[[int, Tensor, Tensor], Tensor]
-"""(number of the slice, its means, its scales) -> the slice, quantised; ``(B, M/10, H, W)`` each."""
+"""(number of the slice, its means, its scales) -> the slice, quantised; ``(B, M/slices, H, W)`` each."""
 
 
 class ResidualUnit(nn.Module):
@@ -146,6 +150,10 @@ class WindowAttentionBlock(nn.Module):
         heads: of the attention.
         window: side of its windows.
         shift: of its windows.
+
+    Attributes:
+        left_out: whether the block returns its input, as at the beginning of a training that spends its
+            time on the other layers first.
     """
 
     def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
@@ -157,25 +165,33 @@ class WindowAttentionBlock(nn.Module):
             conv1x1(channels, channels),
         )
         self.product = nn.Identity()  # where adapters can take hold of u, before the skip
+        self.left_out = False
+
+    def begin_as_nothing(self) -> None:
+        """Close the gate σ(b) almost wholly, so that a block put into trained layers changes little."""
+        last = self.conv_b[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.constant_(last.bias, _CLOSED)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` -> the same shape; sides are multiples of the window."""
+        if self.left_out:
+            return x
         u: Tensor = self.product(self.conv_a(x) * torch.sigmoid(self.conv_b(x)))
         return x + u
 
 
-class WACNN(CompressionModel):
-    r"""CNN codec with window attention and channel-wise autoregression, Zou et al. 2022.
+class ChannelwiseCodec(CompressionModel):
+    r"""A codec with window attention whose latent is coded slice after slice.
 
     .. code-block:: none
 
-              ┌───┐  y           ┌───┐ z  ┌──┐ ẑ   ┌────────┐ means
-        x ──►─┤g_a├──┬───────►───┤h_a├──►─┤EB├──┬──┤h_mean_s├──────►─┐
-              └───┘  │           └───┘    └──┘  │  └────────┘        │
-                     │                          │  ┌─────────┐ scales│
-                     │ 10 slices                └──┤h_scale_s├───►─┐ │
-                     ▼                             └─────────┘     ▼ ▼
-                   ┌──┐   slice i: mean and scale from these and from at most
-                   │GC│◄─ 5 slices before it; then the residual of rounding
+              ┌───┐  y           ┌───┐ z  ┌──┐ ẑ   ┌─────┐
+        x ──►─┤g_a├──┬───────►───┤h_a├──►─┤EB├──►──┤hyper├───────►─┐
+              └───┘  │           └───┘    └──┘     └─────┘         │
+                     │ slices                                      ▼
+                   ┌──┐   slice i: mean and scale from the hyper-synthesis and from at most
+                   │GC│◄─ ``support`` slices before it; then the residual of rounding
                    └──┘   is predicted and added: ŷ
               ┌───┐  │ ŷ
         x̂ ──◄─┤g_s├──┘
@@ -186,20 +202,17 @@ class WACNN(CompressionModel):
     Args:
         N: channels of the transforms.
         M: channels of the latent.
-        slices: number of slices of the latent.
+        slices: number of slices of the latent; M is a multiple of it.
         support: how many earlier slices a slice is conditioned on, at most.
+        bottleneck: channels of z.
     """
 
-    def __init__(
-        self,
-        N: int = 192,  # noqa: N803 (CompressAI's names)
-        M: int = 320,  # noqa: N803
-        slices: int = 10,
-        support: int = 5,
-    ) -> None:
+    def __init__(self, N: int, M: int, slices: int, support: int, bottleneck: int) -> None:  # noqa: N803
         super().__init__()
+        if M % slices:
+            raise ValueError(f"M = {M} channels cannot be cut into {slices} equal slices.")
         self.N, self.M, self.slices, self.support = N, M, slices, support
-        width = M // slices
+        self.width = M // slices
         self.g_a = nn.Sequential(
             conv(3, N),
             GDN(N),
@@ -222,28 +235,7 @@ class WACNN(CompressionModel):
             GDN(N, inverse=True),
             deconv(N, 3),
         )
-        self.h_a = with_gelu(
-            conv3x3(M, 320),
-            conv3x3(320, 288),
-            conv3x3(288, 256, stride=2),
-            conv3x3(256, 224),
-            conv3x3(224, 192, stride=2),
-        )
-        self.h_mean_s, self.h_scale_s = (
-            with_gelu(
-                conv3x3(192, 192),
-                subpel_conv3x3(192, 224, 2),
-                conv3x3(224, 256),
-                subpel_conv3x3(256, 288, 2),
-                conv3x3(288, M),
-            )
-            for _ in range(2)
-        )
-        before = [width * min(i, support) for i in range(slices)]
-        self.cc_mean_transforms = nn.ModuleList(slice_net(M + b, width) for b in before)
-        self.cc_scale_transforms = nn.ModuleList(slice_net(M + b, width) for b in before)
-        self.lrp_transforms = nn.ModuleList(slice_net(M + b + width, width) for b in before)
-        self.entropy_bottleneck = EntropyBottleneck(192)
+        self.entropy_bottleneck = EntropyBottleneck(bottleneck)
         self.gaussian_conditional = GaussianConditional(None)
 
     @property
@@ -251,24 +243,55 @@ class WACNN(CompressionModel):
         """Sides of images are multiples of this."""
         return 64
 
-    def _latent(self, z_hat: Tensor, code: CodeSlice) -> Tensor:
-        """ŷ, slice after slice; ``code`` says how a slice is quantised, written or read."""
-        means, scales = self.h_mean_s(z_hat), self.h_scale_s(z_hat)
+    @property
+    def attention_blocks(self) -> list[WindowAttentionBlock]:
+        """Those of both transforms."""
+        return [m for m in self.modules() if isinstance(m, WindowAttentionBlock)]
+
+    @abstractmethod
+    def _hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Means and scales that the hyper-synthesis states, ``(B, M, H/16, W/16)`` each."""
+
+    @abstractmethod
+    def _distribution(
+        self, i: int, means: Tensor, scales: Tensor, support: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and scale of slice i, given the slices before it."""
+
+    @abstractmethod
+    def _residual(
+        self, i: int, means: Tensor, scales: Tensor, support: list[Tensor], y_hat: Tensor
+    ) -> Tensor:
+        """Prediction of what rounding took from slice i, before tanh."""
+
+    def _analyse(self, x: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Y as it is coded, and z."""
+        y = self.g_a(x)
+        return y, self.h_a(y)
+
+    def _latent(self, z_hat: Tensor, rates: Tensor | None, code: CodeSlice) -> Tensor:
+        """What of ŷ is coded, slice after slice; ``code`` says how one is quantised, written or read."""
+        means, scales = self._hyper(z_hat, rates)
         done: list[Tensor] = []
         for i in range(self.slices):
             support = done[: self.support]
-            mean_support = torch.cat([means, *support], dim=1)
-            mean = self.cc_mean_transforms[i](mean_support)
-            scale = self.cc_scale_transforms[i](torch.cat([scales, *support], dim=1))
-            y_hat = code(i, mean, scale)
-            residual = self.lrp_transforms[i](torch.cat([mean_support, y_hat], dim=1))
+            y_hat = code(i, *self._distribution(i, means, scales, support))
+            residual = self._residual(i, means, scales, support, y_hat)
             done.append(y_hat + 0.5 * torch.tanh(residual))
         return torch.cat(done, dim=1)
 
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        """``{"x_hat": (B, 3, H, W), "likelihoods": {"y": (B, M, H/16, W/16), "z": …}}``."""
-        y = self.g_a(x)
-        z = self.h_a(y)
+    def forward(self, x: Tensor, rates: Tensor | None = None) -> dict[str, Any]:
+        """Code images as in training: straight-through rounding, likelihoods under uniform noise.
+
+        Args:
+            x: ``(B, 3, H, W)`` in [0, 1].
+            rates: of a codec of variable rate, the place of each image's rate, ``(B,)`` whole numbers;
+                None: the rate of the codec.
+
+        Returns:
+            ``{"x_hat": (B, 3, H, W), "likelihoods": {"y": (B, M, H/16, W/16), "z": …}}``.
+        """
+        y, z = self._analyse(x, rates)
         _, z_likelihoods = self.entropy_bottleneck(z)
         medians = self.entropy_bottleneck._get_medians()
         z_hat = quantize_ste(z - medians) + medians
@@ -280,7 +303,7 @@ class WACNN(CompressionModel):
             rounded: Tensor = quantize_ste(parts[i] - mean) + mean
             return rounded
 
-        y_hat = self._latent(z_hat, code)
+        y_hat = self._decoded(self._latent(z_hat, rates, code), rates)
         return {
             "x_hat": self.g_s(y_hat),
             "likelihoods": {"y": torch.cat(likelihoods, dim=1), "z": z_likelihoods},
@@ -288,8 +311,7 @@ class WACNN(CompressionModel):
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Strings of a batch of images, ``[[y …], [z …]]``, and the shape of z."""
-        y = self.g_a(x)
-        z = self.h_a(y)
+        y, z = self._analyse(x, None)
         z_strings = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[-2:])
         gc = self.gaussian_conditional
@@ -297,11 +319,11 @@ class WACNN(CompressionModel):
         coded: list[tuple[Tensor, Tensor]] = []  # symbols and table indexes, a pair a slice
 
         def code(i: int, mean: Tensor, scale: Tensor) -> Tensor:
-            symbols = gc.quantize(parts[i], "symbols", mean)
+            symbols = gc.quantize(parts[i].to(mean.dtype), "symbols", mean)
             coded.append((symbols, gc.build_indexes(scale)))
             return symbols + mean
 
-        self._latent(z_hat, code)
+        self._latent(z_hat, None, code)
         y_strings = []
         for image in range(len(y)):
             encoder = BufferedRansEncoder()
@@ -335,11 +357,93 @@ class WACNN(CompressionModel):
                 torch.tensor(symbols, dtype=torch.int32, device=mean.device).view_as(mean), mean
             )
 
-        return {"x_hat": self.g_s(self._latent(z_hat, code)).clamp(0, 1)}
+        y_hat = self._decoded(self._latent(z_hat, None, code), None)
+        return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
+
+    def _decoded(self, y_hat: Tensor, rates: Tensor | None) -> Tensor:
+        """ŷ as the synthesis transform takes it."""
+        return y_hat
 
     def _tables(self) -> tuple[list[list[int]], list[int], list[int]]:
         gc = self.gaussian_conditional
         return gc.quantized_cdf.tolist(), gc.cdf_length.tolist(), gc.offset.tolist()
+
+
+class WACNN(ChannelwiseCodec):
+    """CNN codec with window attention and channel-wise autoregression, Zou et al. 2022.
+
+    Args:
+        N: channels of the transforms.
+        M: channels of the latent.
+        slices: number of slices of the latent.
+        support: how many earlier slices a slice is conditioned on, at most.
+        hyper: channels of the hyper-analysis, layer after layer; the hyper-syntheses have them in the
+            other order. The last are those of z.
+        slice_net: channels inside the nets of a slice.
+        residual: whether the nets of a slice add to the means, and to the logarithms of the scales, that
+            the hyper-syntheses state; they begin as nothing. Published: they stand for themselves.
+    """
+
+    def __init__(
+        self,
+        N: int = 192,  # noqa: N803 (CompressAI's names)
+        M: int = 320,  # noqa: N803
+        slices: int = 10,
+        support: int = 5,
+        hyper: Sequence[int] = (320, 288, 256, 224, 192),
+        slice_net: Sequence[int] = (224, 176, 128, 64),
+        residual: bool = False,
+    ) -> None:
+        super().__init__(N, M, slices, support, hyper[-1])
+        a, b, c, d, e = hyper
+        self.residual = residual
+        self.h_a = with_gelu(
+            conv3x3(M, a),
+            conv3x3(a, b),
+            conv3x3(b, c, stride=2),
+            conv3x3(c, d),
+            conv3x3(d, e, stride=2),
+        )
+        self.h_mean_s, self.h_scale_s = (
+            with_gelu(
+                conv3x3(e, e),
+                subpel_conv3x3(e, d, 2),
+                conv3x3(d, c),
+                subpel_conv3x3(c, b, 2),
+                conv3x3(b, M),
+            )
+            for _ in range(2)
+        )
+        before = [self.width * min(i, support) for i in range(slices)]
+
+        def nets(extra: int) -> nn.ModuleList:
+            return nn.ModuleList(narrowing(M + b + extra, *slice_net, self.width) for b in before)
+
+        self.cc_mean_transforms, self.cc_scale_transforms = nets(0), nets(0)
+        self.lrp_transforms = nets(self.width)
+        if residual:
+            for net in (*self.cc_mean_transforms, *self.cc_scale_transforms, *self.lrp_transforms):
+                begin_at_zero(net)
+
+    def _hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.h_mean_s(z_hat), self.h_scale_s(z_hat)
+
+    def _distribution(
+        self, i: int, means: Tensor, scales: Tensor, support: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        mean = self.cc_mean_transforms[i](torch.cat([means, *support], dim=1))
+        scale = self.cc_scale_transforms[i](torch.cat([scales, *support], dim=1))
+        if not self.residual:
+            return mean, scale
+        own_mean, own_scale = (t.chunk(self.slices, dim=1)[i] for t in (means, scales))
+        bound = self.gaussian_conditional.lower_bound_scale
+        return own_mean + mean, bound(own_scale) * torch.exp(scale)
+
+    def _residual(
+        self, i: int, means: Tensor, scales: Tensor, support: list[Tensor], y_hat: Tensor
+    ) -> Tensor:
+        out: Tensor = self.lrp_transforms[i](torch.cat([means, *support, y_hat], dim=1))
+        return out
 
 
 def with_gelu(*layers: nn.Module) -> nn.Sequential:
@@ -348,7 +452,14 @@ def with_gelu(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*joined[:-1])
 
 
-def slice_net(channels: int, width: int) -> nn.Sequential:
-    """Five 3×3 convolutions that narrow ``channels`` to the ``width`` of a slice."""
-    sizes = [channels, 224, 176, 128, 64, width]
+def narrowing(*sizes: int) -> nn.Sequential:
+    """3×3 convolutions from each number of channels to the next, with GELU between them."""
     return with_gelu(*(conv3x3(a, b) for a, b in pairwise(sizes)))
+
+
+def begin_at_zero(net: nn.Sequential) -> None:
+    """Let the last layer of a net give zeros until it is trained."""
+    last = net[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
