@@ -37,8 +37,8 @@ from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.adaptation.mixture import Conv, Mixture, convolve
 from lic_da.adaptation.synthesis import AdaptedSynthesis
 from lic_da.config import CONF, available
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError, unknown
+from lic_da.files import atomic_path, write_text
 
 RESULTS = Path(__file__).parent / "results"
 HEIGHT, WIDTH = 512, 768
@@ -313,8 +313,7 @@ def main(
             )
         record = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
         record.print(out)
-        with atomic_path(output / f"{name}.txt") as temporary:
-            temporary.write_text(record.export_text())
+        write_text(output / f"{name}.txt", record.export_text())
         plot(rows, output / f"{name}.png")
 
 

@@ -24,7 +24,8 @@ from rich.table import Table
 from lic_da.bitstream import Stream
 from lic_da.config import CONF
 from lic_da.data.domains import prepare
-from lic_da.data.images import RGB, atomic_path, read_rgb, save_png
+from lic_da.data.images import RGB, read_rgb, save_png
+from lic_da.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -24,8 +24,8 @@ from rich.progress import track
 from rich.table import Table
 
 from lic_da.adaptation import pack
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
+from lic_da.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import default_collate
 
-from lic_da.data.images import atomic_path
 from lic_da.data.latent_crops import shown
 from lic_da.evaluation.series import Run
+from lic_da.files import atomic_path
 from lic_da.training.losses import adaptation, bits_per_pixel
 from lic_da.training.memory import keep_freed_memory
 from lic_da.training.module import DecoderAdaptation

@@ -13,6 +13,7 @@ from lic_da.bitstream import Stream
 from lic_da.codecs import known
 from lic_da.config import CONF, available
 from lic_da.errors import UserError, unknown
+from lic_da.files import atomic_path, read_yaml
 
 if TYPE_CHECKING:
     from lic_da.codecs.picture_codec import PictureCodec
@@ -57,7 +58,7 @@ class Coder:
 
     def compress(self, job: Job) -> Outcome:
         """Code a picture as a stream."""
-        from lic_da.data.images import atomic_path, read_rgb
+        from lic_da.data.images import read_rgb
 
         if self.pack is None and self.codec is None:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
@@ -157,10 +158,7 @@ def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
 
 def _plain(file: Path) -> dict[str, Any]:
     """A YAML file as it stands; empty if there is none that can be read."""
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_yaml(file)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}

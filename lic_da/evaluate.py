@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import hydra
@@ -12,6 +11,7 @@ from rich.console import Console
 from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.errors import UserError, unknown
+from lic_da.files import write_json
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
@@ -21,7 +21,6 @@ def main(config: DictConfig) -> None:
     from lic_da.adaptation.pack import load
     from lic_da.data.datamodule import LabelledPicture, listed
     from lic_da.data.domains import load_domain, prepare, refuse_shared_files
-    from lic_da.data.images import atomic_path
     from lic_da.evaluation.summary import measure_into, table
 
     console = Console(stderr=True)
@@ -46,8 +45,7 @@ def main(config: DictConfig) -> None:
     summary = measure_into(
         folder, adapted, pictures, blends=config.blends, ms_ssim=config.ms_ssim, console=console
     )
-    with atomic_path(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / "summary.json", summary)
     Console().print(table(summary))
     print(f"Tables rd_points.csv and summary.json are in {folder}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import socket
 import sys
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
+from lic_da.files import read_json, write_json
 
 FAILURE = "failure.json"
 RUNNING = "running.json"
@@ -52,8 +51,7 @@ def write_failure(folder: Path, error: Exception) -> None:
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
 def reason_of(error: Exception) -> str:
@@ -88,7 +86,7 @@ def states(sweep: Path) -> list[JobState]:
     found = []
     for folder in sorted(p for p in sweep.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if (folder / FAILURE).is_file():
-            reason = json.loads((folder / FAILURE).read_text())["reason"]
+            reason = read_json(folder / FAILURE)["reason"]
             found.append(JobState(folder, "failed", reason))
         elif (folder / "summary.json").is_file():
             found.append(JobState(folder, "done"))
@@ -102,7 +100,7 @@ def states(sweep: Path) -> list[JobState]:
 
 
 def _why_unfinished(path: Path) -> str:
-    mark = json.loads(path.read_text())
+    mark = read_json(path)
     who = f"process {mark['pid']} on {mark['host']}, begun {mark['begun']}"
     if mark["host"] != socket.gethostname():
         return f"it is still running, or was killed ({who})"

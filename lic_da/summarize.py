@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import math
 import platform
 import shlex
@@ -26,6 +25,7 @@ from lic_da import jobs
 from lic_da.command import command
 from lic_da.config import CONF
 from lic_da.errors import UserError, unknown
+from lic_da.files import write_json, write_text
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
@@ -66,7 +66,6 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         UserError: no job is finished, or jobs cannot be compared.
     """
     from lic_da import tracking
-    from lic_da.data.images import atomic_path
     from lic_da.evaluation.classical import ANCHORS, METHOD
     from lic_da.evaluation.rate_distortion import read_points, write_points
     from lic_da.evaluation.report import Job, Report, write_report
@@ -98,8 +97,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     write_savings(rows, table)
     versions = _versions(series, tracking.git_commit())
     summary = _summary(sweep, states, series, rows, versions)
-    with atomic_path(sweep / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(sweep / "summary.json", summary)
     quality = series[0].runs[len(series[0].runs) // 2].quality
     try:
         shown = _shown(series[0], quality, pictures, report, console)
@@ -124,8 +122,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
     done = logged.is_file() and logged.read_text() == digest
     if not done and log_sweep(sweep, logger, series, anchors, rows, summary):
-        with atomic_path(logged) as temporary:
-            temporary.write_text(digest)
+        write_text(logged, digest)
     Console().print(_table(rows), highlight=False)
     print(
         f"Tables rd_points.csv, bd_rate.csv and summary.json are in {sweep}\n"

@@ -16,8 +16,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lic_da.data.images import atomic_path
 from lic_da.errors import unknown
+from lic_da.files import write_text
 
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -133,8 +133,7 @@ def _run_id(folder: Path) -> str:
     """The W&B id of a run, the same again when it is resumed."""
     path = folder / _RUN_ID
     if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(secrets.token_hex(4))
+        write_text(path, secrets.token_hex(4))
     return path.read_text()
 
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageCms
 from torchvision.io import write_png
 
-from lic_da.data.images import RGB, ImageProblem, atomic_path, rasterise_svg, read_rgb, save_png
+from lic_da.data.images import RGB, ImageProblem, rasterise_svg, read_rgb, save_png
+from lic_da.files import atomic_path
 from tests.conftest import scribbles
 
 

@@ -23,10 +23,10 @@ from lic_da.codecs import zoo
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.domains import SOURCE_DOMAIN, prepare
-from lic_da.data.images import atomic_path
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, WEBP, measure_anchor
 from lic_da.evaluation.rate_distortion import Point, mean, measure
+from lic_da.files import atomic_path
 
 HERE = Path(__file__).parent
 DATA = Path("data")

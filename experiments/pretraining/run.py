@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from lic_da.codecs import zoo
-from lic_da.data.images import atomic_path
+from lic_da.files import atomic_path
 
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_pretraining"

@@ -12,7 +12,6 @@ A pack is a folder::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from torch import Tensor
 from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import PictureCodec
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
+from lic_da.files import atomic_path, write_json
 
 CONFIG = "config.yaml"
 _METRICS = "metrics.json"
@@ -67,8 +66,7 @@ def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     )
     with atomic_path(folder / CONFIG) as temporary:
         OmegaConf.save(config, temporary, resolve=True)
-    with atomic_path(folder / _METRICS) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(folder / _METRICS, metrics)
 
 
 def load(folder: Path | str) -> PictureCodec:

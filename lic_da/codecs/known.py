@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from lic_da.files import read_json, write_text
+
 FINGERPRINTS = Path(__file__).resolve().parent / "weights" / "fingerprints.json"
 """SHA-256 of base weights -> codec and quality."""
 
@@ -36,15 +38,12 @@ def describe(fingerprint: bytes) -> str:
 
 def record(fingerprint: str, codec: str, quality: int, file: Path = FINGERPRINTS) -> None:
     """Note the fingerprint of a codec's weights in place of the one before."""
-    from lic_da.data.images import atomic_path
-
     known = {k: v for k, v in _read(file).items() if v != [codec, quality]}
     known[fingerprint] = [codec, quality]
     lines = (f' "{k}": {json.dumps(v)}' for k, v in sorted(known.items(), key=lambda kv: kv[1]))
-    with atomic_path(file) as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _read(file: Path = FINGERPRINTS) -> dict[str, list]:
-    known: dict[str, list] = json.loads(file.read_text()) if file.is_file() else {}
+    known: dict[str, list] = read_json(file) if file.is_file() else {}
     return known

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError, unknown
+from lic_da.files import atomic_path
 
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.0130, 5: 0.0250, 6: 0.0483}
 """Quality -> λ of the rate-distortion loss R + λ·255²·MSE (CompressAI's table for MSE)."""

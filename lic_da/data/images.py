@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-import os
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lic_da.bitstream import MAX_PIXELS
 from lic_da.errors import UserError
+from lic_da.files import atomic_path
 
 RGB = NDArray[np.uint8]
 
@@ -203,27 +200,6 @@ def rasterise_svg(svg: bytes, *, size: int = SVG_SIZE, name: Path | str = "SVG")
         raise ImageProblem(name, "SVG that cannot be drawn") from error
     with Image.open(io.BytesIO(drawn)) as image:
         return np.array(image.convert("RGB"))
-
-
-@contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name when the block ends without an error.
-
-    Example:
-        >>> with atomic_path("table.csv") as temporary:
-        ...     temporary.write_text("a,b")
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_png(path: Path | str, pixels: RGB) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from lic_da.data.images import atomic_path
+from lic_da.files import atomic_path, read_json, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -81,10 +80,12 @@ class DomainImages:
 def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | None:
     """The saved index, if it belongs to this signature and its files are there."""
     try:
-        state = json.loads((folder / "state.json").read_text())
+        state = read_json(folder / "state.json")
         if state["signature"] != signature:
             return None
-        with open(folder / "index.csv", newline="") as file:
+        with open(
+            folder / "index.csv", encoding="utf-8", errors="surrogateescape", newline=""
+        ) as file:
             rows = list(csv.DictReader(file))
         pictures = tuple(
             Picture(width=int(r.pop("width")), height=int(r.pop("height")), **r) for r in rows
@@ -101,7 +102,10 @@ def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | N
 def save_index(images: DomainImages, signature: str) -> None:
     """Write ``index.csv`` and ``state.json``, from which :func:`load_index` reads."""
     root = images.data_dir.resolve()
-    with atomic_path(images.folder / "index.csv") as temporary, open(temporary, "w") as file:
+    with (
+        atomic_path(images.folder / "index.csv") as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, [f.name for f in fields(Picture)], lineterminator="\n")
         writer.writeheader()
         for picture in images.pictures:
@@ -115,5 +119,4 @@ def save_index(images: DomainImages, signature: str) -> None:
         "skipped": images.skipped,
         "notes": images.notes,
     }
-    with atomic_path(images.folder / "state.json") as temporary:
-        temporary.write_text(json.dumps(state, indent=1))
+    write_json(images.folder / "state.json", state)

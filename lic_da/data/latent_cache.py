@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from lic_da.data.images import atomic_path
+from lic_da.files import atomic_path
 
 Latent = NDArray[Any]
 

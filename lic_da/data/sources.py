@@ -11,7 +11,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 from lic_da.data.images import EXTENSIONS
 from lic_da.errors import UserError, unknown
+from lic_da.files import read_json
 
 
 class SourceUnavailable(UserError):
@@ -251,7 +251,7 @@ class DiceBearSource(Source):
             raise unknown(
                 "DiceBear style", self.style, sorted(p.stem for p in styles.glob("*.json"))
             )
-        style = dicebear.Style(json.loads((styles / f"{self.style}.json").read_text()))
+        style = dicebear.Style(read_json(styles / f"{self.style}.json"))
         with _unpack_folder(target) as folder:
             for seed in range(self.count):
                 drawing = dicebear.Avatar(style, {"seed": f"{self.style}-{seed}"}).to_string()

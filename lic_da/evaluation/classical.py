@@ -22,9 +22,10 @@ from rich.progress import track
 from torch import Tensor
 
 from lic_da.data.datamodule import LabelledPicture, to_tensor
-from lic_da.data.images import RGB, atomic_path, read_rgb
+from lic_da.data.images import RGB, read_rgb
 from lic_da.errors import UserError
 from lic_da.evaluation.rate_distortion import Point, score
+from lic_da.files import read_json, write_text
 
 METHOD = "classical"
 """``method`` of the points of classical codecs; their ``blend`` is ``none``."""
@@ -191,15 +192,14 @@ class _Cache:
         missing = [q for q in self.codec.qualities if q not in rows]
         if missing:
             rows |= {quality: self._code(pixels, quality) for quality in missing}
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps({q: asdict(rows[q]) for q in sorted(rows)}) + "\n")
+            write_text(path, json.dumps({q: asdict(rows[q]) for q in sorted(rows)}) + "\n")
         return rows
 
     @staticmethod
     def _read(path: Path) -> dict[int, _Coded]:
         """What is known of a picture; nothing if its file is not there or is damaged."""
         try:
-            return {int(q): _Coded(**row) for q, row in json.loads(path.read_text()).items()}
+            return {int(q): _Coded(**row) for q, row in read_json(path).items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 

@@ -23,8 +23,9 @@ from lic_da.codecs import zoo
 from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.picture_codec import PictureCodec, pad, to_8_bit
 from lic_da.data.datamodule import LabelledPicture, to_tensor
-from lic_da.data.images import atomic_path, read_rgb
+from lic_da.data.images import read_rgb
 from lic_da.errors import UserError, unknown
+from lic_da.files import atomic_path
 
 _MS_SSIM_MIN_SIDE = 161  # five scales of an 11-tap window
 
@@ -246,7 +247,10 @@ def score(image: Tensor, original: Tensor, *, ms_ssim: bool = True) -> tuple[flo
 def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) -> None:
     """Write ``rd_points.csv``; the gate's v gets one column a domain, ``gate_<domain>``."""
     plain = [f.name for f in fields(Point) if f.name != "gate"]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.DictWriter(
             file, plain + [f"gate_{d}" for d in domains], restval="", lineterminator="\n"
         )
@@ -267,7 +271,7 @@ def read_points(path: Path) -> list[Point]:
         UserError: no such file, or it is not such a table.
     """
     try:
-        with open(path, newline="") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
         return [_point(row) for row in rows]
     except FileNotFoundError:

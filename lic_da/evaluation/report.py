@@ -18,11 +18,11 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from lic_da.data.images import atomic_path
 from lic_da.evaluation.bd_rate import Curve
 from lic_da.evaluation.pictures import Example, most_changed
 from lic_da.evaluation.rate_distortion import Point
 from lic_da.evaluation.series import Saving, Series, anchor_curves, curve
+from lic_da.files import write_text
 
 KINDS = {"source": "Source domain", "seen": "Seen domains", "unseen": "Unseen domains"}
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -148,8 +148,7 @@ def write_report(report: Report, path: Path) -> None:
         shown_by_domain={d: [s for s in report.shown if s.pick.domain == d] for d in domains},
         plotly=get_plotlyjs(),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(path, html)
 
 
 def gains(series: Series, quality: int) -> dict[tuple[str, str], float]:

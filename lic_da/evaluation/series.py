@@ -18,11 +18,11 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from lic_da.config import flat
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.classical import METHOD as CLASSICAL
 from lic_da.evaluation.rate_distortion import Point, judged, mean, read_points
+from lic_da.files import atomic_path, read_json
 
 BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
@@ -69,7 +69,7 @@ class Run:
         """
         try:
             config = OmegaConf.load(folder / "config.yaml")
-            summary = json.loads((folder / "summary.json").read_text())
+            summary = read_json(folder / "summary.json")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} does not hold a finished run ({error}).") from error
         assert isinstance(config, DictConfig)
@@ -90,7 +90,7 @@ class Run:
         found: dict[str, float] = {}
         logs = self.folder.glob("logs/version_*/metrics.csv")
         for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
-            with open(log, newline="") as file:
+            with open(log, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     values = ((k, v) for k, v in row.items() if k.startswith(prefix) and v)
                     found |= {key.removeprefix(prefix): float(value) for key, value in values}
@@ -329,7 +329,7 @@ def savings(series: Iterable[Series], anchors: Iterable[Point] = ()) -> list[Sav
 
 def write_savings(rows: Iterable[Saving], path: Path) -> None:
     """Write ``bd_rate.csv``; percentages and decibels get four decimals."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(BD_COLUMNS)
         for row in rows:

@@ -36,8 +36,8 @@ from lic_da.codecs import known, zoo
 from lic_da.codecs.checkpoints import fit, read_checkpoint
 from lic_da.command import command
 from lic_da.config import CONF, flat
-from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError
+from lic_da.files import atomic_path, read_json, write_json, write_text
 from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
 from lic_da.training.pretraining import Pretraining, validate
@@ -89,10 +89,9 @@ def check_settings(config: DictConfig, folder: Path) -> None:
     start = given_start(config)
     settings = {**settings_of(config), "start": str(start.resolve()) if start else None}
     if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n")
+        write_json(path, settings)
         return
-    theirs = json.loads(path.read_text())
+    theirs = read_json(path)
     theirs.pop("started_from", None)
     theirs["codec"] = {name: theirs["codec"].get(name) for name in _OF_CODEC}
     ours, theirs = flat(settings), flat(theirs)
@@ -128,15 +127,14 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     checkpoint, noted = folder / "checkpoints" / "last.ckpt", folder / "origin.json"
     resumed = interruption.read_checkpoint(checkpoint) if checkpoint.is_file() else None
     if resumed and noted.is_file():
-        origin = Origin(**json.loads(noted.read_text()))
+        origin = Origin(**read_json(noted))
         # Lightning loads it again, but not into tables of another size.
         own = {k: v for k, v in resumed["state_dict"].items() if k.startswith("codec.")}
         codec.load_state_dict({k.removeprefix("codec."): v for k, v in own.items()})
     else:
         start = start_of(config, start, console)
         origin = Origin.of(start, Place.exported(config))
-        with atomic_path(noted) as temporary:
-            temporary.write_text(json.dumps(asdict(origin)) + "\n")
+        write_text(noted, json.dumps(asdict(origin)) + "\n")
         if start is not None:
             zoo.load_weights(codec, start)
     phase = "first" if origin.started_from == SCRATCH else "next"
@@ -206,8 +204,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         "torch": torch.__version__,
     }
     console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
-    with atomic_path(place.recipe) as temporary:
-        temporary.write_text(json.dumps(recipe, indent=1) + "\n")
+    write_json(place.recipe, recipe)
     log = logged(folder / "log", len(origin.training), config.data.batches_per_epoch)
     write_rows([*origin.log, *log], place.log)
     metadata = {"codec": config.codec.name, "quality": str(quality)}
@@ -244,9 +241,12 @@ def _in_words(point: dict[str, float]) -> str:
 
 def write_curve(folder: Path, codec: str) -> None:
     """The validation points of all exported qualities, as ``validation.csv`` and ``validation.png``."""
-    recipes = [json.loads(path.read_text()) for path in sorted(folder.glob("q[0-9].json"))]
+    recipes = [read_json(path) for path in sorted(folder.glob("q[0-9].json"))]
     points = [(r["quality"], r["validation"]["bpp"], r["validation"]["psnr"]) for r in recipes]
-    with atomic_path(folder / "validation.csv") as temporary, open(temporary, "w") as file:
+    with (
+        atomic_path(folder / "validation.csv") as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("quality", "bpp", "psnr"))
         writer.writerows((q, f"{bpp:.4f}", f"{psnr:.3f}") for q, bpp, psnr in points)

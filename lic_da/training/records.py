@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from compressai.models import CompressionModel
 from omegaconf import DictConfig
 
 from lic_da.codecs import zoo
-from lic_da.data.images import atomic_path
 from lic_da.errors import UserError
+from lic_da.files import atomic_path, read_json
 
 SCRATCH = "scratch"
 
@@ -67,7 +66,7 @@ class Place:
         if not self.recipe.is_file():
             return []
         # The first recipes told of one training without a list.
-        trainings: list[dict[str, Any]] = json.loads(self.recipe.read_text()).get("training", [])
+        trainings: list[dict[str, Any]] = read_json(self.recipe).get("training", [])
         return trainings
 
     def rows(self) -> list[dict[str, str]]:
@@ -134,7 +133,7 @@ def logged(sessions: Path, training: int, batches: int) -> list[dict[str, str]]:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -142,7 +141,7 @@ def write_rows(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     """Write rows of a log, whichever columns each of them has."""
     first = ("training", "epoch", "step")
     names = [*first, *sorted({name for row in rows for name in row} - {*first})]
-    with atomic_path(path) as temporary, open(temporary, "w") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

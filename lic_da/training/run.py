@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import json
 import logging
 import math
 import warnings
@@ -28,7 +27,6 @@ from lic_da.codecs.picture_codec import PictureCodec
 from lic_da.config import available
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names, listed
 from lic_da.data.domains import load_domain
-from lic_da.data.images import atomic_path
 from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.pictures import Examples, comparison
@@ -36,6 +34,7 @@ from lic_da.evaluation.rate_distortion import check_blends
 from lic_da.evaluation.series import without_effect
 from lic_da.evaluation.summary import measure_into, table
 from lic_da.evaluation.wandb_log import log_result
+from lic_da.files import atomic_path, read_json, write_json, write_text
 from lic_da.jobs import RUNNING
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
@@ -181,7 +180,7 @@ def train_what_is_missing(config: DictConfig, folder: Path) -> dict[str, Any]:
     if _is_run_of(config, folder):
         done = folder / "summary.json"
         if done.is_file():
-            summary: dict[str, Any] = json.loads(done.read_text())
+            summary: dict[str, Any] = read_json(done)
             print(f"{folder.name}: already trained and measured")
             return summary
         if last.is_file():
@@ -212,7 +211,7 @@ def _is_run_of(config: DictConfig, folder: Path) -> bool:
     summary = folder / "summary.json"
     if summary.is_file():
         weights = zoo.fingerprint(zoo.build(config.codec).state_dict())
-        if json.loads(summary.read_text())["base_fingerprint"] != weights:
+        if read_json(summary)["base_fingerprint"] != weights:
             return False
     return _settings(OmegaConf.load(folder / "config.yaml")) == _settings(config)
 
@@ -339,11 +338,9 @@ def _result(
     for images in data.images.values():
         if images.skipped or images.notes:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
-    with atomic_path(folder / "table.txt") as temporary:
-        temporary.write_text(out.export_text())
+    write_text(folder / "table.txt", out.export_text())
     # Last of all: a run that has it is finished.
-    with atomic_path(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(folder / "summary.json", summary)
     out.print(
         f"\nTables rd_points.csv and summary.json, pictures/ and the pack are in {folder}\n"
         f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",

@@ -1,0 +1,131 @@
+"""Writing files so that nothing is half written, and reading text the same in every locale.
+
+Files are UTF-8 whatever the surroundings prefer. A new file has the mode that the user's umask gives, one
+that is replaced keeps its own; what is no regular file (a device, a named pipe) is written into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lic_da.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its name when the block ends without an error.
+
+    A link is followed. Where ``path`` is a device, a named pipe or a socket, the temporary file lies
+    elsewhere, and its bytes are written into what is there.
+
+    Example:
+        >>> with atomic_path("table.csv") as temporary:
+        ...     write_text(temporary, "a,b")
+
+    Raises:
+        UserError: ``path`` is a folder.
+    """
+    path = Path(os.path.realpath(path))
+    mode = _mode_of(path)
+    if mode is not None and stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder, not a file.")
+    if mode is not None and not stat.S_ISREG(mode):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, f"file{path.suffix}")
+            yield temporary
+            with open(temporary, "rb") as source, open(path, "wb", buffering=0) as target:
+                shutil.copyfileobj(source, target)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Made by open, so that it has the mode that the umask gives.
+    temporary = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
+    temporary.open("xb").close()
+    try:
+        yield temporary
+        if mode is not None:
+            with contextlib.suppress(OSError):  # file systems without modes refuse
+                temporary.chmod(stat.S_IMODE(mode))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _mode_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return None
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text; the file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write JSON; the file appears whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a file; bytes that are no UTF-8 survive until it is written again."""
+    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it is empty, damaged or cannot be read.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases are not read here", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The content of a YAML file of plain values, as a dictionary.
+
+    Raises:
+        UserError: it is damaged, no dictionary, or cannot be read.
+    """
+    try:
+        content = yaml.load(read_text(path), _PlainLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as YAML ({' '.join(str(error).split())})."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings.")
+    return content
+
+
+def user_path(path: Path | str) -> Path:
+    """A path as a user writes it: ``~`` is their home."""
+    return Path(path).expanduser()
