@@ -89,10 +89,13 @@ def read_json(path: Path | str) -> Any:
     """The content of a JSON file.
 
     Raises:
+        FileNotFoundError: there is none.
         UserError: it is empty, damaged or cannot be read.
     """
     try:
         return json.loads(read_text(path))
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}).") from error
 
@@ -113,10 +116,13 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """The content of a YAML file of plain values, as a dictionary.
 
     Raises:
+        FileNotFoundError: there is none.
         UserError: it is damaged, no dictionary, or cannot be read.
     """
     try:
         content = yaml.load(read_text(path), _PlainLoader)
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as YAML ({' '.join(str(error).split())})."

@@ -43,6 +43,32 @@ def check_quality(config: DictConfig) -> int:
     return int(quality)
 
 
+def lmbda(config: DictConfig, quality: int | None = None) -> float:
+    """λ of a quality: as ``lambdas`` of the codec's configuration says, else as CompressAI's table.
+
+    Args:
+        config: the ``codec`` part of the configuration.
+        quality: which; None: the configured one.
+
+    Raises:
+        UserError: neither knows the quality.
+    """
+    quality = int(config.quality) if quality is None else quality
+    own = config.get("lambdas") or {}
+    value = own.get(quality, LAMBDAS.get(quality))
+    if value is None:
+        raise UserError(
+            f"Codec {config.name} does not say which λ its quality {quality} stands for: add "
+            f"lambdas: {{{quality}: …}} to its configuration (R + λ·255²·MSE)."
+        )
+    return float(value)
+
+
+def weights_stem(config: DictConfig, quality: int) -> str:
+    """Name of a file of weights without its suffix: ``q3``, or ``all`` where one serves all qualities."""
+    return "all" if config.get("variable_rate") else f"q{quality}"
+
+
 def at_quality(config: DictConfig) -> DictConfig:
     """The configuration of a codec with what its ``by_quality`` says of the configured quality.
 
@@ -50,6 +76,7 @@ def at_quality(config: DictConfig) -> DictConfig:
         UserError: the codec has no such quality.
     """
     quality = check_quality(config)
+    lmbda(config)
     merged = OmegaConf.merge(config, (config.get("by_quality") or {}).get(quality) or {})
     assert isinstance(merged, DictConfig)
     return merged
@@ -68,18 +95,30 @@ def build(config: DictConfig, *, weights: bool = True) -> CompressionModel:
     config = at_quality(config)
     quality = config.quality
     if not weights:
-        codec: CompressionModel = instantiate(config.model)
-        return codec.eval()
+        return _made(config)
     if config.weights == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(quality)  # the same weights, and so the same fingerprint, every time
-            codec = instantiate(config.model)
+            # The same weights, and so the same fingerprint, every time.
+            torch.manual_seed(0 if config.get("variable_rate") else quality)
+            codec = _made(config)
         codec.update(force=True)
-        return codec.eval()
+        return codec
     path = weights_path(config, quality)  # says what is missing before anything large is built
-    codec = instantiate(config.model)
+    codec = _made(config)
     load_weights(codec, path)
-    return codec.eval()
+    return select_rate(codec, config)
+
+
+def _made(config: DictConfig) -> CompressionModel:
+    codec: CompressionModel = instantiate(config.model)
+    return select_rate(codec.eval(), config)
+
+
+def select_rate(codec: CompressionModel, config: DictConfig) -> CompressionModel:
+    """The codec itself; one of variable rate codes at the configured quality from now on."""
+    if config.get("variable_rate"):
+        codec.select_rate(int(config.quality))
+    return codec
 
 
 def is_file_of_weights(weights: str | None) -> bool:
@@ -107,7 +146,7 @@ def weights_path(config: DictConfig, quality: int) -> Path:
     if config.weights == "zoo":
         return _downloaded(config, quality)
     if config.weights == "bundled":
-        path = WEIGHTS / config.name / f"q{quality}.safetensors"
+        path = WEIGHTS / config.name / f"{weights_stem(config, quality)}.safetensors"
         if not path.is_file():
             raise UserError(
                 f"The package has no weights of {config.name} at quality {quality}; 'make pretrain' makes "

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from lic_da.errors import UserError
 from lic_da.files import atomic_path, read_json, write_json
 
 SPLITS = ("train", "val", "test")
@@ -93,7 +94,7 @@ def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | N
         images = DomainImages(
             folder.name, pictures, state["skipped"], tuple(state["notes"]), folder, data_dir
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
     complete = len(pictures) == state["count"] and all(images.path(p).is_file() for p in pictures)
     return images if complete else None

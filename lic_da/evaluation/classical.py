@@ -200,7 +200,7 @@ class _Cache:
         """What is known of a picture; nothing if its file is not there or is damaged."""
         try:
             return {int(q): _Coded(**row) for q, row in read_json(path).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, UserError, ValueError, TypeError, AttributeError):
             return {}
 
     def _code(self, pixels: RGB, quality: int) -> _Coded:

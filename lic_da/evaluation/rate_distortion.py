@@ -153,7 +153,7 @@ def measure(
                     run=run,
                     codec=adapted.config.name,
                     quality=adapted.config.quality,
-                    lmbda=zoo.LAMBDAS[adapted.config.quality],
+                    lmbda=zoo.lmbda(adapted.config),
                     method=adapted.method,
                     blend=blend,
                     domain=entry.domain,

@@ -70,7 +70,7 @@ class Run:
         try:
             config = OmegaConf.load(folder / "config.yaml")
             summary = read_json(folder / "summary.json")
-        except (OSError, ValueError) as error:
+        except (OSError, UserError, ValueError) as error:
             raise UserError(f"{folder} does not hold a finished run ({error}).") from error
         assert isinstance(config, DictConfig)
         return cls(folder, config, summary, tuple(read_points(folder / "rd_points.csv")))

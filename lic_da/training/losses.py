@@ -34,6 +34,28 @@ def rate_distortion(
     return {"loss": lmbda * 255**2 * mse + bpp, "bpp": bpp, "mse": mse}
 
 
+def rate_distortion_of_rates(
+    x_hat: Tensor, x: Tensor, likelihoods: Mapping[str, Tensor], lmbdas: Tensor, weights: Tensor
+) -> dict[str, Tensor]:
+    """The mean of R + λ·255²·MSE over images of different λ, each with a weight.
+
+    Args:
+        x_hat: decoded images, ``(B, 3, H, W)``.
+        x: originals in [0, 1], the same shape.
+        likelihoods: of all latents.
+        lmbdas: λ of each image, ``(B,)``.
+        weights: of each image's loss, ``(B,)``.
+
+    Returns:
+        Scalars ``loss``, and the plain means ``bpp`` and ``mse``.
+    """
+    pixels = x.shape[2] * x.shape[3]
+    bits = torch.stack([-torch.log2(p).flatten(1).sum(1) for p in likelihoods.values()]).sum(0)
+    mse = ((x_hat - x) ** 2).flatten(1).mean(1)
+    losses = bits / pixels + lmbdas * 255**2 * mse
+    return {"loss": (weights * losses).mean(), "bpp": (bits / pixels).mean(), "mse": mse.mean()}
+
+
 def shown(x_hat: Tensor) -> Tensor:
     """The picture that a decoder shows, in float32: clamped to [0, 1].
 

@@ -25,6 +25,7 @@ import hydra
 import lightning as L
 import matplotlib.pyplot as plt
 import torch
+from compressai.models import CompressionModel
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -34,13 +35,14 @@ from rich.console import Console
 
 from lic_da.codecs import known, zoo
 from lic_da.codecs.checkpoints import fit, read_checkpoint
+from lic_da.codecs.zou2022_variable import VariableRateWACNN, start_from
 from lic_da.command import command
 from lic_da.config import CONF, flat
 from lic_da.errors import Stopped, UserError
 from lic_da.files import atomic_path, read_json, write_json, write_text
 from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
-from lic_da.training.pretraining import Pretraining, validate
+from lic_da.training.pretraining import Pretraining, coders_of, validate
 from lic_da.training.records import SCRATCH, Origin, Place, logged, write_rows
 
 
@@ -52,13 +54,34 @@ def start_of(config: DictConfig, start: Path | None, console: Console) -> Path |
     if start is None:
         return None
     try:
-        fit(read_checkpoint(start), zoo.build(config.codec, weights=False), start)
+        begin_with(zoo.build(config.codec, weights=False), start)
     except UserError as error:
         if start == given_start(config):
             raise
         console.print(f"quality {config.codec.quality} starts from scratch: {error}")
         return None
     return start
+
+
+def begin_with(codec: CompressionModel, start: Path) -> None:
+    """Load the weights that a training starts from.
+
+    A codec of variable rate may start from a mean-scale hyperprior's of one rate.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    weights = read_checkpoint(start)
+    if isinstance(codec, VariableRateWACNN) and "gains.log_gain" not in weights:
+        try:
+            start_from(codec, weights)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"The weights in {start} are not those of a mean-scale hyperprior that "
+                f"{type(codec).__name__} can start from ({error})."
+            ) from error
+    else:
+        codec.load_state_dict(fit(weights, codec, start))
 
 
 def given_start(config: DictConfig) -> Path | None:
@@ -94,6 +117,8 @@ def check_settings(config: DictConfig, folder: Path) -> None:
     theirs = read_json(path)
     theirs.pop("started_from", None)
     theirs["codec"] = {name: theirs["codec"].get(name) for name in _OF_CODEC}
+    theirs["data"].setdefault("photos", [])  # trainings from before it was there
+    theirs["data"]["_target_"] = settings["data"]["_target_"]
     ours, theirs = flat(settings), flat(theirs)
     differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differing:
@@ -120,7 +145,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     folder = place.weights.parent
     check_settings(config, folder)
     if place.weights.is_file():
-        console.print(f"quality {quality} is trained already: {place.weights}")
+        console.print(f"{folder.name} is trained already: {place.weights}")
         return
     L.seed_everything(config.seed, verbose=False)
     codec = zoo.build(config.codec, weights=False)
@@ -136,7 +161,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         origin = Origin.of(start, Place.exported(config))
         write_text(noted, json.dumps(asdict(origin)) + "\n")
         if start is not None:
-            zoo.load_weights(codec, start)
+            begin_with(codec, start)
     phase = "first" if origin.started_from == SCRATCH else "next"
     module = Pretraining(
         codec.train(),
@@ -184,7 +209,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
     recipe = {
         "codec": config.codec.name,
         "quality": quality,
-        "lmbda": zoo.LAMBDAS[quality],
+        "lmbda": module.lmbdas if len(module.lmbdas) > 1 else module.lmbdas[0],
         "training": [
             *origin.training,
             {
@@ -203,7 +228,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         "config": settings_of(config),
         "torch": torch.__version__,
     }
-    console.print(f"quality {quality}: {_in_words(recipe['validation'])}")
+    console.print(f"{place.weights.parent.name}: {_in_words(recipe['validation'])}")
     write_json(place.recipe, recipe)
     log = logged(folder / "log", len(origin.training), config.data.batches_per_epoch)
     write_rows([*origin.log, *log], place.log)
@@ -232,17 +257,26 @@ def export(config: DictConfig, data: Any, console: Console) -> None:
     file = known.FINGERPRINTS
     if config.export is not None:
         file = exported.weights.parent / file.name
-    known.record(fingerprint, config.codec.name, config.codec.quality, file)
+    for quality, coder in coders_of(codec, config.codec).items():
+        known.record(coder.fingerprint, config.codec.name, quality, file)
 
 
-def _in_words(point: dict[str, float]) -> str:
+def _in_words(point: dict[str, Any]) -> str:
     return f"{point['bpp']:.4f} bpp, {point['psnr']:.3f} dB, R + λD {point['loss']:.4f}"
 
 
 def write_curve(folder: Path, codec: str) -> None:
     """The validation points of all exported qualities, as ``validation.csv`` and ``validation.png``."""
-    recipes = [read_json(path) for path in sorted(folder.glob("q[0-9].json"))]
-    points = [(r["quality"], r["validation"]["bpp"], r["validation"]["psnr"]) for r in recipes]
+    recipes = [
+        read_json(path) for path in sorted({*folder.glob("q[0-9].json"), *folder.glob("all.json")})
+    ]
+    points = sorted(
+        (int(quality), point["bpp"], point["psnr"])
+        for recipe in recipes
+        for quality, point in (
+            recipe["validation"].get("rates") or {recipe["quality"]: recipe["validation"]}
+        ).items()
+    )
     with (
         atomic_path(folder / "validation.csv") as temporary,
         open(temporary, "w", encoding="utf-8") as file,
@@ -288,12 +322,15 @@ def main(config: DictConfig) -> None:
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     check(config)
-    for quality in config.qualities:
+    trainings = (
+        [config.codec.quality] if config.codec.get("variable_rate") else list(config.qualities)
+    )
+    for quality in trainings:
         config.codec.quality = quality
         zoo.check_quality(config.codec)
         Place.exported(config).read(config)
     start = given_start(config)
-    for quality in config.qualities:
+    for quality in trainings:
         config.codec.quality = quality
         data = instantiate(config.data, console=console)
         pretrain_quality(config, start, data, console)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -17,13 +18,18 @@ from torch.optim.swa_utils import AveragedModel
 
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import ModelCodec
-from lic_da.training.losses import rate_distortion
+from lic_da.training.losses import rate_distortion, rate_distortion_of_rates
 from lic_da.training.optimisers import soap
 from lic_da.training.schedule import warmup_cosine
+
+_WEIGHT = -0.75
+"""Power of λ that a rate's loss is weighted by, so that no rate's gradient drowns the others'."""
 
 
 class Pretraining(L.LightningModule):
     """Rate-distortion training of a codec.
+
+    One of variable rate draws a rate for every crop; losses are weighted by λ^-¾.
 
     Args:
         codec: any CompressAI model.
@@ -59,7 +65,8 @@ class Pretraining(L.LightningModule):
         self.average.requires_grad_(False)
         self.codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         zoo.keep_entropy_models_in_float32(self.codec)
-        self.config, self.lmbda = config, zoo.LAMBDAS[config.quality]
+        self.config = config
+        self.lmbdas = tuple(zoo.lmbda(config, quality) for quality in rates_of(config))
         self.lr, self.aux_lr = lr, aux_lr
         self.warmup, self.clip, self.precondition_every = warmup, clip, precondition_every
         self.seed, self.bf16 = seed, bf16
@@ -69,8 +76,16 @@ class Pretraining(L.LightningModule):
     def _losses(self, x: Tensor) -> dict[str, Tensor]:
         # Autocast is for the forward pass alone: Lightning's own would also cover the optimiser.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.codec(x)
-        return rate_distortion(out["x_hat"].float(), x, out["likelihoods"], self.lmbda)
+            if len(self.lmbdas) == 1:
+                out = self.codec(x)
+                return rate_distortion(out["x_hat"].float(), x, out["likelihoods"], *self.lmbdas)
+            rates = torch.randint(len(self.lmbdas), (len(x),), device=x.device)
+            out = self.codec(x, rates)
+        lmbdas = torch.tensor(self.lmbdas, device=x.device)
+        weights = lmbdas**_WEIGHT / (lmbdas**_WEIGHT).mean()
+        return rate_distortion_of_rates(
+            out["x_hat"].float(), x, out["likelihoods"], lmbdas[rates], weights[rates]
+        )
 
     def configure_optimizers(self) -> Any:
         main = [p for n, p in self.codec.named_parameters() if not n.endswith(".quantiles")]
@@ -119,11 +134,19 @@ class Pretraining(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Make the tables of the codec that is validated."""
         # It is no part of this module, whose checkpoints would not fit its tables.
-        self._coder = coder_of(self.finished(), self.config)
+        self._coders = coders_of(self.finished(), self.config)
+        self._points: dict[int, list[dict[str, float]]] = defaultdict(list)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        point = code(self._coder, batch["image"])
-        self.log_dict({f"val/{k}": v for k, v in point.items()}, batch_size=1, prog_bar=True)
+        for quality, coder in self._coders.items():
+            self._points[quality].append(code(coder, batch["image"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means; of a codec of variable rate, those of each rate too."""
+        means = means_of(self._points)
+        for quality, point in (means.get("rates") or {}).items():
+            self.log_dict({f"val/q{quality}/{k}": v for k, v in point.items()})
+        self.log_dict({f"val/{k}": means[k] for k in _MEASURED}, prog_bar=True)
 
 
 def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
@@ -156,8 +179,16 @@ def code(coder: ModelCodec, x: Tensor) -> dict[str, float]:
     x_hat = coder.codec.g_s(coder.latent(stream))[..., :height, :width].clamp(0, 1)
     bpp = 8 * stream.string_bytes / (height * width)
     mse = max(torch.mean((x - x_hat) ** 2).item(), 1e-10)
-    lmbda = zoo.LAMBDAS[coder.config.quality]
+    lmbda = zoo.lmbda(coder.config)
     return {"bpp": bpp, "psnr": -10 * math.log10(mse), "loss": bpp + lmbda * 255**2 * mse}
+
+
+_MEASURED = ("bpp", "psnr", "loss")
+
+
+def rates_of(config: DictConfig) -> tuple[int, ...]:
+    """The qualities that one training is for: all of a codec of variable rate, else the configured one."""
+    return tuple(config.qualities) if config.get("variable_rate") else (int(config.quality),)
 
 
 def coder_of(codec: CompressionModel, config: DictConfig) -> ModelCodec:
@@ -165,9 +196,42 @@ def coder_of(codec: CompressionModel, config: DictConfig) -> ModelCodec:
     return ModelCodec(codec.eval(), config, zoo.fingerprint(codec.state_dict()))
 
 
-def validate(codec: CompressionModel, data: Any, config: DictConfig) -> dict[str, float]:
-    """Means of :func:`code` over the validation pictures, and how many there are."""
-    coder = coder_of(codec, config)
-    points = [code(coder, batch["image"]) for batch in data.val_dataloader()]
-    means = {key: statistics.mean(point[key] for point in points) for key in points[0]}
-    return {**means, "images": len(points)}
+def coders_of(codec: CompressionModel, config: DictConfig) -> dict[int, ModelCodec]:
+    """A codec that can code, for each of its rates; they share no state."""
+    coders = {}
+    for quality in rates_of(config):
+        own = config.copy()
+        own.quality = quality
+        coders[quality] = coder_of(zoo.select_rate(copy.deepcopy(codec), own), own)
+    return coders
+
+
+def means_of(points: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Means of the points of each rate, and of the rates: the loss is their geometric mean.
+
+    Args:
+        points: quality -> what :func:`code` returns for each picture.
+
+    Returns:
+        ``bpp``, ``psnr``, ``loss``, ``images``; of several rates, the same of each under ``rates``.
+    """
+    rates: dict[int, dict[str, float]] = {
+        quality: {k: statistics.mean(p[k] for p in own) for k in _MEASURED}
+        for quality, own in points.items()
+    }
+    count = {"images": len(next(iter(points.values())))}
+    if len(rates) == 1:
+        return {**next(iter(rates.values())), **count}
+    means = {k: statistics.mean(r[k] for r in rates.values()) for k in ("bpp", "psnr")}
+    loss = statistics.geometric_mean(r["loss"] for r in rates.values())
+    return {**means, "loss": loss, **count, "rates": rates}
+
+
+def validate(codec: CompressionModel, data: Any, config: DictConfig) -> dict[str, Any]:
+    """Code the validation pictures at all rates of a training; see :func:`means_of`."""
+    coders = coders_of(codec, config)
+    points: dict[int, list[dict[str, float]]] = defaultdict(list)
+    for batch in data.val_dataloader():
+        for quality, coder in coders.items():
+            points[quality].append(code(coder, batch["image"]))
+    return means_of(points)

@@ -29,7 +29,7 @@ class Place:
     @classmethod
     def trained(cls, config: DictConfig) -> Place:
         """In the folder of the training; the weights are written last and say that all is done."""
-        folder = Path(config.folder) / f"q{config.codec.quality}"
+        folder = Path(config.folder) / zoo.weights_stem(config.codec, config.codec.quality)
         return cls(folder / "weights.safetensors", folder / "recipe.json", folder / "log.csv")
 
     @classmethod
@@ -44,7 +44,7 @@ class Place:
                 f"The package has no place for weights of {config.codec.name}: say export=FOLDER."
             )
         folder = Path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
-        stem = f"q{config.codec.quality}"
+        stem = zoo.weights_stem(config.codec, config.codec.quality)
         return cls(
             folder / f"{stem}.safetensors", folder / f"{stem}.json", folder / f"{stem}.log.csv"
         )
@@ -59,7 +59,7 @@ class Place:
             return None
         codec = zoo.build(config.codec, weights=False)
         zoo.load_weights(codec, self.weights)
-        return codec
+        return zoo.select_rate(codec, config.codec)
 
     def trainings(self) -> list[dict[str, Any]]:
         """The trainings that led to these weights, as their recipe tells."""
