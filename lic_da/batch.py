@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lic_da.errors import UserError
+from lic_da.files import STDOUT
+from lic_da.listing import Rule, files_of
+from lic_da.surroundings import granted_cpus, printable
 
 
 @dataclass(frozen=True)
@@ -48,27 +52,41 @@ Work = Callable[[Job], Outcome]
 """Does a job; it goes to other processes, so it can be pickled."""
 
 
-def plan(source: Path, target: Path, suffixes: frozenset[str], new_suffix: str) -> list[Job]:
-    """Jobs for a file, or for all files below a folder that end in one of the suffixes.
+def plan(source: Path, target: Path | str, rule: Rule, new_suffix: str) -> list[Job]:
+    """Jobs for a file, or for all files below a folder that a rule takes.
 
     Subfolders are kept. Where two files would get one name, such as ``a.png`` and ``a.jpg``, they
-    keep their suffixes: ``a.png.lic`` and ``a.jpg.lic``. Hidden files are left out.
+    keep their suffixes: ``a.png.lic`` and ``a.jpg.lic``. What is left out is told of on stderr.
+
+    Args:
+        source: a file or a folder.
+        target: likewise; a file goes into a folder that is there, or whose name ends in ``/``.
+        rule: which files of a folder count.
+        new_suffix: of the files that are written.
 
     Raises:
         UserError: no such file or folder, or nothing to do in it.
     """
-    if source.is_file():
-        inside = target / f"{source.stem}{new_suffix}" if target.is_dir() else target
-        return [Job(source, inside)]
+    meant = str(target).endswith(os.sep)  # a folder, whether it is there or not
+    target = Path(target)
+    if source.exists() and not source.is_dir():
+        inside = meant or target.is_dir()
+        return [Job(source, target / f"{source.stem}{new_suffix}" if inside else target)]
     if not source.is_dir():
         raise UserError(f"There is no file or folder {source}.")
+    if target == STDOUT:
+        raise UserError(f"{source} is a folder: only a single file can go to standard output.")
     if target.is_file():
         raise UserError(f"{source} is a folder, so {target} must be one, but it is a file.")
-    names = sorted(p.relative_to(source) for p in source.rglob("*") if _is_work(p, suffixes))
-    if not names:
+    listing = files_of(source, rule)
+    if not listing.names:
         raise UserError(
-            f"There are no files to work on in {source}. They end in {', '.join(sorted(suffixes))}."
+            f"There are no files to work on in {source}"
+            + (f"; left out: {listing.told()}." if listing.left_out else ".")
         )
+    if listing.left_out:
+        print(f"Left out: {listing.told()}", file=sys.stderr)
+    names = [Path(name) for name in listing.names]
     short = [str(name.with_suffix(new_suffix)) for name in names]
     count = Counter(name.casefold() for name in short)
     new = [
@@ -79,10 +97,6 @@ def plan(source: Path, target: Path, suffixes: frozenset[str], new_suffix: str) 
     if twice:
         raise UserError(f"Several files in {source} would become {twice[0]}; rename one of them.")
     return [Job(source / a, target / b) for a, b in zip(names, new, strict=True)]
-
-
-def _is_work(path: Path, suffixes: frozenset[str]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers: int) -> bool:
@@ -107,7 +121,7 @@ def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers:
         TimeRemainingColumn,
     )
 
-    kept = [job for job in jobs if not overwrite and job.target.exists()]
+    kept = [job for job in jobs if not overwrite and job.target.is_file()]
     if kept and len(jobs) == 1:
         raise UserError(f"{kept[0].target} exists; --overwrite replaces it.")
     todo = [job for job in jobs if job not in set(kept)]
@@ -122,10 +136,11 @@ def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers:
             if outcome.error is None:
                 good.append(outcome)
             else:
-                message = f"error: {outcome.error}"
+                message = printable(f"error: {outcome.error}")
                 console.print(message, markup=False, highlight=False, soft_wrap=True)
     seconds = time.perf_counter() - began
-    print(_summary(verb, good, len(jobs), len(kept), seconds), flush=True)
+    told = sys.stderr if any(job.target == STDOUT for job in jobs) else sys.stdout
+    print(_summary(verb, good, len(jobs), len(kept), seconds), file=told, flush=True)
     return len(good) == len(todo)
 
 
@@ -166,7 +181,7 @@ def _pooled(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
         workers,
         mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
         initializer=_share_cores,
-        initargs=(max(1, (os.cpu_count() or 1) // workers),),
+        initargs=(max(1, granted_cpus() // workers),),
     )
     try:
         pending = {pool.submit(_attempt, work, job) for job in jobs}

@@ -35,6 +35,7 @@ MAX_FILE_BYTES = 1 << 29
 """Four bytes a pixel of the largest picture: no codec needs as much."""
 
 _HAS_V = 1
+_MAX_LATENT = (1 << 16) - 1
 _HEAD = struct.Struct("<4sBB8sIIHH")
 _LENGTH = struct.Struct("<I")
 _TAIL = struct.Struct("<II")
@@ -44,6 +45,25 @@ _DAMAGED = "The stream's lengths do not add up."
 
 class StreamError(UserError):
     """A stream that is damaged, or was not made for this decoder."""
+
+
+def check_fits(width: int, height: int, stride: int) -> None:
+    """Refuse a picture that no stream can hold, before it is coded.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        stride: pixels of the picture for one of the latent that the stream states.
+
+    Raises:
+        UserError: a side or the whole is too large.
+    """
+    side = min(MAX_SIDE, _MAX_LATENT * stride)
+    if max(width, height) > side or width * height > MAX_PIXELS:
+        raise UserError(
+            f"A picture of {width}×{height} pixels is too large: with this codec a stream holds sides of "
+            f"up to {side} and {MAX_PIXELS // 1_000_000} megapixels."
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import typer
 
 from lic_da.bitstream import Stream
 from lic_da.errors import UserError, unknown
+from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 app = typer.Typer(
     add_completion=False,
@@ -19,10 +20,13 @@ app = typer.Typer(
 )
 
 FORMATS = ("png", "webp")
-_LIC = frozenset({".lic"})
+_LIC = ".lic"
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")]
-Output = Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder if IN is one.")]
+Output = Annotated[
+    str,
+    typer.Argument(metavar="OUT", help="A file, a folder (FOLDER/ makes one), or - for stdout."),
+]
 Pack = Annotated[
     Path | None,
     typer.Option(help="Pack of a run, such as outputs/NAME/pack. Default: the last run's."),
@@ -56,11 +60,11 @@ def compress(
     """
     from lic_da.batch import plan, run
     from lic_da.coding import Coder
-    from lic_da.data.images import EXTENSIONS
+    from lic_da.listing import picture
 
     if blend not in (None, "base"):
         raise UserError(f"--blend {blend} is for decompress: compress takes base, or no blend.")
-    todo = plan(source, target, EXTENSIONS, ".lic")
+    todo = plan(source, target, picture, ".lic")
     coder = Coder(_pack(pack, codec, quality), codec, quality, blend)
     coder.check()
     _leave(run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs))
@@ -92,9 +96,10 @@ def decompress(
     """
     from lic_da.batch import plan, run
     from lic_da.coding import Coder
+    from lic_da.listing import ends_in
 
     kind = _format(format, source, target)
-    todo = plan(source, target, _LIC, f".{kind}")
+    todo = plan(source, target, ends_in(_LIC), f".{kind}")
     alone = codec is not None or (blend == "base" and pack is None)
     if alone and blend not in (None, "weighted", "base"):
         raise UserError(f"A codec alone has no adapters for --blend {blend}.")
@@ -119,17 +124,18 @@ def info(
     domains are those of the default pack, if that is over the same base weights.
     """
     from lic_da.batch import plan
+    from lic_da.listing import ends_in
 
     good = True
-    for number, job in enumerate(plan(source, source, _LIC, "")):
+    for number, job in enumerate(plan(source, source, ends_in(_LIC), "")):
         try:
             stream = Stream.read(job.source)
             lines = [*_told(job.source, stream, pack), *_told_v(stream, pack)]
         except UserError as error:
             good = False
-            print(f"error: {job.source}: {error}", file=sys.stderr)
+            print(printable(f"error: {job.source}: {error}"), file=sys.stderr)
             continue
-        print(("\n" if number else "") + "\n".join(f"{k:12} {v}" for k, v in lines))
+        print(printable(("\n" if number else "") + "\n".join(f"{k:12} {v}" for k, v in lines)))
     _leave(good)
 
 
@@ -215,14 +221,14 @@ def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | N
     return folder
 
 
-def _format(format: str | None, source: Path, target: Path) -> str:
+def _format(format: str | None, source: Path, target: str) -> str:
     """``png`` or ``webp``, as asked for, or as the output's name says."""
     if format is not None:
         if format not in FORMATS:
             raise unknown("format", format, FORMATS)
         return format
-    suffix = target.suffix.lower().removeprefix(".")
-    if source.is_dir() or target.is_dir() or suffix == "":
+    suffix = Path(target).suffix.lower().removeprefix(".")
+    if source.is_dir() or Path(target).is_dir() or target.endswith("/") or suffix == "":
         return "png"
     if suffix not in FORMATS:
         raise UserError(f"{target} should end in .png or .webp; or give --format.")
@@ -236,10 +242,12 @@ def _leave(good: bool) -> None:
 
 def main() -> None:
     """Entry point; mistakes of the user end in one line."""
+    use_plain_output()
+    ensure_home()
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -13,7 +13,7 @@ from lic_da.bitstream import Stream
 from lic_da.codecs import known
 from lic_da.config import CONF, available
 from lic_da.errors import UserError, unknown
-from lic_da.files import atomic_path, read_yaml
+from lic_da.files import output_path, read_yaml, user_path
 
 if TYPE_CHECKING:
     from lic_da.codecs.picture_codec import PictureCodec
@@ -66,7 +66,7 @@ class Coder:
         blend = self.blend or codec.blends[0] if self.pack else "base"
         with codec.blending(blend):
             data = codec.compress(read_rgb(job.source))
-        with atomic_path(job.target) as temporary:
+        with output_path(job.target) as temporary:
             temporary.write_bytes(data)
         return _outcome(job, Stream.from_bytes(data))
 
@@ -137,8 +137,8 @@ def default_pack() -> Path | None:
         return Path(os.environ["LIC_DA_PACK"])
     config = _plain(CONF / "cli.yaml")
     if config.get("pack") is not None:
-        return Path(config["pack"]).expanduser()
-    outputs = Path(config.get("outputs", "outputs"))
+        return user_path(config["pack"])
+    outputs = user_path(config.get("outputs", "outputs"))
     places = ("*", "sweeps/*/*")  # runs, jobs of sweeps
     packs = [p for place in places for p in outputs.glob(f"{place}/pack/*.safetensors")]
     return max(packs, key=lambda file: file.stat().st_mtime).parent if packs else None
@@ -160,5 +160,5 @@ def _plain(file: Path) -> dict[str, Any]:
     """A YAML file as it stands; empty if there is none that can be read."""
     try:
         return read_yaml(file)
-    except UserError:
+    except (FileNotFoundError, UserError):
         return {}

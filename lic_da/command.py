@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from hydra.errors import InstantiationException
 
 from lic_da.errors import UserError
+from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -17,6 +18,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        use_plain_output()
+        ensure_home()
         try:
             return function(*args, **kwargs)
         except UserError as error:
@@ -30,5 +33,5 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _refuse(error: UserError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    print(printable(f"error: {error}"), file=sys.stderr)
     sys.exit(2)

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+STDOUT = Path("-")
+"""Where a user names a file to write: standard output."""
+
+
+@contextmanager
+def output_path(path: Path) -> Iterator[Path]:
+    """As :func:`atomic_path`; what is written for :data:`STDOUT` goes there when the block ends."""
+    if path != STDOUT:
+        with atomic_path(path) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, "file")
+        yield temporary
+        sys.stdout.buffer.write(temporary.read_bytes())
+        sys.stdout.buffer.flush()
 
 
 def _mode_of(path: Path) -> int | None:

@@ -21,7 +21,7 @@ from compressai.models import CompressionModel
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lic_da.bitstream import Stream, StreamError
+from lic_da.bitstream import Stream, StreamError, check_fits
 from lic_da.codecs import entropy, known, tiles, zoo
 from lic_da.codecs.checkpoints import is_table, put
 from lic_da.codecs.latents import encoder_latent
@@ -312,6 +312,7 @@ class ModelCodec:
     def _encode(self, x: Tensor) -> tuple[Stream, Tensor]:
         """The stream of one image, and y."""
         height, width = x.shape[2:]
+        check_fits(width, height, self.stride)
         with ExitStack() as stack:
             stack.enter_context(tiles.tiled_analysis(self.codec, self._analysis, self.memory))
             checksum = stack.enter_context(symbol_checksum(self.codec, "encode"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lic_da.data.index import DomainImages, Picture
 from lic_da.data.latent_cache import Box, file_hash
 from lic_da.data.latent_crops import LatentCrops, shown
 from lic_da.errors import UserError
+from lic_da.surroundings import granted_cpus
 
 CropKey = tuple[int, int, int]
 """What a sampler asks a :class:`CropDataset` for: (group, number of the picture, crop seed)."""
@@ -113,7 +113,7 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def _decode_all(self, console: Console | None) -> None:
         flat = [entry for group in self.entries for entry in group]
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers=granted_cpus()) as pool:
             decoded = list(
                 track(
                     pool.map(_decode, flat),
@@ -427,7 +427,7 @@ class DomainsDataModule(L.LightningDataModule):
         dataset.preload(self.console)
         workers = self.num_workers
         if workers is None:
-            workers = 0 if dataset.in_memory else max(1, (os.cpu_count() or 1) - 1)
+            workers = 0 if dataset.in_memory else max(1, granted_cpus() - 1)
         sampler = BalancedBatches(
             dataset,
             self.batch_size,

@@ -31,6 +31,7 @@ from lic_da.data.inspection import inspect_all
 from lic_da.data.sources import FolderSource, Found, Source, SourceUnavailable
 from lic_da.data.splits import assign_splits
 from lic_da.errors import UserError, unknown
+from lic_da.files import read_text
 
 SOURCE_DOMAIN = "natural"
 
@@ -138,6 +139,8 @@ def _build(
     inspected, skipped = inspect_all(
         name, sources, folder, console, min_side=domain.min_side, limit=domain.limit
     )
+    for source, _ in sources:
+        skipped.update(source.left_out)
     if not inspected:
         where = ", ".join(source.label for source, _ in sources)
         why = ", ".join(f"{n} {r}" for r, n in skipped.items()) or "no picture files there"
@@ -180,13 +183,13 @@ def _reachable_sources(
 
 def _signature(domain: Domain, data_dir: Path) -> str:
     """Changes when the domain's configuration changes, or the files of one of its folders."""
-    parts: list[Any] = [_INDEX_VERSION, (CONF / "domain" / f"{domain.name}.yaml").read_text()]
+    parts: list[Any] = [_INDEX_VERSION, read_text(CONF / "domain" / f"{domain.name}.yaml")]
     for source in domain.sources:
         if isinstance(source, FolderSource):
             for found in source.files(data_dir):
-                if found.path.exists():
-                    stat = found.path.stat()
-                    parts.append([found.name, stat.st_size, stat.st_mtime_ns])
+                stat = found.path.stat()
+                parts.append([found.name, stat.st_size, stat.st_mtime_ns])
+            parts += sorted(source.left_out.items())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -1,29 +1,40 @@
-"""Reading any picture as 8-bit RGB, drawing SVG, and writing files so that nothing is half written."""
+"""Reading any picture as 8-bit RGB, drawing SVG, and writing pictures.
+
+``docs/images.md`` has a table of what is read, and how.
+"""
 
 from __future__ import annotations
 
 import functools
 import io
+import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from lic_da.bitstream import MAX_PIXELS
+from lic_da.data import orientation, png
 from lic_da.errors import UserError
-from lic_da.files import atomic_path
+from lic_da.files import output_path
 
 RGB = NDArray[np.uint8]
 
-_PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-_OTHERS = (".ppm", ".pgm", ".pnm", ".svg", ".svgz")
-EXTENSIONS = frozenset((*_PHOTOGRAPHS, *_OTHERS))
 MIN_SIDE = 16
 SVG_SIZE = 512
 _WEBP_SIDE = 16383
 _SAME_COLOUR = 3  # of 255: profiles that differ less are taken as sRGB
+_BAND = 1 << 20  # samples that are scaled to 8 bits at a time
+_MOST_BYTES = 1 << 31
+_WHITE = 65535  # of 16 bits
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CUT_SHORT = ("premature end", "huffman code", "unsupported marker", "invalid progressive")
+"""What libjpeg says of scans that end too early or cannot be followed; it then goes on with grey."""
 
 # The limit on pixels is ours (MAX_PIXELS) and is checked from the header, before any decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -47,8 +58,7 @@ def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MA
     EXIF orientation is applied; alpha is composed on white; grey, palette and CMYK pictures become
     RGB; 16-bit samples are scaled to 8 bits (never cut off); SVG is drawn ``SVG_SIZE`` pixels wide
     on white; of an animation the first frame is taken. An embedded colour profile (ICC) is converted
-    to sRGB, unless it is sRGB to begin with or cannot be read; else samples are taken as sRGB, as are those
-    of 16-bit PNG files.
+    to sRGB, unless it is sRGB to begin with or cannot be read; else samples are taken as sRGB.
 
     Args:
         path: the file.
@@ -59,56 +69,259 @@ def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MA
         Array of shape ``(H, W, 3)``, uint8.
 
     Raises:
-        ImageProblem: the file is no picture, is damaged, or is outside the limits.
+        ImageProblem: the file is no picture, is damaged, is of a kind that would be read wrongly, or is
+            outside the limits.
     """
     path = Path(path)
+    content = _content(path)
     if path.suffix.lower() in {".svg", ".svgz"}:
-        return rasterise_svg(path.read_bytes(), name=path)
+        return rasterise_svg(content, name=path)
+
+    def check_size(width: int, height: int) -> None:
+        if min(width, height) < min_side:
+            raise ImageProblem(path, f"smaller than {min_side} pixels")
+        if width * height > max_pixels:
+            raise ImageProblem(path, f"more than {max_pixels // 1_000_000} megapixels")
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                _check_size(path, image.width, image.height, min_side, max_pixels)
-                image.load()
-                return _to_rgb(path, image)
-    except FileNotFoundError:
-        raise ImageProblem(path, "file not found") from None
+            if content.startswith(png.SIGNATURE):
+                return _read_png(png.parse(content, check_size))
+            return _read_other(path, content, check_size)
+    except ImageProblem:
+        raise
     except UnidentifiedImageError:
-        raise ImageProblem(path, "not a picture") from None
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
+        kind = "a kind of TIFF that is not read" if content.startswith(_TIFF) else "not a picture"
+        raise ImageProblem(path, kind) from None
+    # Decoders of damaged files fail in many ways.
+    except Exception as error:
         raise ImageProblem(path, "truncated or damaged") from error
 
 
-def _check_size(path: Path, width: int, height: int, min_side: int, max_pixels: int) -> None:
-    if min(width, height) < min_side:
-        raise ImageProblem(path, f"smaller than {min_side} pixels")
-    if width * height > max_pixels:
-        raise ImageProblem(path, f"more than {max_pixels // 1_000_000} megapixels")
+def _content(path: Path) -> bytes:
+    """The bytes of a file, if it is one: a pipe or a device would keep us waiting."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageProblem(path, "not a regular file")
+        if status.st_size > _MOST_BYTES:
+            raise ImageProblem(path, f"larger than {_MOST_BYTES >> 30} GiB")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageProblem(path, "file not found") from None
+    except OSError as error:
+        raise ImageProblem(path, f"cannot be opened ({error.strerror})") from error
 
 
-def _to_rgb(path: Path, image: Image.Image) -> RGB:
-    if _is_16_bit_colour_png(path, image):
-        samples = _read_16_bit_png(path)
-        alpha = samples[..., 3:] if samples.shape[-1] == 4 else np.ones_like(samples[..., :1])
-        return np.rint(255 * (samples[..., :3] * alpha + 1 - alpha)).astype(np.uint8)
-    image = ImageOps.exif_transpose(image)
-    profile = image.info.get("icc_profile")
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.float64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ImageProblem(path, "integer samples outside 0...65535")
-        eight = np.rint(grey / 257).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(eight[..., None], 3, axis=2))
+def _read_png(found: png.Png) -> RGB:
+    turn = orientation.stated(found.exif, found.xmp)
+    if found.depth == 16:
+        return _finished(_deep_png(found), _WHITE, found.profile, turn)
+    with Image.open(io.BytesIO(found.plain())) as image:
+        image.load()
+        if found.colour == 3 and image.mode == "P":
+            entries = len(found.palette) // 3
+            if image.getextrema()[1] >= entries:  # type: ignore[operator, index]
+                raise png.DamagedPngError("it has colours that are not in its palette")
+        return _composed(image, found.profile, turn)
+
+
+_GREY_AND_ALPHA = 4
+
+
+def _deep_png(found: png.Png) -> NDArray[np.uint16]:
+    """Samples ``(H, W, 1 to 4)`` of a PNG file of 16 bits."""
+    content = found.plain(transparency=False, bytewise=found.colour == _GREY_AND_ALPHA)
+    samples = _deep(content)
+    if found.colour == _GREY_AND_ALPHA:
+        halves = samples.reshape(*samples.shape[:2], 2, 2)
+        return np.asarray(halves[..., 0] << 8 | halves[..., 1], np.uint16)
+    if found.transparent is not None:
+        colour = np.frombuffer(found.transparent, ">u2").astype(np.uint16)
+        alpha = np.where((samples == colour).all(axis=2, keepdims=True), 0, _WHITE)
+        samples = np.concatenate([samples, alpha.astype(np.uint16)], axis=2)
+    return samples
+
+
+def _deep(content: bytes) -> NDArray[np.uint16]:
+    """Samples ``(H, W, C)`` of a file of up to 16 bits a sample.
+
+    Of colours Pillow gives the upper bytes only. Asked for samples of the other byte order, it gives the
+    lower ones.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        kinds = [
+            str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in image.tile
+        ]
+        image.load()
+        upper = np.asarray(image)
+    if upper.ndim == 2:
+        return upper.astype(np.uint16)[..., None]
+    if not all(";16" in kind for kind in kinds):
+        return upper.astype(np.uint16)
+    with Image.open(io.BytesIO(content)) as image:
+        image.tile = [tile._replace(args=_lower(tile.args)) for tile in image.tile]
+        image.load()
+        lower = np.asarray(image)
+    return upper.astype(np.uint16) << 8 | lower
+
+
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}
+
+
+def _lower(arguments: Any) -> Any:
+    """Arguments of a decoder of 16-bit samples for the lower bytes of them."""
+    if isinstance(arguments, str):
+        return arguments[:-1] + _OTHER_ORDER[arguments[-1]]
+    return (_lower(arguments[0]), *arguments[1:])
+
+
+def _finished(samples: NDArray[np.uint16], most: int, profile: bytes | None, turn: int) -> RGB:
+    """Grey or RGB samples of more than 8 bits, with or without alpha, as the picture that is shown.
+
+    Args:
+        samples: ``(H, W, 1 to 4)``; two are grey and alpha, four RGB and alpha.
+        most: the value of white.
+        profile: ICC profile.
+        turn: orientation as of EXIF.
+    """
+    height, width, channels = samples.shape
+    colours = channels - 1 if channels in (2, 4) else channels
+    eight = np.empty((height, width, colours), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if colours < channels else None
+    converted = profile is not None and _profile_to_srgb(profile, "RGB" if colours > 1 else "L")
+    step = max(1, _BAND // (width * channels))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        band = samples[rows].astype(np.float32) / np.float32(most)
+        if alpha is not None:
+            alpha[rows] = np.rint(255 * band[..., -1])
+            if not converted:  # else colours are converted before they are composed
+                own = band[..., -1:]
+                band = band[..., :colours] * own + (1 - own)
+        eight[rows] = np.rint(255 * band[..., :colours])
+    image = Image.fromarray(eight[..., 0] if colours == 1 else eight)
+    if alpha is not None and converted:
+        image.putalpha(Image.fromarray(alpha))
+    return _composed(image, profile, turn)
+
+
+def _read_other(path: Path, content: bytes, check_size: Callable[[int, int], None]) -> RGB:
+    with Image.open(io.BytesIO(content)) as image:
+        check_size(image.width, image.height)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            return _read_tiff(path, content, image)
+        if image.format in ("JPEG", "MPO"):
+            _check_jpeg(content)
+        image.load()
+        info = image.info
+        turn = orientation.stated(info.get("exif"), info.get("xmp"))
+        if image.mode.startswith("I"):
+            grey = np.asarray(image)
+            if grey.min() < 0 or grey.max() > _WHITE:
+                raise ImageProblem(path, "integer samples outside 0...65535")
+            return _finished(
+                grey.astype(np.uint16)[..., None], _WHITE, info.get("icc_profile"), turn
+            )
+        _check_mode(path, image)
+        return _composed(image, info.get("icc_profile"), turn)
+
+
+def _check_mode(path: Path, image: Image.Image) -> None:
     if image.mode == "F":
         raise ImageProblem(path, "floating-point samples, whose range is not known")
+    if image.mode in ("LAB", "HSV"):
+        raise ImageProblem(path, f"{image.mode} colours, which are not read")
+
+
+def _check_jpeg(content: bytes) -> None:
+    """Refuse a JPEG file whose scans end too early or cannot be followed to their end.
+
+    Pillow says nothing of what its decoder could only fill with grey. An eighth of the size is enough to
+    come through all scans.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        if any(words in str(error).lower() for words in _CUT_SHORT):
+            raise
+
+
+_TAG_ORIENTATION, _TAG_BITS, _TAG_COMPRESSION, _TAG_PHOTOMETRIC = 274, 258, 259, 262
+_TAG_PLANES, _TAG_FORMAT = 284, 339
+_UNSIGNED, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
+
+
+def _read_tiff(path: Path, content: bytes, image: TiffImagePlugin.TiffImageFile) -> RGB:
+    """TIFF holds samples of every kind; those that would come out wrong are refused.
+
+    Raises:
+        ImageProblem: a layout that is not read.
+    """
+    tags = image.tag_v2
+    bits, formats = (_numbers(tags.get(tag, 1)) for tag in (_TAG_BITS, _TAG_FORMAT))
+    photometric, compression = tags.get(_TAG_PHOTOMETRIC, 0), tags.get(_TAG_COMPRESSION, 1)
+    _check_mode(path, image)
+    unusual = (
+        {*formats} != {_UNSIGNED}
+        or len({*bits}) != 1
+        or bits[0] not in (1, 2, 4, 8, 12, 16)
+        or (photometric == _YCBCR and compression != _JPEG)
+        or (tags.get(_TAG_PLANES, 1) != 1 and len(bits) > 1 and (bits[0], photometric) != (8, _RGB))
+    )
+    if unusual:
+        raise ImageProblem(path, "a kind of TIFF that is not read")
+    turn = _numbers(tags.get(_TAG_ORIENTATION, 1))[0]
+    turn = turn if turn in range(1, 9) else orientation.UPRIGHT
+    profile = image.info.get("icc_profile")
+    # Pillow turns some pictures and not others: all come lying from a file that states no turn.
+    upright = orientation.erased(content)
+    if bits[0] <= 8:
+        with Image.open(io.BytesIO(upright)) as lying:
+            lying.load()
+            return _composed(lying, profile, turn)
+    return _deep_tiff(upright, bits[0], photometric == 0, profile, turn)
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(v if isinstance(v, int) else 0 for v in values) or (0,)
+
+
+def _deep_tiff(content: bytes, bits: int, inverted: bool, profile: bytes | None, turn: int) -> RGB:
+    """A TIFF file of more than 8 bits a sample, as the picture that is shown."""
+    samples, most = _deep(content), (1 << bits) - 1
+    if inverted:
+        samples = np.uint16(most) - samples
+    with Image.open(io.BytesIO(content)) as image:
+        mode = image.mode
+    if mode == "CMYK":
+        eight = np.rint(samples * (255 / most)).astype(np.uint8)
+        return _composed(Image.fromarray(eight, "CMYK"), profile, turn)
+    return _finished(samples, most, profile, turn)
+
+
+def _composed(image: Image.Image, profile: bytes | None, turn: int) -> RGB:
+    """A picture of 8 bits as sRGB on white, turned."""
+    image = orientation.upright(image, turn)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if not image.has_transparency_data:
         return np.array(_to_srgb(image, profile))
-    rgba = image.convert("RGBA")
-    colours = _to_srgb(rgba.convert("RGB"), profile)
-    colours.putalpha(rgba.getchannel("A"))
-    return np.array(
-        Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
-    )
+    if image.mode == "LA":
+        alpha, colours = image.getchannel("A"), _to_srgb(image.getchannel("L"), profile)
+    else:
+        rgba = image.convert("RGBA")
+        grey = image.mode == "L"  # with a transparent level
+        alpha = rgba.getchannel("A")
+        colours = _to_srgb(rgba.getchannel("R") if grey else rgba.convert("RGB"), profile)
+    colours.putalpha(alpha)
+    white = Image.new("RGBA", image.size, "white")
+    return np.array(Image.alpha_composite(white, colours).convert("RGB"))
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -141,25 +354,6 @@ def _profile_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | 
         if np.abs(np.asarray(converted).astype(int) - colours).max() <= _SAME_COLOUR:
             return None  # sRGB as other programs write it; leave every bit as it is
     return transform
-
-
-def _is_16_bit_colour_png(path: Path, image: Image.Image) -> bool:
-    if image.format != "PNG" or image.mode.startswith("I"):
-        return False
-    with open(path, "rb") as file:
-        header = file.read(26)
-    return len(header) == 26 and header[24] == 16  # IHDR: bit depth
-
-
-def _read_16_bit_png(path: Path) -> NDArray[np.float64]:
-    """Samples in [0, 1], shape (H, W, 3 or 4), turned as EXIF says; Pillow reads 8 bits only."""
-    from torchvision.io import ImageReadMode, decode_image
-
-    pixels = decode_image(str(path), mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True)
-    samples = pixels.permute(1, 2, 0).numpy().astype(np.float64) / 65535
-    if samples.shape[-1] <= 2:
-        samples = np.concatenate([samples[..., :1]] * 3 + [samples[..., 1:]], axis=-1)
-    return samples
 
 
 def rasterise_svg(svg: bytes, *, size: int = SVG_SIZE, name: Path | str = "SVG") -> RGB:
@@ -216,5 +410,5 @@ def save_lossless(path: Path | str, pixels: RGB, format: str = "png") -> None:
     if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
         raise UserError(f"{path}: WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")
     options = {"lossless": True, "exact": True} if format == "webp" else {}
-    with atomic_path(path) as temporary:
+    with output_path(Path(path)) as temporary:
         Image.fromarray(pixels).save(temporary, format=format.upper(), **options)

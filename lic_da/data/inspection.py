@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from lic_da.data import selection
 from lic_da.data.images import ImageProblem, rasterise_svg, read_rgb, save_png
 from lic_da.data.sources import Found, Source
 from lic_da.errors import unknown
+from lic_da.surroundings import granted_cpus
 
 _HASH_SIDE = 16
 _POOL_FROM = 64  # fewer pictures are inspected faster without starting processes
@@ -120,9 +120,10 @@ class _mapper:  # noqa: N801  (used as a function)
 
     def __init__(self, count: int) -> None:
         self._pool: ProcessPoolExecutor | None = None
-        if count >= _POOL_FROM and (os.cpu_count() or 1) > 1:
+        workers = granted_cpus()
+        if count >= _POOL_FROM and workers > 1:
             self._pool = ProcessPoolExecutor(
-                max_workers=os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+                max_workers=workers, mp_context=multiprocessing.get_context("spawn")
             )
 
     def __enter__(self) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from lic_da.data.images import ImageProblem, read_rgb
 from lic_da.data.index import Picture
 from lic_da.data.sources import FolderSource
 from lic_da.errors import UserError
+from lic_da.surroundings import granted_cpus
 
 _THUMBNAIL = 24  # side, in pixels
 _ALIKE = 0.95  # correlation of thumbnails above which two pictures are the same photograph
@@ -83,7 +83,7 @@ def gather(
     if not found:
         raise UserError(f"There are no photographs in {', '.join(map(str, folders))}.")
     paths = [*held_out, *found]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=granted_cpus()) as pool:
         looked = list(
             track(
                 pool.map(_look, paths),

@@ -18,15 +18,16 @@ import subprocess
 import tarfile
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from lic_da.data.images import EXTENSIONS
 from lic_da.errors import UserError, unknown
-from lic_da.files import read_json
+from lic_da.files import read_json, user_path, write_json
+from lic_da.listing import PICTURES, ends_in, files_of, is_picture, picture
 
 
 class SourceUnavailable(UserError):
@@ -55,7 +56,13 @@ class Source(ABC):
             equal belong to one series, which is never divided between splits. None: no such rule.
         series_across_domains: the split of a series follows from its name, so that domains made of
             the same source agree on it.
+
+    Attributes:
+        left_out: how many files are left out that the user may have meant, by reason.
     """
+
+    of_the_user: ClassVar[bool] = False
+    """Whether all files are meant to be pictures, so that those that are none are told of."""
 
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
@@ -70,6 +77,7 @@ class Source(ABC):
             if isinstance(getattr(self, key), str):
                 setattr(self, key, [getattr(self, key)])
         re.compile(self.series or "")
+        self.left_out: Counter[str] = Counter()
 
     @abstractmethod
     def root(self, store: Path) -> Path:
@@ -91,29 +99,18 @@ class Source(ABC):
             store: folder for downloads, shared by all domains.
         """
         root = self.root(store)
-        found = []
-        for folder, folders, names in os.walk(root, followlinks=True):
-            folders.sort()
-            for file in names:
-                path = Path(folder, file)
-                name = path.relative_to(root).as_posix()
-                if file.startswith(".") or not self._wanted(name):
-                    continue
-                # A file that is not there (a dangling link) is kept: reading it tells the user.
-                size = path.stat().st_size if path.exists() else self.min_bytes
-                if self.min_bytes <= size <= self.max_bytes:
-                    found.append(Found(path, name))
-        return sorted(found, key=lambda f: f.name)
+        listing = files_of(root, picture if self.of_the_user else ends_in(*PICTURES))
+        self.left_out = listing.left_out if self.of_the_user else Counter()
+        wanted = [Found(root / name, name) for name in listing.names if self._wanted(name)]
+        return [f for f in wanted if self.min_bytes <= f.path.stat().st_size <= self.max_bytes]
 
     def series_of(self, name: str) -> str | None:
         """Key of the series that a file belongs to by its name, or None."""
         return None if self.series is None else re.sub(self.series, "", name)
 
     def _wanted(self, name: str) -> bool:
-        return (
-            Path(name).suffix.lower() in EXTENSIONS
-            and any(fnmatch.fnmatchcase(name, glob) for glob in self.include)
-            and not any(fnmatch.fnmatchcase(name, glob) for glob in self.exclude)
+        return any(fnmatch.fnmatchcase(name, glob) for glob in self.include) and not any(
+            fnmatch.fnmatchcase(name, glob) for glob in self.exclude
         )
 
 
@@ -125,6 +122,8 @@ class FolderSource(Source):
         path: the folder; ``~`` is expanded.
     """
 
+    of_the_user = True
+
     path: str = ""
 
     @property
@@ -132,7 +131,7 @@ class FolderSource(Source):
         return f"folder {self.path}"
 
     def root(self, store: Path) -> Path:
-        folder = Path(str(self.path)).expanduser()
+        folder = user_path(str(self.path))
         if not self.path or not folder.is_dir():
             raise UserError(
                 f"There is no folder '{self.path}'. Give the path of a folder of images."
@@ -150,6 +149,8 @@ class HuggingFaceSource(Source):
         column: the column that holds the pictures.
         revision: commit, tag or branch on the Hub.
     """
+
+    of_the_user = True
 
     name: str = ""
     split: str = "train"
@@ -187,11 +188,22 @@ class HuggingFaceSource(Source):
                 "Check the name, the network and 'huggingface-cli login', or download the data "
                 "set elsewhere and give its folder as the name."
             ) from error
+        without = 0
         for number, row in enumerate(table):
-            picture = row[self.column]
-            data = picture["bytes"] or Path(picture["path"]).read_bytes()
-            suffix = Path(picture["path"] or "").suffix or _suffix_of(data)
-            (folder / f"{number:06d}{suffix}").write_bytes(data)
+            data = _bytes_of(row[self.column])
+            if data is None:
+                without += 1
+                continue
+            (folder / f"{number:06d}{_suffix_of(row[self.column], data)}").write_bytes(data)
+        write_json(folder / _WITHOUT, without)
+
+    def files(self, store: Path) -> list[Found]:
+        """See :meth:`Source.files`; rows without a picture are left out and counted."""
+        found = super().files(store)
+        noted = self.root(store) / _WITHOUT
+        if noted.is_file() and (without := read_json(noted)):
+            self.left_out["rows without a picture"] += without
+        return found
 
 
 @dataclass
@@ -389,8 +401,27 @@ def _unpack_folder(target: Path) -> Any:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _suffix_of(data: bytes) -> str:
-    for magic, suffix in ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp")):
+_WITHOUT = ".rows_without_a_picture.json"
+
+
+def _bytes_of(picture: dict[str, Any] | None) -> bytes | None:
+    """The file of a row's picture; None: the row has none, or it is not there."""
+    if not picture:
+        return None
+    if picture.get("bytes"):
+        return bytes(picture["bytes"])
+    try:
+        return Path(picture["path"]).read_bytes() if picture.get("path") else None
+    except OSError:
+        return None
+
+
+def _suffix_of(picture: dict[str, Any], data: bytes) -> str:
+    """What the name of a picture's file ends in, if it says what it is; else as its first bytes say."""
+    suffix = Path(picture.get("path") or "").suffix.lower()
+    if suffix in PICTURES:
+        return suffix
+    for magic, own in ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp")):
         if data.startswith(magic):
-            return suffix
-    return ".tif"
+            return own
+    return ".tif" if is_picture(data[:16]) else ".unknown"

@@ -8,7 +8,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from lic_da.data.images import RGB, read_rgb
 from lic_da.errors import UserError
 from lic_da.evaluation.rate_distortion import Point, score
 from lic_da.files import read_json, write_text
+from lic_da.surroundings import granted_cpus
 
 METHOD = "classical"
 """``method`` of the points of classical codecs; their ``blend`` is ``none``."""
@@ -151,7 +151,7 @@ def measure_anchor(
     """
     codec.check()
     known = _Cache(codec, cache)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # the encoders release the lock
+    with ThreadPoolExecutor(max_workers=granted_cpus()) as pool:  # the encoders release the lock
         coded = pool.map(lambda entry: _code(codec, entry, known), pictures)
         return [
             point
