@@ -61,15 +61,15 @@ def packed_row(row: Samples, depth: int) -> bytes:
 
 def shown(samples: Samples, most: int) -> NDArray[np.uint8]:
     """Grey or RGB samples ``(H, W, 1 to 4)``, two and four with alpha, on white: what is to be read."""
-    values = samples.astype(np.float64) / most
+    values = samples.astype(object)  # whole numbers of any size
     channels = values.shape[2]
-    colours = values[..., : channels - (channels in (2, 4))]
+    colours, white = values[..., : channels - (channels in (2, 4))], most
     if channels in (2, 4):
         alpha = values[..., -1:]
-        colours = colours * alpha + 1 - alpha
+        colours, white = colours * alpha + most * (most - alpha), most * most
     if colours.shape[2] == 1:
         colours = np.repeat(colours, 3, axis=2)
-    return np.rint(255 * colours).astype(np.uint8)
+    return ((510 * colours + white) // (2 * white)).astype(np.uint8)
 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

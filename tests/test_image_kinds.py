@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from lic_da.data.images import ImageProblem, read_rgb, save_png
+from tests import damaged_images
 from tests.pictures import Samples, chunk, exif, png, shown, turned
 
 ORIENTATIONS = range(1, 9)
@@ -337,3 +338,9 @@ def test_lossless_files_come_back_as_they_were(tmp_path: Path) -> None:
     pixels = noise(255, 3).astype(np.uint8)
     save_png(tmp_path / "a.png", pixels)
     assert_read(tmp_path / "a.png", pixels)
+
+
+def test_damaged_files_are_read_right_or_refused() -> None:
+    """As ``python -m tests.damaged_images 5000``, of which benchmarks/results has what came out."""
+    told = damaged_images.report(512, seed=1)
+    assert told["wrong"] == []

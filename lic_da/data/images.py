@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from lic_da.bitstream import MAX_PIXELS
 from lic_da.data import orientation, png
@@ -35,6 +36,8 @@ _WHITE = 65535  # of 16 bits
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CUT_SHORT = ("premature end", "huffman code", "unsupported marker", "invalid progressive")
 """What libjpeg says of scans that end too early or cannot be followed; it then goes on with grey."""
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
+_MOST_EXTRANEOUS = 200  # one in so many bytes; some cameras fill up what they write
 
 # The limit on pixels is ours (MAX_PIXELS) and is checked from the header, before any decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -194,17 +197,24 @@ def _finished(samples: NDArray[np.uint16], most: int, profile: bytes | None, tur
     step = max(1, _BAND // (width * channels))
     for top in range(0, height, step):
         rows = slice(top, top + step)
-        band = samples[rows].astype(np.float32) / np.float32(most)
-        if alpha is not None:
-            alpha[rows] = np.rint(255 * band[..., -1])
-            if not converted:  # else colours are converted before they are composed
-                own = band[..., -1:]
-                band = band[..., :colours] * own + (1 - own)
-        eight[rows] = np.rint(255 * band[..., :colours])
+        band = samples[rows].astype(np.int64)
+        if alpha is None:
+            eight[rows] = _in_bytes(band, most)
+        elif converted:  # before they are composed
+            eight[rows] = _in_bytes(band[..., :colours], most)
+            alpha[rows] = _in_bytes(band[..., -1], most)
+        else:
+            own = band[..., -1:]
+            eight[rows] = _in_bytes(band[..., :colours] * own + most * (most - own), most**2)
     image = Image.fromarray(eight[..., 0] if colours == 1 else eight)
     if alpha is not None and converted:
         image.putalpha(Image.fromarray(alpha))
     return _composed(image, profile, turn)
+
+
+def _in_bytes(samples: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Samples up to ``most`` as the nearest of 0 to 255."""
+    return (255 * samples + most // 2) // most
 
 
 def _read_other(path: Path, content: bytes, check_size: Callable[[int, int], None]) -> RGB:
@@ -214,6 +224,8 @@ def _read_other(path: Path, content: bytes, check_size: Callable[[int, int], Non
             return _read_tiff(path, content, image)
         if image.format in ("JPEG", "MPO"):
             _check_jpeg(content)
+        if isinstance(image, GifImagePlugin.GifImageFile):
+            _check_frame(image)
         image.load()
         info = image.info
         turn = orientation.stated(info.get("exif"), info.get("xmp"))
@@ -235,6 +247,17 @@ def _check_mode(path: Path, image: Image.Image) -> None:
         raise ImageProblem(path, f"{image.mode} colours, which are not read")
 
 
+def _check_frame(image: ImageFile.ImageFile) -> None:
+    """Refuse a picture most of which its first frame leaves empty.
+
+    Raises:
+        ValueError: as its size is damaged, or it is a sprite on a large canvas.
+    """
+    left, top, right, bottom = (image.tile and image.tile[0].extents) or (0, 0, 0, 0)
+    if 2 * (right - left) * (bottom - top) < image.width * image.height:
+        raise ValueError("The first frame covers less than half of the picture.")
+
+
 def _check_jpeg(content: bytes) -> None:
     """Refuse a JPEG file whose scans end too early or cannot be followed to their end.
 
@@ -249,10 +272,18 @@ def _check_jpeg(content: bytes) -> None:
     except ValueError as error:
         if any(words in str(error).lower() for words in _CUT_SHORT):
             raise
+        left = _EXTRANEOUS.search(str(error))
+        # Behind a scan (restart or end of image) a few may be left over, between segments none.
+        if left is None:
+            return
+        behind_scan = left[2][0] == "d" and left[2][1].isdigit()
+        if not behind_scan or int(left[1]) * _MOST_EXTRANEOUS > len(content):
+            raise
 
 
 _TAG_ORIENTATION, _TAG_BITS, _TAG_COMPRESSION, _TAG_PHOTOMETRIC = 274, 258, 259, 262
-_TAG_PLANES, _TAG_FORMAT = 284, 339
+_TAG_PLANES, _TAG_FORMAT, _TAG_JPEG_TABLES = 284, 339, 347
+_TAGS_OF_PARTS = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
 _UNSIGNED, _RGB, _YCBCR, _JPEG = 1, 2, 6, 7
 
 
@@ -263,6 +294,8 @@ def _read_tiff(path: Path, content: bytes, image: TiffImagePlugin.TiffImageFile)
         ImageProblem: a layout that is not read.
     """
     tags = image.tag_v2
+    if tags.get(_TAG_COMPRESSION) == _JPEG:
+        _check_strips(content, tags)
     bits, formats = (_numbers(tags.get(tag, 1)) for tag in (_TAG_BITS, _TAG_FORMAT))
     photometric, compression = tags.get(_TAG_PHOTOMETRIC, 0), tags.get(_TAG_COMPRESSION, 1)
     _check_mode(path, image)
@@ -285,6 +318,19 @@ def _read_tiff(path: Path, content: bytes, image: TiffImagePlugin.TiffImageFile)
             lying.load()
             return _composed(lying, profile, turn)
     return _deep_tiff(upright, bits[0], photometric == 0, profile, turn)
+
+
+def _check_strips(content: bytes, tags: Any) -> None:
+    """Check the JPEG data of each strip or tile, as :func:`_check_jpeg` does that of a file."""
+    tables = bytes(tags.get(_TAG_JPEG_TABLES) or b"\xff\xd8\xff\xd9")
+    for at, counts in _TAGS_OF_PARTS:
+        for start, count in zip(
+            _numbers(tags.get(at, ())), _numbers(tags.get(counts, ())), strict=True
+        ):
+            if start + count > len(content):
+                raise ValueError("A part of the picture lies behind the end of the file.")
+            if count:
+                _check_jpeg(tables[:-2] + content[start + 2 : start + count])
 
 
 def _numbers(value: object) -> tuple[int, ...]:
