@@ -30,7 +30,7 @@ from lic_da.files import atomic_path
 
 HERE = Path(__file__).parent
 DATA = Path("data")
-CODECS = ("bmshj2018_factorized_n64", "mbt2018_mean_n64")
+CODECS = ("bmshj2018_factorized_n64", "mbt2018_mean_n64", "zou2022_n64")
 FIRST_FOUR = f"{CODECS[0]}, qualities 1 to 4"  # the rates of the other one
 DOMAINS = (SOURCE_DOMAIN, "sketch", "comic", "clipart")
 CLASSICAL = (JPEG, WEBP, AVIF)
@@ -81,6 +81,7 @@ def bd_rates(curves: Curves) -> Iterable[tuple[str, ...]]:
         of[FIRST_FOUR] = Curve.of(four)
         pairs = [(codec, c.label) for codec in (*CODECS, FIRST_FOUR) for c in CLASSICAL]
         pairs += [(CODECS[1], CODECS[0]), (CODECS[1], FIRST_FOUR)]
+        pairs += [(CODECS[2], CODECS[0]), (CODECS[2], CODECS[1])]
         for codec, anchor in pairs:
             for interpolation in INTERPOLATIONS:
                 result = delta(of[anchor], of[codec], interpolation)
@@ -149,10 +150,34 @@ def trainings(codec: str, quality: int) -> list[Training]:
     return found
 
 
+def plot_variable(codec: str, axes: plt.Axes) -> None:
+    """As :func:`plot_training`, for a codec of variable rate, whose weights have one log."""
+    with open(zoo.WEIGHTS / codec / "all.log.csv", newline="", encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    for quality in configured(codec).qualities:
+        losses = [float(row[f"loss_q{quality}"]) for row in rows]
+        axes.plot(
+            [1000 * float(row["gigapixels"]) for row in rows],
+            [100 * (loss / losses[-1] - 1) for loss in losses],
+            marker=".",
+            label=f"quality {quality}",
+        )
+    axes.set(
+        xlabel="megapixels trained on, all rates together",
+        title=codec,
+        ylim=(-1, 20),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
 def plot_training() -> None:
     """How the validation loss fell while the weights were trained, relative to where it ended."""
-    figure, panels = plt.subplots(1, len(CODECS), figsize=(11, 4.4), layout="constrained")
+    figure, panels = plt.subplots(1, len(CODECS), figsize=(15, 4.4), layout="constrained")
     for codec, axes in zip(CODECS, panels, strict=True):
+        if configured(codec).get("variable_rate"):
+            plot_variable(codec, axes)
+            continue
         for index, quality in enumerate(configured(codec).qualities):
             told = trainings(codec, quality)
             last = told[-1]

@@ -16,6 +16,7 @@ from lic_da.codecs.picture_codec import pad
 from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.losses import distortion, rate_distortion, shown
 from lic_da.training.module import CodecModule, psnr_8_bit
+from lic_da.training.precision import bfloat16
 
 
 def noise_seed(*numbers: int) -> int:
@@ -31,7 +32,8 @@ class Baseline(CodecModule):
         lr: peak learning rate.
         optimiser: ``adam`` or ``soap``; see :mod:`lic_da.training.optimisers`.
         warmup: steps until the peak; then a cosine to zero.
-        bf16: run convolutions in bfloat16 while training; validation and test are in float32.
+        bf16: run convolutions in bfloat16 while training, on devices that compute in it; validation and
+            test are in float32.
     """
 
     adapted: RetrainedCodec
@@ -85,7 +87,7 @@ class DecoderFinetuning(Baseline):
         lr: see :class:`Baseline`, as what follows.
         optimiser: its name.
         warmup: steps until the peak.
-        bf16: run convolutions in bfloat16.
+        bf16: run convolutions in bfloat16, on devices that compute in it.
     """
 
     encoder: FrozenEncoder
@@ -107,7 +109,7 @@ class DecoderFinetuning(Baseline):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = batch["image"]
         y_hat, _ = self.encoder.of_crops(batch)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with bfloat16(x.device, self.bf16):
             x_hat = self.encoder.decode(self.codec.g_s, y_hat, batch)
         return self.check_and_log(distortion(x_hat, x, self.gamma), batch)
 
@@ -136,7 +138,7 @@ class RateDistortionTraining(Baseline):
         optimiser: its name.
         aux_lr: constant learning rate of the quantiles, by Adam.
         warmup: steps until the peak.
-        bf16: run the transforms in bfloat16.
+        bf16: run the transforms in bfloat16, on devices that compute in it.
         seed: of the noise.
     """
 
@@ -161,7 +163,7 @@ class RateDistortionTraining(Baseline):
         x = batch["image"]
         # The noise depends on seed and batch alone, so that a resumed run is exact.
         torch.manual_seed(noise_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with bfloat16(x.device, self.bf16):
             out = self.codec(x)
         losses = rate_distortion(shown(out["x_hat"]), x, out["likelihoods"], self.lmbda)
         aux = self.codec.aux_loss()

@@ -23,6 +23,7 @@ from lic_da.errors import UserError
 from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.losses import adaptation
 from lic_da.training.optimisers import Groups, optimiser_of
+from lic_da.training.precision import bfloat16
 from lic_da.training.processes import gathered
 from lic_da.training.schedule import warmup_cosine
 
@@ -185,7 +186,8 @@ class DecoderAdaptation(CodecModule):
             (halve when the validation gain has not grown for ``patience`` validations).
         warmup: steps until the peak.
         patience: of ``plateau``.
-        bf16: run convolutions in bfloat16 while training; validation and test are in float32.
+        bf16: run convolutions in bfloat16 while training, on devices that compute in it; validation and
+            test are in float32.
     """
 
     adapted: AdaptedCodec
@@ -220,7 +222,7 @@ class DecoderAdaptation(CodecModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x, labels = batch["image"], batch["label"]
         y_hat, read = self.encoder.of_crops(batch)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with bfloat16(x.device, self.bf16):
             logits = self.synthesis.gate(read)
             v = logits.float().softmax(dim=1)
             if self.bf16:  # such convolutions are faster with channels last

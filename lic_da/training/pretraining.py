@@ -20,6 +20,7 @@ from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import ModelCodec
 from lic_da.training.losses import rate_distortion, rate_distortion_of_rates
 from lic_da.training.optimisers import soap
+from lic_da.training.precision import bfloat16
 from lic_da.training.schedule import warmup_cosine
 
 _WEIGHT = -0.75
@@ -41,7 +42,8 @@ class Pretraining(L.LightningModule):
         precondition_every: steps between updates of SOAP's preconditioner.
         average: decay of the moving average of the weights, a step; 0: the weights of the last step.
         seed: of the noise.
-        bf16: run the transforms in bfloat16 (entropy models stay in float32).
+        bf16: run the transforms in bfloat16, on devices that compute in it; entropy models stay in
+            float32.
         compile: compile the forward pass.
     """
 
@@ -75,7 +77,7 @@ class Pretraining(L.LightningModule):
 
     def _losses(self, x: Tensor) -> dict[str, Tensor]:
         # Autocast is for the forward pass alone: Lightning's own would also cover the optimiser.
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with bfloat16(x.device, self.bf16):
             if len(self.lmbdas) == 1:
                 out = self.codec(x)
                 return rate_distortion(out["x_hat"].float(), x, out["likelihoods"], *self.lmbdas)
