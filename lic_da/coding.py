@@ -134,7 +134,7 @@ def default_pack() -> Path | None:
         Its folder; None: there has been no run.
     """
     if os.environ.get("LIC_DA_PACK"):
-        return Path(os.environ["LIC_DA_PACK"])
+        return user_path(os.environ["LIC_DA_PACK"])
     config = _plain(CONF / "cli.yaml")
     if config.get("pack") is not None:
         return user_path(config["pack"])

@@ -1,25 +1,51 @@
-"""What all commands share: mistakes of the user end in one line, not in a traceback."""
+"""What all commands share: their configuration, plain output, and mistakes that end in one line."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import hydra
 from hydra.errors import InstantiationException
 
-from lic_da.errors import UserError
+from lic_da.config import CONF, available
+from lic_da.errors import UserError, unknown
 from lic_da.surroundings import ensure_home, printable, use_plain_output
 
+_INTERRUPTED = 130  # exit code of what the user has stopped with Ctrl-C
 
-def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: print a :class:`UserError` as one line on stderr and leave with exit code 2."""
 
+def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
+    """Decorator: a command that is configured by ``conf/<name>.yaml``.
+
+    A :class:`UserError` ends it with one line on stderr and exit code 2, not with a traceback.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[[], Any]:
+        configured = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
+            _in_words(function)
+        )
+
+        @functools.wraps(function)
+        def main() -> Any:
+            use_plain_output()
+            ensure_home()
+            try:
+                check_groups(sys.argv[1:])
+            except UserError as error:
+                _refuse(error)
+            return configured()
+
+        return main
+
+    return decorate
+
+
+def _in_words(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        use_plain_output()
-        ensure_home()
         try:
             return function(*args, **kwargs)
         except UserError as error:
@@ -28,8 +54,28 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             if not isinstance(error.__cause__, UserError):
                 raise
             _refuse(error.__cause__)
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
 
     return wrapped
+
+
+def check_groups(arguments: Sequence[str]) -> None:
+    """Refuse the name of a codec, a method or the like that does not exist, before Hydra does.
+
+    Raises:
+        UserError: there is no such file in ``conf/<group>``; the message lists those there are.
+    """
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
+    for argument in arguments:
+        group, _, values = argument.partition("=")
+        if group not in groups or not values or set(values) & set("${}()[]'\""):
+            continue
+        for value in values.split(","):
+            name = value.strip()
+            if name and name != "null" and name not in available(group):
+                raise unknown(group, name, available(group))
 
 
 def _refuse(error: UserError) -> NoReturn:

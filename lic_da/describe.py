@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import hydra
 import torch
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
@@ -19,9 +18,9 @@ from lic_da.codecs.picture_codec import PictureCodec
 from lic_da.codecs.widened import PUBLISHED_ENTROPY_PARAMETERS, WidenedFactorizedPrior
 from lic_da.codecs.zoo import count_parameters
 from lic_da.command import command
-from lic_da.config import CONF
 from lic_da.data.datamodule import domain_names
 from lic_da.data.domains import load_domain
+from lic_da.training.optimisers import check_optimiser
 
 _SIDES = {"encoder": "g_a", "decoder": "g_s"}
 
@@ -32,6 +31,7 @@ def describe(config: DictConfig) -> dict[str, Any]:
     ``entropy`` is everything that is neither ``g_a`` nor ``g_s``, hyperprior included. Parameters of
     CompressAI's entropy bottleneck include three quantiles a channel, which only the auxiliary loss trains.
     """
+    check_optimiser(config)
     names = domain_names(config.domains)
     for name in names:
         load_domain(name)
@@ -118,8 +118,7 @@ def base_counts(codec: CompressionModel) -> dict[str, int]:
     }
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="describe")
-@command
+@command("describe")
 def main(config: DictConfig) -> None:
     """Print the description."""
     print(json.dumps(describe(config)))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lic_da.command import command
-from lic_da.config import CONF
 from lic_da.errors import UserError, unknown
-from lic_da.files import write_json
+from lic_da.files import user_path, write_json
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
-@command
+@command("evaluate")
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.adaptation.pack import load
@@ -26,7 +21,7 @@ def main(config: DictConfig) -> None:
     console = Console(stderr=True)
     if config.pack is None:
         raise UserError("Give the folder of a pack: pack=outputs/NAME/pack.")
-    pack = Path(config.pack)
+    pack = user_path(config.pack)
     adapted = load(pack)
     for blend in config.blends or ():
         if blend not in adapted.blends:
@@ -35,13 +30,13 @@ def main(config: DictConfig) -> None:
     names = dict.fromkeys((*seen, *listed(config.unseen)))
     for name in names:
         load_domain(name)
-    prepared = {name: prepare(name, Path(config.data_dir), console=console) for name in names}
+    prepared = {name: prepare(name, user_path(config.data_dir), console=console) for name in names}
     refuse_shared_files(prepared.values())
     pictures = []
     for name, images in prepared.items():
         label = adapted.domains.index(name) if name in adapted.domains else -1
         pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
-    folder = Path(config.output) if config.output else pack.resolve().parent / "evaluation"
+    folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
         folder, adapted, pictures, blends=config.blends, ms_ssim=config.ms_ssim, console=console
     )

@@ -7,6 +7,7 @@ that is replaced keeps its own; what is no regular file (a device, a named pipe)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -149,6 +150,17 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings.")
     return content
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that nobody else has: ``path``, or where that is there, ``path_2`` and so on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def user_path(path: Path | str) -> Path:

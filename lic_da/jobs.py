@@ -86,7 +86,10 @@ def states(sweep: Path) -> list[JobState]:
     found = []
     for folder in sorted(p for p in sweep.iterdir() if p.is_dir() and not p.name.startswith(".")):
         if (folder / FAILURE).is_file():
-            reason = read_json(folder / FAILURE)["reason"]
+            try:
+                reason = read_json(folder / FAILURE)["reason"]
+            except (UserError, KeyError, TypeError):
+                reason = f"{folder / FAILURE} says no more"
             found.append(JobState(folder, "failed", reason))
         elif (folder / "summary.json").is_file():
             found.append(JobState(folder, "done"))
@@ -100,8 +103,11 @@ def states(sweep: Path) -> list[JobState]:
 
 
 def _why_unfinished(path: Path) -> str:
-    mark = read_json(path)
-    who = f"process {mark['pid']} on {mark['host']}, begun {mark['begun']}"
+    try:
+        mark = read_json(path)
+        who = f"process {mark['pid']} on {mark['host']}, begun {mark['begun']}"
+    except (UserError, KeyError, TypeError):  # of a process that was killed while it wrote it
+        return f"it was killed, and {path} says no more"
     if mark["host"] != socket.gethostname():
         return f"it is still running, or was killed ({who})"
     if _is_alive(mark["pid"], mark["process_started"]):

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from rich import box
@@ -23,9 +22,8 @@ from rich.table import Table
 
 from lic_da import jobs
 from lic_da.command import command
-from lic_da.config import CONF
 from lic_da.errors import UserError, unknown
-from lic_da.files import write_json, write_text
+from lic_da.files import read_text, user_path, write_json, write_text
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
@@ -38,13 +36,12 @@ _VERSIONS = (
 )  # fmt: skip
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="summarize")
-@command
+@command("summarize")
 def main(config: DictConfig) -> None:
     """Summarise a sweep."""
     if config.sweep is None:
         raise UserError("Give the folder of a sweep: sweep=outputs/sweeps/NAME.")
-    sweep = Path(config.sweep)
+    sweep = user_path(config.sweep)
     if not sweep.name:  # such as ".": the name of the folder is that of the sweep
         sweep = sweep.resolve()
     jobs.report(jobs.states(sweep))
@@ -65,7 +62,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     Raises:
         UserError: no job is finished, or jobs cannot be compared.
     """
-    from lic_da import tracking
+    from lic_da import surroundings, tracking
     from lic_da.evaluation.classical import ANCHORS, METHOD
     from lic_da.evaluation.rate_distortion import read_points, write_points
     from lic_da.evaluation.report import Job, Report, write_report
@@ -76,7 +73,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     for name in report.anchors:
         if name not in ANCHORS:
             raise unknown("classical codec", name, ANCHORS)
-    tracking.wandb_mode(logger.mode)
+    surroundings.wandb_mode(logger.mode)
     states = jobs.states(sweep)
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
     if not runs:
@@ -120,7 +117,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     )
     write_report(content, sweep / "report.html")
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
-    done = logged.is_file() and logged.read_text() == digest
+    done = logged.is_file() and read_text(logged) == digest
     if not done and log_sweep(sweep, logger, series, anchors, rows, summary):
         write_text(logged, digest)
     Console().print(_table(rows), highlight=False)

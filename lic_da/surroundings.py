@@ -65,6 +65,12 @@ def _quota(cgroup: Path) -> float | None:
     return granted if granted > 0 else None
 
 
+def started_together() -> bool:
+    """Whether a launcher has started several processes of one training, which share its folder."""
+    counts = (os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    return any(count.isdigit() and int(count) > 1 for count in counts)
+
+
 def use_plain_output() -> None:
     """Let the standard streams take every text: what they cannot show becomes plain characters."""
     for stream in (sys.stdout, sys.stderr):

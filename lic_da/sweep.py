@@ -51,7 +51,7 @@ def job_name(
         overrides: all overrides of the job, as Hydra lists them.
     """
     domains = domains.split(",") if isinstance(domains, str) else domains
-    name = f"{_short('-'.join(domains))}_{codec}_q{quality}_{method}_s{seed}"
+    name = f"{_short('-'.join(map(str, domains)))}_{codec}_q{quality}_{method}_s{seed}"
     rest = _without(overrides, (*_NAMED, *_WITHOUT_EFFECT))
     return f"{name}_{_hash(rest)}" if rest else name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import secrets
 import subprocess
 import sys
@@ -16,33 +15,11 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from lic_da.errors import unknown
-from lic_da.files import write_text
-
-MODES = ("auto", "online", "offline", "disabled")
+from lic_da.files import read_text, write_text
+from lic_da.surroundings import package_version, wandb_mode
 
 _PATIENCE = 30.0  # seconds that W&B has to answer when a run begins
 _RUN_ID = "wandb_id"
-
-
-def wandb_mode(mode: str) -> str:
-    """``online``, ``offline`` or ``disabled``; ``auto`` is online where there is an API key.
-
-    Raises:
-        UserError: unknown mode.
-    """
-    if mode not in MODES:
-        raise unknown("W&B mode", mode, MODES)
-    if mode != "auto":
-        return mode
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    os.environ.setdefault("WANDB_SILENT", "true")  # it is read once, when wandb starts
-    import wandb
-
-    return "online" if wandb.login(prompt=False) else "offline"
 
 
 @contextmanager
@@ -134,15 +111,27 @@ def _run_id(folder: Path) -> str:
     path = folder / _RUN_ID
     if not path.is_file():
         write_text(path, secrets.token_hex(4))
-    return path.read_text()
+    return read_text(path).strip()
 
 
 def git_commit() -> str:
-    """Commit of the checkout this program runs from, ``-dirty`` if it was changed; or ``unknown``."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Commit of the checkout this program runs from, ``-dirty`` if it was changed; else its version.
+
+    A package that is installed into the environment of somebody's repository is no part of that.
+    """
+    here = Path(__file__).resolve().parents[1]
+    top = _git(here, "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != here:
+        return f"version {package_version()}"
+    return _git(here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says in a folder; nothing if there is no git, or no repository."""
     try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    except OSError:  # no git here
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -10,12 +10,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
 from lic_da.command import command
-from lic_da.config import CONF
 from lic_da.errors import UserError
+from lic_da.surroundings import has_wandb_key
 
 _BLENDS = ("weighted", "top1", "oracle")
 
@@ -93,13 +92,12 @@ def _entity(given: str | None) -> str:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    if not (os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False)):
+    if not has_wandb_key():
         raise UserError("There is no W&B API key here: set WANDB_API_KEY or run 'wandb login'.")
     return given or str(wandb.Api().default_entity)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="workspace")
-@command
+@command("workspace")
 def main(config: DictConfig) -> None:
     """Save the view and print its address."""
     view = workspace(

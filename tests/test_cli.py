@@ -23,6 +23,7 @@ from lic_da.bitstream import Stream
 from lic_da.cli import app
 from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.errors import UserError
+from lic_da.listing import picture
 from tests.conftest import CODEC, codec_config, disturb
 from tests.test_adaptation import as_batch
 
@@ -274,4 +275,4 @@ def test_two_pictures_that_would_become_one_file_are_refused(tmp_path: Path) -> 
     for name in ("a.png", "a.jpg", "a.png.webp"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"Several files .* would become a\.png\.lic"):
-        plan(tmp_path, tmp_path / "out", frozenset({".png", ".jpg", ".webp"}), ".lic")
+        plan(tmp_path, tmp_path / "out", picture, ".lic")

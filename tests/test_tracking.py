@@ -48,7 +48,7 @@ def test_forgotten_runs_are_not_gone_on_with(tmp_path: Path) -> None:
     assert len({run.id for run in runs_below(tmp_path)}) == 2
 
 
-@pytest.mark.parametrize("key", ["0123456789" * 4, "no key"])
+@pytest.mark.parametrize("key", ["0123456789" * 4, "local-" + "0123456789" * 4])
 def test_where_wandb_cannot_be_reached_a_run_goes_on_offline_and_says_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -95,6 +95,13 @@ def fit(state: Mapping[str, Tensor], codec: CompressionModel, path: Path) -> dic
         for label, keys in (("missing", missing), ("unknown", surplus), ("other shape", shapes))
         if keys
     ]
+    spoilt = sorted(k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all())
+    if spoilt:
+        more = f" and {len(spoilt) - 4} more" if len(spoilt) > 4 else ""
+        raise UserError(
+            f"The weights in {path} cannot be used: {', '.join(spoilt[:4])}{more} hold values that are "
+            "no finite numbers."
+        )
     if problems:
         raise UserError(
             f"The weights in {path} do not fit {type(codec).__name__}; {'; '.join(problems)}."

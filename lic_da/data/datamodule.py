@@ -25,7 +25,8 @@ from lic_da.data.index import DomainImages, Picture
 from lic_da.data.latent_cache import Box, file_hash
 from lic_da.data.latent_crops import LatentCrops, shown
 from lic_da.errors import UserError
-from lic_da.surroundings import granted_cpus
+from lic_da.files import user_path
+from lic_da.surroundings import granted_cpus, leave_signals_to_the_training
 
 CropKey = tuple[int, int, int]
 """What a sampler asks a :class:`CropDataset` for: (group, number of the picture, crop seed)."""
@@ -352,7 +353,7 @@ class DomainsDataModule(L.LightningDataModule):
         for name in self.unseen_names:
             if name in self.domain_names:
                 raise UserError(f"Domain '{name}' cannot be both trained on and unseen.")
-        self.data_dir = Path(data_dir)
+        self.data_dir = user_path(data_dir)
         self.batch_size, self.crop, self.batches_per_epoch = batch_size, crop, batches_per_epoch
         self.val_images, self.val_crop, self.train_images = val_images, val_crop, train_images
         self.num_workers, self.cache_gb, self.seed = num_workers, cache_gb, seed
@@ -443,6 +444,7 @@ class DomainsDataModule(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals_to_the_training,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -485,5 +487,9 @@ def domain_names(
 
 
 def listed(names: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Names that were given as a list, with commas in one text, or not at all."""
-    return tuple(names.split(",") if isinstance(names, str) else names or ())
+    """Names that were given as a list, with commas in one text, or not at all; 2024 is a name too."""
+    if names is None:
+        return ()
+    if not isinstance(names, Sequence):
+        names = [names]
+    return tuple(str(n) for n in (names.split(",") if isinstance(names, str) else names))

@@ -31,7 +31,7 @@ from lic_da.data.inspection import inspect_all
 from lic_da.data.sources import FolderSource, Found, Source, SourceUnavailable
 from lic_da.data.splits import assign_splits
 from lic_da.errors import UserError, unknown
-from lic_da.files import read_text
+from lic_da.files import read_text, user_path
 
 SOURCE_DOMAIN = "natural"
 
@@ -115,7 +115,7 @@ def prepare(
         UserError: no such domain, no usable images, or no source can be reached.
     """
     domain = load_domain(name)
-    data_dir = data_dir.resolve()
+    data_dir = user_path(data_dir).resolve()
     console = console or Console(quiet=True, stderr=True)
     folder = data_dir / "domains" / name
     if not rebuild:

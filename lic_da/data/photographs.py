@@ -26,6 +26,7 @@ from lic_da.data.images import ImageProblem, read_rgb
 from lic_da.data.index import Picture
 from lic_da.data.sources import FolderSource
 from lic_da.errors import UserError
+from lic_da.files import user_path
 from lic_da.surroundings import granted_cpus
 
 _THUMBNAIL = 24  # side, in pixels
@@ -185,7 +186,7 @@ class PhotographsDataModule(DomainsDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(domains, crop=crop, **kwargs)
-        self.photos = tuple(str(Path(folder).expanduser()) for folder in photos)
+        self.photos = tuple(str(user_path(folder)) for folder in photos)
         self.gathered = Gathered()
         self._crops: PhotographCrops | None = None
 

@@ -20,7 +20,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -267,7 +267,7 @@ class DiceBearSource(Source):
         with _unpack_folder(target) as folder:
             for seed in range(self.count):
                 drawing = dicebear.Avatar(style, {"seed": f"{self.style}-{seed}"}).to_string()
-                (folder / f"{self.style}-{seed:04d}.svg").write_text(drawing)
+                (folder / f"{self.style}-{seed:04d}.svg").write_text(drawing, encoding="utf-8")
         return target
 
 
@@ -395,7 +395,8 @@ def _unpack_folder(target: Path) -> Any:
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        with suppress(OSError):  # file systems without modes refuse
+            temporary.chmod(0o755)
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

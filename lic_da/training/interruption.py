@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,40 @@ from lic_da.errors import UserError
 
 
 class Termination(L.Callback):
-    """Ends the training between two steps when SIGTERM comes (a cluster's notice), and saves before.
+    """Ends the training between two steps when SIGTERM (a cluster's notice) or Ctrl-C comes, and saves.
 
-    A validation that is under way is finished first: what it finds belongs to the checkpoint.
+    A validation that is under way is finished first: what it finds belongs to the checkpoint. A second
+    Ctrl-C does not wait for it.
 
     Args:
         path: of the checkpoint; that of a whole epoch is there already.
 
     Attributes:
-        told: whether SIGTERM has come.
+        told: whether one has come.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.told = False
+        self._before: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take SIGTERM over from Lightning, which would end a validation in its middle."""
+        """Take the signals over from Lightning, which would end a validation in its middle."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._tell)
+            self._before = signal.signal(signal.SIGINT, self._tell)
 
-    def _tell(self, *_: object) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give Ctrl-C back."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _tell(self, number: int, *_: object) -> None:
+        if number == signal.SIGINT:
+            if self.told:
+                raise KeyboardInterrupt
+            print("Stopping after this step; Ctrl-C again to stop at once.", file=sys.stderr)
         self.told = True
 
     def on_train_batch_start(
@@ -44,7 +58,7 @@ class Termination(L.Callback):
         """Save and end the training.
 
         Raises:
-            SIGTERMException: SIGTERM has come, to this process or to another of the same training.
+            SIGTERMException: a signal has come, to this process or to another of the same training.
         """
         if trainer.strategy.reduce_boolean_decision(self.told, all=False):
             if batch_idx > 0:

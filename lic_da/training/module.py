@@ -26,6 +26,7 @@ from lic_da.training.optimisers import Groups, optimiser_of
 from lic_da.training.precision import bfloat16
 from lic_da.training.processes import gathered
 from lic_da.training.schedule import warmup_cosine
+from lic_da.training.steps import steps_of
 
 BLENDS = ("base", "weighted", "top1", "oracle")
 _CODEC = "codec."
@@ -97,7 +98,7 @@ class CodecModule(L.LightningModule):
             warmup: steps until the peak.
             constant: groups whose learning rate stays as it is, trained by Adam.
         """
-        total = int(self.trainer.estimated_stepping_batches)
+        total = steps_of(self.trainer)
         # Lightning clips no gradients for a fused optimiser under its own mixed precision.
         fused = self.trainer.precision == "32-true"
         optimiser = optimiser_of(self.optimiser, groups, constant, fused=fused)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from pytorch_optimizer import SOAP
 
 from lic_da.errors import unknown
@@ -33,6 +34,14 @@ def soap(groups: Groups, *, precondition_every: int = 10) -> torch.optim.Optimiz
         max_precondition_dim=512,
     )
     return optimiser
+
+
+def check_optimiser(config: DictConfig) -> None:
+    """Raise a UserError unless the optimiser that a command's configuration names is there."""
+    for place in ("codec.training.optimiser", "method.training.optimiser"):
+        name = OmegaConf.select(config, place, default=OPTIMISERS[0])
+        if name not in OPTIMISERS:
+            raise unknown("optimiser", name, OPTIMISERS)
 
 
 def optimiser_of(

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 import lightning as L
 import matplotlib.pyplot as plt
 import torch
@@ -37,13 +36,14 @@ from lic_da.codecs import known, zoo
 from lic_da.codecs.checkpoints import fit, read_checkpoint
 from lic_da.codecs.zou2022_variable import VariableRateWACNN, start_from
 from lic_da.command import command
-from lic_da.config import CONF, flat
+from lic_da.config import flat
 from lic_da.errors import Stopped, UserError
-from lic_da.files import atomic_path, read_json, write_json, write_text
+from lic_da.files import atomic_path, read_json, user_path, write_json, write_text
 from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
 from lic_da.training.pretraining import Pretraining, coders_of, validate
 from lic_da.training.records import SCRATCH, Origin, Place, logged, write_rows
+from lic_da.training.steps import ExactSteps
 
 
 def start_of(config: DictConfig, start: Path | None, console: Console) -> Path | None:
@@ -86,7 +86,7 @@ def begin_with(codec: CompressionModel, start: Path) -> None:
 
 def given_start(config: DictConfig) -> Path | None:
     """The weights that the user wants the first quality to start from."""
-    return Path(config.start) if config.start else None
+    return user_path(config.start) if config.start else None
 
 
 _OF_CODEC = ("name", "quality", "model", "stride")
@@ -176,7 +176,8 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         bf16=config.bf16,
         compile=config.compile,
     )
-    epochs = math.ceil(config.steps[phase] / config.data.batches_per_epoch)
+    steps = config.steps[phase]
+    epochs = math.ceil(steps / config.data.batches_per_epoch)
     sessions = len(list(folder.glob("log/session_*")))
     termination = interruption.Termination(checkpoint)
     trainer = L.Trainer(
@@ -187,6 +188,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         callbacks=[
             ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
             termination,
+            ExactSteps(steps),
             RichProgressBar(leave=False),
         ],
         log_every_n_steps=50,
@@ -214,7 +216,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
             *origin.training,
             {
                 "started_from": origin.started_from,
-                "steps": epochs * config.data.batches_per_epoch,
+                "steps": steps,
                 "lr": config.lr[phase],
                 "batch_size": config.data.batch_size,
                 "crop": config.data.crop,
@@ -314,8 +316,7 @@ def check(config: DictConfig) -> None:
         raise UserError("refine=true starts from the exported weights: leave out start.")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="pretrain")
-@command
+@command("pretrain")
 def main(config: DictConfig) -> None:
     """Train all configured qualities."""
     console = Console(stderr=True)

@@ -22,6 +22,7 @@ from lic_da.training.losses import rate_distortion, rate_distortion_of_rates
 from lic_da.training.optimisers import soap
 from lic_da.training.precision import bfloat16
 from lic_da.training.schedule import warmup_cosine
+from lic_da.training.steps import steps_of
 
 _WEIGHT = -0.75
 """Power of λ that a rate's loss is weighted by, so that no rate's gradient drowns the others'."""
@@ -94,7 +95,7 @@ class Pretraining(L.LightningModule):
         quantiles = [p for n, p in self.codec.named_parameters() if n.endswith(".quantiles")]
         groups = [{"params": main, "lr": self.lr}]
         optimiser = soap(groups, precondition_every=self.precondition_every)
-        total = self.trainer.max_epochs * self.trainer.datamodule.batches_per_epoch  # type: ignore[operator, attr-defined]
+        total = steps_of(self.trainer)
         return [optimiser, torch.optim.Adam(quantiles, self.aux_lr)], [
             torch.optim.lr_scheduler.LambdaLR(
                 optimiser, lambda step: warmup_cosine(step, self.warmup, total)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lic_da.codecs import zoo
 from lic_da.errors import UserError
-from lic_da.files import atomic_path, read_json
+from lic_da.files import atomic_path, read_json, user_path
 
 SCRATCH = "scratch"
 
@@ -29,7 +29,7 @@ class Place:
     @classmethod
     def trained(cls, config: DictConfig) -> Place:
         """In the folder of the training; the weights are written last and say that all is done."""
-        folder = Path(config.folder) / zoo.weights_stem(config.codec, config.codec.quality)
+        folder = user_path(config.folder) / zoo.weights_stem(config.codec, config.codec.quality)
         return cls(folder / "weights.safetensors", folder / "recipe.json", folder / "log.csv")
 
     @classmethod
@@ -43,7 +43,7 @@ class Place:
             raise UserError(
                 f"The package has no place for weights of {config.codec.name}: say export=FOLDER."
             )
-        folder = Path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
+        folder = user_path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
         stem = zoo.weights_stem(config.codec, config.codec.quality)
         return cls(
             folder / f"{stem}.safetensors", folder / f"{stem}.json", folder / f"{stem}.log.csv"

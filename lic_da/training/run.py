@@ -7,6 +7,7 @@ import datetime
 import errno
 import logging
 import math
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from lic_da import tracking
+from lic_da import surroundings, tracking
 from lic_da.adaptation import pack
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import PictureCodec
@@ -34,14 +36,15 @@ from lic_da.evaluation.rate_distortion import check_blends
 from lic_da.evaluation.series import without_effect
 from lic_da.evaluation.summary import measure_into, table
 from lic_da.evaluation.wandb_log import log_result
-from lic_da.files import atomic_path, read_json, write_json, write_text
+from lic_da.files import atomic_path, read_json, user_path, write_json, write_text
 from lic_da.jobs import RUNNING
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
 from lic_da.training.memory import keep_freed_memory
 from lic_da.training.module import CodecModule, TrainedAveraging
-from lic_da.training.optimisers import OPTIMISERS
+from lic_da.training.optimisers import check_optimiser
 from lic_da.training.processes import check_processes, is_first
+from lic_da.training.steps import ExactSteps
 
 TRAIN_ON = ("all", "targets")
 """Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
@@ -69,7 +72,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     module: CodecModule = instantiate(config.method.training)(adapted)
     done = 0
     if config.ckpt_path:
-        checkpoint = read_checkpoint(Path(config.ckpt_path))
+        checkpoint = read_checkpoint(user_path(config.ckpt_path))
         module.check_checkpoint(checkpoint)
         done = checkpoint["global_step"]
     best, *callbacks = _callbacks(config, folder, module.monitored)
@@ -83,7 +86,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     check_processes(trainer)
     console = Console(stderr=True, quiet=not trainer.is_global_zero)
     if trainer.is_global_zero:
-        tracking.wandb_mode(config.logger.mode)
+        surroundings.wandb_mode(config.logger.mode)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
     data: DomainsDataModule = instantiate(
         config.data, domains=names[1:], learned=_learned(config, names), done=done, console=console
@@ -140,14 +143,13 @@ def _fit(
     Raises:
         Stopped: by a signal, after a checkpoint; or the disk is full.
     """
-    again = (
-        f"python -m lic_da.train ckpt_path={folder}/checkpoints/last.ckpt and the same settings."
-    )
     last = folder / "checkpoints" / "last.ckpt"
+    again = going_on(last)
     (termination,) = (c for c in trainer.callbacks if isinstance(c, Termination))  # type: ignore[attr-defined]
     try:
         with contextlib.suppress(SIGTERMException):
-            trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=False)
+            ckpt_path = user_path(config.ckpt_path) if config.ckpt_path else None
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -159,7 +161,20 @@ def _fit(
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if trainer.interrupted or termination.told:
+        if not last.is_file():
+            raise Stopped("Stopped before the first checkpoint.")
         raise Stopped(f"Stopped. To go on: {again}")
+
+
+def going_on(checkpoint: Path) -> str:
+    """The command that goes on with this run, as it can be pasted into a shell."""
+    settings: Sequence[str] = ()
+    if HydraConfig.initialized():
+        settings = HydraConfig.get().overrides.task
+    kept = [s for s in settings if s.partition("=")[0] not in ("ckpt_path", "name")]
+    path = str(checkpoint).replace("\\", "\\\\").replace('"', '\\"')
+    words = ["python", "-m", "lic_da.train", f'ckpt_path="{path}"', *kept]
+    return " ".join(map(shlex.quote, words))
 
 
 def _learned(config: DictConfig, names: Sequence[str]) -> Sequence[str]:
@@ -251,9 +266,7 @@ def _check(config: DictConfig) -> tuple[str, ...]:
         load_domain(name)
     if config.method.train_on not in TRAIN_ON:
         raise unknown("method.train_on", config.method.train_on, TRAIN_ON)
-    optimiser = OmegaConf.select(config, "method.training.optimiser", default=OPTIMISERS[0])
-    if optimiser not in OPTIMISERS:
-        raise unknown("optimiser", optimiser, OPTIMISERS)
+    check_optimiser(config)
     if config.extend and config.method.name != "adapters":
         raise UserError(
             f"A pack is extended by adapters only: leave out method={config.method.name}."
@@ -275,6 +288,7 @@ def _callbacks(config: DictConfig, folder: Path, monitored: tuple[str, str]) -> 
         ModelCheckpoint(checkpoints, filename="best", monitor=monitor, mode=mode, **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
         Termination(checkpoints / "last.ckpt"),
+        ExactSteps(config.codec.training.steps),
         RichProgressBar(leave=False),
     ]
     if config.ema is not None:
