@@ -24,14 +24,14 @@ from lic_da.adaptation.adapters import LowRank
 from lic_da.adaptation.codec import AdaptedCodec, base_state, how_adapted, pad
 from lic_da.adaptation.synthesis import BLENDS
 from lic_da.bitstream import Stream, StreamError
-from lic_da.codecs import zoo
+from lic_da.codecs import known, zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.zou2022 import WACNN
 from lic_da.data.images import RGB
 from lic_da.describe import describe
 from lic_da.errors import UserError
 from lic_da.training.module import DecoderAdaptation
-from tests.conftest import DOMAINS, disturb, scribbles
+from tests.conftest import DOMAINS, codec_config, disturb, scribbles
 from tests.test_adaptation import Branches, as_batch, blending_domain
 
 PUBLISHED = (
@@ -364,3 +364,24 @@ def test_low_rank_adapters_have_few_parameters_and_the_rank_they_say(
         torch.testing.assert_close(folded, synthesis(y_hat, v), rtol=0, atol=1e-4)
     with pytest.raises(UserError, match=r"adapter\.rank must be at least 1"):
         LowRank(rank=0)
+
+
+def test_one_file_of_weights_codes_at_six_rates_that_read_anywhere(photographs: list[RGB]) -> None:
+    """Real streams of ``zou2022_n64``: rates and quality rise, and other threads decode the same."""
+    picture = photographs[0][:192, :192]
+    points, prints = [], set()
+    for quality in range(1, 7):
+        config = codec_config(quality, "zou2022_n64")
+        codec = AdaptedCodec.build(config, ["natural"])
+        prints.add(codec.fingerprint)
+        data = codec.compress(picture)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2 if before == 1 else 1)
+        decoded = codec.decompress(data)
+        torch.set_num_threads(before)
+        mse = np.mean((decoded.astype(float) - picture) ** 2)
+        points.append((len(data), -mse))
+    assert points == sorted(points) and len(prints) == 6
+    assert {str(known.find(bytes.fromhex(p))) for p in prints} == {
+        f"zou2022_n64, quality {q}" for q in range(1, 7)
+    }
