@@ -21,6 +21,7 @@ from lic_da.data.images import RGB
 from lic_da.describe import describe
 from lic_da.errors import UserError
 from lic_da.training.baselines import RateDistortionTraining
+from lic_da.training.steps import ExactSteps
 from tests.conftest import codec_config, scribbles
 from tests.method_steps import DOMAINS, composed, crops, train_steps
 
@@ -114,7 +115,7 @@ def test_frozen_blocks_do_not_move_by_weight_decay_or_momentum(photographs: list
     before = {k: v.clone() for k, v in codec.base_weights().items()}
     module = RateDistortionTraining(codec, lr=1e-2, warmup=1, bf16=False)
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        estimated_stepping_batches=10, current_epoch=0, global_rank=0, precision="32-true"
+        callbacks=[ExactSteps(10)], current_epoch=0, global_rank=0, precision="32-true"
     )
     (optimiser,), _ = module.configure_optimizers()
     for group in optimiser.param_groups:

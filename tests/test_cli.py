@@ -231,7 +231,7 @@ def test_the_default_pack_is_the_last_runs_unless_named(
     [
         (("compress", "nothing", "lic"), "There is no file or folder nothing"),
         (("compress", "in", "in/0.png"), "is a folder, so in/0.png must be one"),
-        (("decompress", "in", "o"), "no files to work on in in. They end in .lic"),
+        (("decompress", "in", "o"), "no files to work on in in; left out: 3 not .lic."),
         (("compress", "in", "lic", "--pack", "in"), "in is not an adapter pack"),
         (
             ("compress", "in", "lic", "--codec", "none"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lic_da.data.domains import prepare
 from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
+from lic_da.evaluation import classical
 from lic_da.evaluation.bd_rate import Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCodec, measure_anchor
 from lic_da.evaluation.pictures import Example, comparison
@@ -211,7 +211,7 @@ def test_what_was_coded_survives_a_kill(
         return code(codec, pixels, quality)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "cpu_count", lambda: 1)
+        patched.setattr(classical, "granted_cpus", lambda: 1)
         patched.setattr(ClassicalCodec, "code", note)
         points = measure_anchor(few, entries, cache)
     with monkeypatch.context() as patched:

@@ -9,8 +9,13 @@ from pathlib import Path
 import lic_da
 
 PACKAGE = Path(lic_da.__file__).parent
+GROUND = {"errors", "files", "listing", "surroundings"}  # what every part above them stands on
 # fmt: off
-BELOW = {  # what a part of the package may import of the others
+BELOW = {  # what a part of the package may import of the others, beside the ground
+    "errors": set(),
+    "files": {"errors"},
+    "surroundings": {"errors"},
+    "listing": set(),
     "bitstream": {"errors"},
     "data": {"bitstream", "errors", "config"},
     "codecs": {"data", "bitstream", "errors", "config"},
@@ -56,6 +61,7 @@ def test_every_part_imports_what_lies_below_it_alone() -> None:
         for module, others in imports().items()
         for other in others
         if (part := module.split(".")[1]) in BELOW
-        and other.split(".")[1] not in BELOW[part] | {part}
+        and other.split(".")[1]
+        not in BELOW[part] | {part} | (GROUND if part not in GROUND else set())
     ]
     assert not wrong
