@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lic_da import listing, surroundings, tracking
+from lic_da import jobs, listing, surroundings, tracking
 from lic_da.adaptation import pack
 from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.codecs import zoo
@@ -481,3 +481,14 @@ def test_memory_is_not_what_bounds_the_number_of_open_files(tmp_path: Path) -> N
         assert len(listing.files_of(tmp_path).names) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": 1'])
+def test_a_mark_that_was_cut_off_is_told_of_in_words(content: str, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "running.json").write_text(content)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "failure.json").write_text(content)
+    found = {state.folder.name: state for state in jobs.states(tmp_path)}
+    assert found["job"].state == "unfinished" and "it was killed" in found["job"].reason
+    assert found["other"].state == "failed" and "says no more" in found["other"].reason
