@@ -27,6 +27,8 @@ setup: .venv/installed  ## make .venv from requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements.lock || \
 	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Bytecode once and for all: where Python may not write it, every start would compile torch anew.
+	@-$(PY) -m compileall -q -j 0 .venv/lib lic_da >/dev/null 2>&1
 	@touch $@
 
 data: setup  ## bring the default domains to data/ (natural, sketch, comic, clipart)
