@@ -26,6 +26,11 @@ BUNDLED = [(name, quality) for name, qualities in QUALITIES.items() for quality 
 DOMAINS = ("natural", "sketch", "comic")
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Commands that tests start share the cores too; threads that wait for a core spin.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
     """Two threads, or one where two processes share the tests."""
