@@ -67,6 +67,8 @@ def check_groups(arguments: Sequence[str]) -> None:
     Raises:
         UserError: there is no such file in ``conf/<group>``; the message lists those there are.
     """
+    if any(a.startswith(("--config-dir", "-cd", "hydra.searchpath")) for a in arguments):
+        return  # there may be more than in ``conf``
     groups = {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
     for argument in arguments:
         group, _, values = argument.partition("=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import socket
 import sys
@@ -32,17 +33,45 @@ def running(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE).unlink(missing_ok=True)
-    mark = {
+    _write(folder / RUNNING, _mark())
+    try:
+        yield
+    finally:
+        (folder / RUNNING).unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """As :func:`running`, for a folder that no other process may be at.
+
+    Raises:
+        UserError: another one is.
+    """
+    path = folder / RUNNING
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            json.dump(_mark(), file)
+    except FileExistsError:
+        if _may_be_alive(path):
+            raise UserError(
+                f"{folder} is in use: {_why_unfinished(path)}. Choose another name=…; if nobody is at it "
+                f"any more, remove {path}."
+            ) from None
+        _write(path, _mark())  # of a process that was killed
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _mark() -> dict[str, object]:
+    """Who is at a job."""
+    return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "begun": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     }
-    _write(folder / RUNNING, mark)
-    try:
-        yield
-    finally:
-        (folder / RUNNING).unlink(missing_ok=True)
 
 
 def write_failure(folder: Path, error: Exception) -> None:
@@ -113,6 +142,16 @@ def _why_unfinished(path: Path) -> str:
     if _is_alive(mark["pid"], mark["process_started"]):
         return f"it is still running ({who})"
     return f"it was killed: by hand, by a time limit or for want of memory ({who})"
+
+
+def _may_be_alive(path: Path) -> bool:
+    """Whether the process that wrote a mark may live: on another machine nobody can tell."""
+    try:
+        mark = read_json(path)
+        elsewhere = mark["host"] != socket.gethostname()
+        return elsewhere or _is_alive(mark["pid"], mark["process_started"])
+    except (UserError, OSError, KeyError, TypeError):
+        return False
 
 
 def _is_alive(pid: int, started: float) -> bool:

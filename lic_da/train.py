@@ -6,21 +6,22 @@ With ``-m`` (Hydra multirun) it is a sweep: see :mod:`lic_da.sweep`.
 from __future__ import annotations
 
 import datetime
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lic_da import sweep
+from lic_da import jobs, sweep
 from lic_da.command import command
 from lic_da.errors import UserError
 from lic_da.files import new_folder, user_path
 from lic_da.surroundings import started_together
 
-_BEGUN = ".begun"
+_KEPT = ("checkpoints", "pack", "summary.json", "rd_points.csv")
+"""What a run leaves that must not be replaced by another's."""
 
 
 def run_name(domains: Sequence[str], quality: int) -> str:
@@ -41,27 +42,27 @@ def run_folder(
     return folder if started_together() else str(new_folder(Path(folder)))
 
 
-def claim(folder: Path, resumed: bool) -> None:
-    """Take the folder of a run for this run alone.
+@contextmanager
+def claimed(folder: Path, ckpt_path: str | None) -> Iterator[None]:
+    """Have the folder of a run for this run alone while the block lasts.
+
+    What a run has left that was refused or broke off before its first checkpoint may be replaced.
 
     Args:
         folder: it is there.
-        resumed: whether the run goes on in it.
+        ckpt_path: the checkpoint that is gone on with; it may lie in the folder.
 
     Raises:
-        UserError: it holds a run already, or another one has just begun in it.
+        UserError: it holds a run already, or another process is at it.
     """
-    try:
-        (folder / _BEGUN).open("x", encoding="utf-8").close()
-    except FileExistsError:
-        taken = True
-    else:
-        taken = any(path.name != _BEGUN for path in folder.iterdir())
-    if taken and not resumed:
-        raise UserError(
-            f"{folder} holds a run already: choose another name=…, or go on with it by "
-            f"ckpt_path={folder}/checkpoints/last.ckpt."
-        )
+    resumed = ckpt_path is not None and folder.resolve() in user_path(ckpt_path).resolve().parents
+    with jobs.alone(folder):
+        if not resumed and any((folder / name).exists() for name in _KEPT):
+            raise UserError(
+                f"{folder} holds a run already: choose another name=…, or go on with it by "
+                f"ckpt_path={folder}/checkpoints/last.ckpt."
+            )
+        yield
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)
@@ -77,13 +78,15 @@ def main(config: DictConfig) -> None:
     from lic_da.training.processes import is_first
     from lic_da.training.run import train
 
-    if is_first():
-        claim(folder, resumed=config.ckpt_path is not None)
-    try:
+    if not is_first():
         train(config, folder)
+        return
+    try:
+        with claimed(folder, config.ckpt_path):
+            train(config, folder)
     finally:
-        if [path.name for path in folder.iterdir()] in ([], [_BEGUN]):  # it was refused at once
-            shutil.rmtree(folder)
+        if not any(folder.iterdir()):  # the run was refused before it began
+            folder.rmdir()
 
 
 if __name__ == "__main__":

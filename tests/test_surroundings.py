@@ -7,6 +7,7 @@ import os
 import resource
 import shlex
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.data.sources import HuggingFaceSource
 from lic_da.errors import UserError
 from lic_da.files import atomic_path, new_folder, write_text
+from lic_da.train import claimed
 from tests.conftest import CODEC, codec_config, photo_crops, scribbles
 
 TINY = (
@@ -85,7 +87,11 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def test_runs_that_begin_together_have_folders_of_their_own_and_take_exact_steps(
     world: Path,
 ) -> None:
-    runs = [command("lic_da.train", *TINY, f"seed={seed}") for seed in (0, 1)]
+    """Over a codec of one's own with a quality that CompressAI's table of λ does not have."""
+    weights = zoo.weights_path(codec_config(), 3)
+    own = ("codec.qualities=[7]", "codec.quality=7", "+codec.lambdas={7: 0.09}")
+    settings = (*TINY, *own, f"codec.weights={weights}")
+    runs = [command("lic_da.train", *settings, f"seed={seed}") for seed in (0, 1)]
     for run in runs:
         code, _, err = finished(run)
         assert code == 0, err
@@ -98,6 +104,8 @@ def test_runs_that_begin_together_have_folders_of_their_own_and_take_exact_steps
         assert last["global_step"] == 3
         summary = json.loads((folder / "summary.json").read_text())
         assert [*summary["domains"]] == ["photos", "2024"]
+        points = (folder / "rd_points.csv").read_text(encoding="utf-8").splitlines()
+        assert all(",7,0.09," in point for point in points[1:]) and len(points) > 1
 
 
 def test_a_name_is_given_once_and_an_interrupted_run_goes_on_as_it_says(world: Path) -> None:
@@ -492,3 +500,32 @@ def test_a_mark_that_was_cut_off_is_told_of_in_words(content: str, tmp_path: Pat
     found = {state.folder.name: state for state in jobs.states(tmp_path)}
     assert found["job"].state == "unfinished" and "it was killed" in found["job"].reason
     assert found["other"].state == "failed" and "says no more" in found["other"].reason
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    """Two that begin at once, what a killed one has left, and a run that was refused in between."""
+    with claimed(tmp_path, None):
+        code = (
+            "import sys; from pathlib import Path; from lic_da.train import claimed\n"
+            "with claimed(Path(sys.argv[1]), None): pass"
+        )
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True)
+        assert other.returncode == 1 and b"is in use: it is still running" in other.stderr
+    dead = {"host": socket.gethostname(), "pid": 1, "process_started": 0.0, "begun": "long ago"}
+    (tmp_path / "running.json").write_text(json.dumps(dead))
+    (tmp_path / "config.yaml").write_text("of a run that was refused")
+    with claimed(tmp_path, None):
+        (tmp_path / "checkpoints").mkdir()
+    assert not (tmp_path / "running.json").exists()
+    with pytest.raises(UserError, match="holds a run already"), claimed(tmp_path, "a/last.ckpt"):
+        pass
+    with claimed(tmp_path, f"{tmp_path}/checkpoints/last.ckpt"):
+        pass
+
+
+def test_codecs_of_a_folder_of_ones_own_are_found(world: Path) -> None:
+    (world / "mine" / "codec").mkdir(parents=True)
+    own = (Path(os.environ["LIC_DA_CONF"]) / "codec" / f"{CODEC}.yaml").read_text()
+    (world / "mine" / "codec" / "own.yaml").write_text(own)
+    code, out, err = finished(command("lic_da.describe", "--config-dir", "mine", "codec=own"))
+    assert code == 0 and CODEC in out, err
