@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,12 @@ Pack = Annotated[
 ]
 Codec = Annotated[str | None, typer.Option(help="A base codec alone, instead of a pack.")]
 Quality = Annotated[int | None, typer.Option(help="Quality of the codec alone.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A package whose classes the pack may name; it is imported and can do anything. Repeatable."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at a time.")]
 
@@ -50,6 +57,7 @@ def compress(
     ] = None,
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
+    trust: Trust = None,
 ) -> None:
     """Code pictures as .lic streams.
 
@@ -65,7 +73,7 @@ def compress(
     if blend not in (None, "base"):
         raise UserError(f"--blend {blend} is for decompress: compress takes base, or no blend.")
     todo = plan(source, target, picture, ".lic")
-    coder = Coder(_pack(pack, codec, quality), codec, quality, blend)
+    coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=tuple(trust or ()))
     coder.check()
     _leave(run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs))
 
@@ -89,6 +97,7 @@ def decompress(
     ] = None,
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
+    trust: Trust = None,
 ) -> None:
     """Decode .lic streams.
 
@@ -104,7 +113,9 @@ def decompress(
     if alone and blend not in (None, "weighted", "base"):
         raise UserError(f"A codec alone has no adapters for --blend {blend}.")
     folder = None if alone else _pack(pack, codec, quality)
-    coder = Coder(folder, codec, quality, "base" if alone else blend, domain, kind)
+    coder = Coder(
+        folder, codec, quality, "base" if alone else blend, domain, kind, tuple(trust or ())
+    )
     coder.check()
     _leave(run(coder.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
 
@@ -117,6 +128,7 @@ def info(
     pack: Annotated[
         Path | None, typer.Option(help="Adapter pack: show the v of its gate (takes seconds).")
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Print what streams say of themselves.
 
@@ -130,7 +142,10 @@ def info(
     for number, job in enumerate(plan(source, source, ends_in(_LIC), "")):
         try:
             stream = Stream.read(job.source)
-            lines = [*_told(job.source, stream, pack), *_told_v(stream, pack)]
+            lines = [
+                *_told(job.source, stream, pack, trust or ()),
+                *_told_v(stream, pack, trust or ()),
+            ]
         except UserError as error:
             good = False
             print(printable(f"error: {job.source}: {error}"), file=sys.stderr)
@@ -139,7 +154,9 @@ def info(
     _leave(good)
 
 
-def _told(path: Path, stream: Stream, pack: Path | None) -> list[tuple[str, str]]:
+def _told(
+    path: Path, stream: Stream, pack: Path | None, trust: Sequence[str]
+) -> list[tuple[str, str]]:
     from lic_da.codecs import known
 
     base = known.find(stream.fingerprint)
@@ -147,7 +164,7 @@ def _told(path: Path, stream: Stream, pack: Path | None) -> list[tuple[str, str]
     if base is None and pack is None:
         origin = [("codec", "none of this package's; --pack DIR tells whether that pack wrote it")]
     elif pack is not None:
-        origin += _told_origin(stream, pack)
+        origin += _told_origin(stream, pack, trust)
     strings = "1 string" if len(stream.strings) == 1 else f"{len(stream.strings)} strings"
     return [
         ("file", f"{path}, {path.stat().st_size} bytes"),
@@ -159,11 +176,11 @@ def _told(path: Path, stream: Stream, pack: Path | None) -> list[tuple[str, str]
     ]
 
 
-def _told_origin(stream: Stream, pack: Path) -> list[tuple[str, str]]:
+def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple[str, str]]:
     """Whether a pack, or its base codec, has written the stream."""
     from lic_da.coding import load
 
-    codec = load(pack)
+    codec = load(pack, trust)
     for blend, writer in (("base", "the pack's base codec"), (codec.blends[0], "the pack")):
         if bytes.fromhex(codec.string_weights(blend)).startswith(stream.fingerprint):
             made = f"{codec.config.name}, quality {codec.config.quality}"
@@ -172,12 +189,12 @@ def _told_origin(stream: Stream, pack: Path) -> list[tuple[str, str]]:
     return [("written by", "neither the pack nor its base codec")]
 
 
-def _told_v(stream: Stream, pack: Path | None) -> list[tuple[str, str]]:
+def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tuple[str, str]]:
     if pack is not None:
         from lic_da.adaptation.codec import AdaptedCodec
         from lic_da.coding import load
 
-        codec = load(pack)
+        codec = load(pack, trust)
         if not isinstance(codec, AdaptedCodec):
             return []  # no gate
         weights = codec.gate_weights(stream)

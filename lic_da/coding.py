@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Coder:
             A base codec alone knows ``base`` only.
         domain: for the blend ``oracle``.
         format: ``png`` or ``webp``.
+        trust: packages outside lic_da whose classes the pack may name.
     """
 
     pack: Path | None = None
@@ -41,6 +43,7 @@ class Coder:
     blend: str | None = None
     domain: str | None = None
     format: str = "png"
+    trust: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Load what is known before any file is read.
@@ -49,7 +52,7 @@ class Coder:
             UserError: pack, codec, quality, blend or domain do not exist or do not go together.
         """
         if self.pack is not None:
-            codec = load(self.pack)
+            codec = load(self.pack, self.trust)
             codec.check_blend(self.blend or codec.blends[0], self.domain)
         elif self.codec is not None:
             _alone(self.codec, self.quality)
@@ -62,7 +65,7 @@ class Coder:
 
         if self.pack is None and self.codec is None:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
-        codec = load(self.pack) if self.pack else _alone(str(self.codec), self.quality)
+        codec = load(self.pack, self.trust) if self.pack else _alone(str(self.codec), self.quality)
         blend = self.blend or codec.blends[0] if self.pack else "base"
         with codec.blending(blend):
             data = codec.compress(read_rgb(job.source))
@@ -75,7 +78,7 @@ class Coder:
         from lic_da.data.images import save_lossless
 
         stream = Stream.read(job.source)
-        codec = load(self.pack) if self.pack else self._of(stream)
+        codec = load(self.pack, self.trust) if self.pack else self._of(stream)
         pixels = codec.decompress(stream, self.blend if self.pack else "base", self.domain)
         save_lossless(job.target, pixels, self.format)
         return _outcome(job, stream)
@@ -99,16 +102,16 @@ def _outcome(job: Job, stream: Stream) -> Outcome:
     )
 
 
-def load(folder: Path) -> PictureCodec:
-    """The codec of a pack; the last one is kept."""
-    return _load(folder.resolve())
+def load(folder: Path, trust: Sequence[str] = ()) -> PictureCodec:
+    """The codec of a pack; the last one is kept. For ``trust`` see :func:`lic_da.adaptation.pack.load`."""
+    return _load(folder.resolve(), tuple(trust))
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path) -> PictureCodec:
+def _load(folder: Path, trust: tuple[str, ...]) -> PictureCodec:
     from lic_da.adaptation import pack
 
-    return pack.load(folder)
+    return pack.load(folder, trust=trust)
 
 
 @functools.lru_cache(maxsize=2)

@@ -35,3 +35,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flattened[f"{prefix}{key}"] = value
     return flattened
+
+
+def plain(settings: Any) -> Any:
+    """Settings as dictionaries, lists and plain values, with all interpolations looked up."""
+    from omegaconf import OmegaConf  # what needs no configuration starts without it
+
+    return (
+        OmegaConf.to_container(settings, resolve=True)
+        if OmegaConf.is_config(settings)
+        else settings
+    )

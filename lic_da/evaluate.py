@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     if config.pack is None:
         raise UserError("Give the folder of a pack: pack=outputs/NAME/pack.")
     pack = user_path(config.pack)
-    adapted = load(pack)
+    adapted = load(pack, trust=listed(config.trust))
     for blend in config.blends or ():
         if blend not in adapted.blends:
             raise unknown("blend", blend, adapted.blends)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +23,7 @@ from rich.table import Table
 from lic_da import jobs
 from lic_da.command import command
 from lic_da.errors import UserError, unknown
-from lic_da.files import read_text, user_path, write_json, write_text
+from lic_da.files import read_text, read_yaml, user_path, write_json, write_text
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
@@ -249,7 +249,7 @@ def sweep_command(sweep: Path, series: Sequence[Series]) -> str:
     stored = sweep / "multirun.yaml"
     if not stored.is_file():
         return "The sweep's own command was not kept."
-    overrides = OmegaConf.load(stored).hydra.overrides.task
+    overrides = read_yaml(stored)["hydra"]["overrides"]["task"]
     qualities = {str(r.quality) for s in series for r in s.runs}
     arguments = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lic_da import jobs
 from lic_da.errors import Stopped, UserError
+from lic_da.files import read_yaml
 
 _NAMED = ("codec", "codec.quality", "domains", "method", "seed")  # are in a job's name as they are
 _WITHOUT_EFFECT = ("logger", "report", "name", "ckpt_path")  # on what is trained and measured
@@ -92,7 +93,7 @@ def of_pack(extend: str | None, key: str, otherwise: Any) -> Any:
     config = Path(str(extend)).expanduser() / "config.yaml"
     if extend is None or not config.is_file():
         return otherwise
-    return OmegaConf.select(OmegaConf.load(config), f"codec.{key}", default=otherwise)
+    return OmegaConf.select(OmegaConf.create(read_yaml(config)), f"codec.{key}", default=otherwise)
 
 
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)

@@ -9,13 +9,16 @@ from pathlib import Path
 import lic_da
 
 PACKAGE = Path(lic_da.__file__).parent
-GROUND = {"errors", "files", "listing", "surroundings"}  # what every part above them stands on
+# What every part above them stands on
+GROUND = {"errors", "files", "listing", "migrations", "registry", "surroundings"}
 # fmt: off
 BELOW = {  # what a part of the package may import of the others, beside the ground
     "errors": set(),
     "files": {"errors"},
     "surroundings": {"errors"},
     "listing": set(),
+    "migrations": {"errors"},
+    "registry": {"errors", "migrations"},
     "bitstream": {"errors"},
     "data": {"bitstream", "errors", "config"},
     "codecs": {"data", "bitstream", "errors", "config"},

@@ -15,7 +15,6 @@ from compressai.layers import GDN
 from compressai.models import CompressionModel
 from compressai.models.utils import conv, deconv, remap_old_keys
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -27,9 +26,11 @@ from lic_da.bitstream import Stream, StreamError
 from lic_da.codecs import known, zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.zou2022 import WACNN
+from lic_da.config import plain
 from lic_da.data.images import RGB
 from lic_da.describe import describe
 from lic_da.errors import UserError
+from lic_da.registry import MODELS
 from lic_da.training.module import DecoderAdaptation
 from tests.conftest import DOMAINS, codec_config, disturb, scribbles
 from tests.test_adaptation import Branches, as_batch, blending_domain
@@ -63,7 +64,7 @@ def published(request: pytest.FixtureRequest) -> AdaptedCodec:
 
 def untouched(adapted: AdaptedCodec) -> CompressionModel:
     """CompressAI's own codec with the same weights."""
-    codec: CompressionModel = instantiate(adapted.config.model)
+    codec: CompressionModel = MODELS.make(plain(adapted.config.model))
     codec.load_state_dict(base_state(adapted.codec))
     return codec.eval()
 
@@ -192,7 +193,7 @@ def test_training_lowers_the_loss_of_published_codecs(
 def test_a_checkpoint_of_the_class_itself_loads(name: str, tmp_path: Path) -> None:
     """As people save them: bare, nested, from DataParallel, from a wrapper, with old names."""
     config = configured(name, f"codec.weights={tmp_path}/of_%q.pth").codec
-    original: CompressionModel = instantiate(config.model)
+    original: CompressionModel = MODELS.make(plain(config.model))
     state = original.state_dict()
     bottlenecks = [n for n, m in original.named_modules() if isinstance(m, EntropyBottleneck)]
     (bottleneck,) = bottlenecks
@@ -224,7 +225,7 @@ def test_checkpoints_that_do_not_fit_are_refused_in_words(tmp_path: Path) -> Non
     config = configured("bmshj2018_hyperprior", f"codec.weights={tmp_path}/w.pth", quality=6).codec
     with pytest.raises(UserError, match=r"no weights at .*w\.pth"):
         zoo.build(config)
-    small = instantiate(configured("bmshj2018_hyperprior").codec.model)
+    small = MODELS.make(plain(configured("bmshj2018_hyperprior").codec.model))
     torch.save(small.state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"other shape: .*\.0 is \(128, 3, 1\), not \(192, 3, 1\)"):
         zoo.build(config)
@@ -253,7 +254,7 @@ def test_weights_of_the_zoo_come_from_its_cache_or_say_where_they_belong(
     config = configured("bmshj2018_factorized").codec
     with pytest.raises(UserError, match=r"Fetch https://.*446d5c7f.*put it at .*checkpoints"):
         zoo.build(config)
-    original = instantiate(config.model)
+    original = MODELS.make(plain(config.model))
     cached = tmp_path / "checkpoints" / "bmshj2018-factorized-prior-1-446d5c7f.pth.tar"
     torch.save(original.state_dict(), cached)
     assert torch.equal(zoo.build(config).g_s[6].weight, original.g_s[6].weight)

@@ -117,7 +117,7 @@ def disturbed(name: str, seed: int, whole: Path, span: float) -> Result:
     last = folder / "checkpoints" / "last.ckpt"
     step = 0
     if last.is_file():
-        step = int(torch.load(last, weights_only=False)["global_step"])
+        step = int(torch.load(last, weights_only=True)["global_step"])
     if not (folder / "summary.json").is_file():
         train(folder, *([f"ckpt_path={last}"] if step else []))
     return Result(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self, get_args
 
 import torch
 from compressai.models import CompressionModel
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -21,7 +20,9 @@ from lic_da.adaptation.synthesis import BLENDS, AdaptedSynthesis, check_blend
 from lic_da.bitstream import Stream, StreamError
 from lic_da.codecs import tiles, zoo
 from lic_da.codecs.picture_codec import ModelCodec, PictureCodec, pad, to_8_bit
+from lic_da.config import plain
 from lic_da.errors import UserError, unknown
+from lic_da.registry import ADAPTERS, SITES
 
 __all__ = [
     "PAPER",
@@ -41,7 +42,7 @@ _ADDED = ("g_s.bank.", "g_s.gate.")
 PAPER = OmegaConf.create(
     {
         "sites": "paper",
-        "adapter": {"_target_": "lic_da.adaptation.adapters.Residual"},
+        "adapter": {"kind": "residual"},
         "gate": {"mid": None, "input": "latent", "threshold": 0.0},
     }
 )
@@ -86,13 +87,14 @@ def adapt(
     elif isinstance(how.sites, str) and how.sites != "paper":
         raise unknown("sites", how.sites, ("paper", "all"))
     else:
-        sites = [instantiate(s) for s in (config.sites if how.sites == "paper" else how.sites)]
+        listed = config.sites if how.sites == "paper" else how.sites
+        sites = [SITES.make(plain(site)) for site in listed]
     codec.g_s = AdaptedSynthesis(
         codec.g_s,
         latent_channels(codec),
         sites,
         domains,
-        kind=instantiate(how.adapter),
+        kind=ADAPTERS.make(plain(how.adapter)),
         gate_mid=how.gate.mid or config.gate.mid,
         gate_input=how.gate.input,
         threshold=threshold,
@@ -181,7 +183,7 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         return cls.build(config.codec, domains, how_adapted(config), weights=weights)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str, *, trust: Sequence[str] = ()) -> Self:
         """Load an adapter pack; see :func:`lic_da.adaptation.pack.load`.
 
         Raises:
@@ -189,7 +191,7 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         """
         from lic_da.adaptation.pack import load
 
-        codec = load(Path(folder))
+        codec = load(Path(folder), trust=trust)
         if not isinstance(codec, cls):
             raise UserError(f"{folder} is a pack of method {codec.method}: use lic_da.load for it.")
         return codec

@@ -15,14 +15,15 @@ import torch
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
 from compressai.zoo.image import model_urls
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
+from lic_da.config import plain
 from lic_da.errors import UserError, unknown
 from lic_da.files import atomic_path
+from lic_da.registry import MODELS
 
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.0130, 5: 0.0250, 6: 0.0483}
 """Quality -> λ of the rate-distortion loss R + λ·255²·MSE (CompressAI's table for MSE)."""
@@ -110,7 +111,7 @@ def build(config: DictConfig, *, weights: bool = True) -> CompressionModel:
 
 
 def _made(config: DictConfig) -> CompressionModel:
-    codec: CompressionModel = instantiate(config.model)
+    codec: CompressionModel = MODELS.make(plain(config.model))
     return select_rate(codec.eval(), config)
 
 

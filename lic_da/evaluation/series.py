@@ -22,7 +22,8 @@ from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.classical import METHOD as CLASSICAL
 from lic_da.evaluation.rate_distortion import Point, judged, mean, read_points
-from lic_da.files import atomic_path, read_json
+from lic_da.files import atomic_path, read_json, read_yaml
+from lic_da.migrations import run_settings
 
 BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
@@ -37,7 +38,7 @@ _LABELLED = (
 def without_effect(config: DictConfig) -> tuple[str, ...]:
     """Dotted names of settings of ``conf/train.yaml`` that the result of a run does not depend on."""
     names = (
-        *("name", "ckpt_path", "logger", "report"),
+        *("name", "ckpt_path", "logger", "report", "trust"),
         *("codec.qualities", "data.num_workers", "data.cache_gb"),
     )
     cached = OmegaConf.select(config, "data.latent_cache")
@@ -68,7 +69,7 @@ class Run:
             UserError: files of it are missing or damaged.
         """
         try:
-            config = OmegaConf.load(folder / "config.yaml")
+            config = OmegaConf.create(run_settings(read_yaml(folder / "config.yaml")))
             summary = read_json(folder / "summary.json")
         except (OSError, UserError, ValueError) as error:
             raise UserError(f"{folder} does not hold a finished run ({error}).") from error

@@ -16,7 +16,7 @@ from lic_da.adaptation import pack
 from lic_da.adaptation.codec import PAPER, AdaptedCodec, adapter_state
 from lic_da.adaptation.extension import extend
 from lic_da.codecs import zoo
-from lic_da.data.datamodule import LabelledPicture, domain_names
+from lic_da.data.datamodule import LabelledPicture, domain_names, listed
 from lic_da.errors import UserError
 from lic_da.evaluation.rate_distortion import Point, mean, measure, read_points, write_points
 
@@ -51,7 +51,7 @@ def take_settings(config: DictConfig) -> tuple[str, ...]:
     if config.extend is None:
         return ()
     folder = pack_folder(config)
-    taken = pack.read_config(folder)
+    taken = pack.read_config(folder, trust=_trusted(config))
     if taken.get("method", AdaptedCodec.method) != AdaptedCodec.method:
         raise UserError(
             f"{folder} is a pack of method {taken.method}: only packs of adapters can be extended."
@@ -79,7 +79,7 @@ def take_settings(config: DictConfig) -> tuple[str, ...]:
         config.data.source = earlier[0]
         for key in ("codec", *PAPER):
             config[key] = theirs[key]
-        config.extended_from = zoo.fingerprint(pack.read_tensors(folder))
+        config.extended_from = zoo.fingerprint(pack.read_tensors(folder, trust=_trusted(config)))
     return earlier
 
 
@@ -97,7 +97,15 @@ def _is_of(key: str, parts: Sequence[str]) -> bool:
 
 def extended_codec(config: DictConfig) -> AdaptedCodec:
     """The pack's codec, frozen, with untrained adapters for the configured domains."""
-    return extend(AdaptedCodec.load(pack_folder(config)), list(config.domains), config.own_features)
+    return extend(_earlier(config), list(config.domains), config.own_features)
+
+
+def _earlier(config: DictConfig) -> AdaptedCodec:
+    return AdaptedCodec.load(pack_folder(config), trust=_trusted(config))
+
+
+def _trusted(config: DictConfig) -> tuple[str, ...]:
+    return listed(config.get("trust"))
 
 
 def before_and_after(
@@ -116,7 +124,7 @@ def before_and_after(
     Returns:
         ``{domain: {blend: {"before": …, "after": …, "difference": …}}}``, mean PSNR in dB.
     """
-    earlier = AdaptedCodec.load(pack_folder(config))
+    earlier = _earlier(config)
     if zoo.fingerprint(adapter_state(earlier.codec)) != config.extended_from:
         raise UserError(f"The pack {pack_folder(config)} has changed while it was extended.")
     blends = [b for b in config.evaluation.blends or BLENDS if b in BLENDS]

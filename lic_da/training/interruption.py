@@ -67,7 +67,7 @@ class Termination(L.Callback):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Contents of a training checkpoint.
+    """Contents of a training checkpoint: tensors and plain values; nothing in the file is executed.
 
     Raises:
         UserError: no such file, or it is no checkpoint.
@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"]
     except Exception as error:  # unpickling fails in many ways
         raise UserError(f"{path} is not a checkpoint of a training run.") from error

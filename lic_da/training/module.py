@@ -20,6 +20,7 @@ from lic_da.adaptation.synthesis import AdaptedSynthesis, one_hot, without_tiny
 from lic_da.codecs.checkpoints import is_table
 from lic_da.codecs.picture_codec import PictureCodec, to_8_bit
 from lic_da.errors import UserError
+from lic_da.migrations import named
 from lic_da.training.frozen import FrozenEncoder
 from lic_da.training.losses import adaptation
 from lic_da.training.optimisers import Groups, optimiser_of
@@ -157,7 +158,7 @@ class CodecModule(L.LightningModule):
                 f"{', '.join(self.adapted.domains)}."
             )
         settings = self._settings()
-        theirs = checkpoint.get("settings", settings)
+        theirs = named(checkpoint.get("settings", settings))
         if theirs != settings:
             raise UserError(
                 f"The checkpoint was made with other settings of the codec: {theirs}, not {settings}."

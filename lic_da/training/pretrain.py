@@ -39,6 +39,7 @@ from lic_da.command import command
 from lic_da.config import flat
 from lic_da.errors import Stopped, UserError
 from lic_da.files import atomic_path, read_json, user_path, write_json, write_text
+from lic_da.migrations import named
 from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
 from lic_da.training.pretraining import Pretraining, coders_of, validate
@@ -114,7 +115,7 @@ def check_settings(config: DictConfig, folder: Path) -> None:
     if not path.is_file():
         write_json(path, settings)
         return
-    theirs = read_json(path)
+    theirs = named(read_json(path))
     theirs.pop("started_from", None)
     theirs["codec"] = {name: theirs["codec"].get(name) for name in _OF_CODEC}
     theirs["data"].setdefault("photos", [])  # trainings from before it was there
@@ -202,7 +203,7 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         data.done = progress["total"]["completed"]
     with contextlib.suppress(SIGTERMException):
         trainer.fit(
-            module, datamodule=data, ckpt_path=checkpoint if resumed else None, weights_only=False
+            module, datamodule=data, ckpt_path=checkpoint if resumed else None, weights_only=True
         )
     if termination.told or trainer.current_epoch < epochs:
         raise Stopped("Stopped. The same command goes on after the last checkpoint.")

@@ -26,7 +26,7 @@ from lic_da import surroundings, tracking
 from lic_da.adaptation import pack
 from lic_da.codecs import zoo
 from lic_da.codecs.picture_codec import PictureCodec
-from lic_da.config import available
+from lic_da.config import available, plain
 from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names, listed
 from lic_da.data.domains import load_domain
 from lic_da.errors import Stopped, UserError, unknown
@@ -36,8 +36,9 @@ from lic_da.evaluation.rate_distortion import check_blends
 from lic_da.evaluation.series import without_effect
 from lic_da.evaluation.summary import measure_into, table
 from lic_da.evaluation.wandb_log import log_result
-from lic_da.files import atomic_path, read_json, user_path, write_json, write_text
+from lic_da.files import atomic_path, read_json, read_yaml, user_path, write_json, write_text
 from lic_da.jobs import RUNNING
+from lic_da.migrations import run_settings
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
 from lic_da.training.memory import keep_freed_memory
@@ -149,7 +150,7 @@ def _fit(
     try:
         with contextlib.suppress(SIGTERMException):
             ckpt_path = user_path(config.ckpt_path) if config.ckpt_path else None
-            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -228,7 +229,7 @@ def _is_run_of(config: DictConfig, folder: Path) -> bool:
         weights = zoo.fingerprint(zoo.build(config.codec).state_dict())
         if read_json(summary)["base_fingerprint"] != weights:
             return False
-    return _settings(OmegaConf.load(folder / "config.yaml")) == _settings(config)
+    return _settings(read_yaml(folder / "config.yaml")) == _settings(config)
 
 
 _MISSING_ONCE = {"codec.training.optimiser": "adam", "method.training.optimiser": "adam"}
@@ -237,7 +238,7 @@ _MISSING_ONCE = {"codec.training.optimiser": "adam", "method.training.optimiser"
 
 def _settings(config: Any) -> Any:
     """The settings that a result depends on."""
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    config = OmegaConf.create(run_settings(plain(config)))
     assert isinstance(config, DictConfig)
     for key, value in _MISSING_ONCE.items():
         if OmegaConf.select(config, key) is None:

@@ -1,0 +1,90 @@
+"""What older files of this project say, in today's words. No other module knows older formats.
+
+Format 1 (packs without a number, settings of runs and of pre-trainings, checkpoints) named classes by
+their import paths, under ``_target_`` or ``kind``. Format 2 names them by registered names, see
+:mod:`lic_da.registry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lic_da.errors import UserError
+
+FORMAT = 2
+"""Of the packs that are written."""
+
+NAMES = {
+    "compressai.models.FactorizedPrior": "factorized_prior",
+    "compressai.models.ScaleHyperprior": "scale_hyperprior",
+    "compressai.models.MeanScaleHyperprior": "mean_scale_hyperprior",
+    "compressai.models.Cheng2020Attention": "cheng2020_attention",
+    "lic_da.codecs.hyperprior.MeanScaleHyperprior": "portable_mean_scale_hyperprior",
+    "lic_da.codecs.zou2022.WACNN": "wacnn",
+    "lic_da.codecs.zou2022_variable.VariableRateWACNN": "variable_rate_wacnn",
+    "lic_da.adaptation.sites.Serial": "serial",
+    "lic_da.adaptation.sites.Parallel": "parallel",
+    "lic_da.adaptation.sites.Inside": "inside",
+    "lic_da.adaptation.adapters.Residual": "residual",
+    "lic_da.adaptation.adapters.LowRank": "lowrank",
+    "lic_da.adaptation.codec.AdaptedCodec": "adapters",
+    "lic_da.adaptation.extension.ExtendedCodec": "extended_adapters",
+    "lic_da.adaptation.retrained.FinetunedCodec": "finetuned",
+    "lic_da.adaptation.retrained.FinetunedDecoderCodec": "finetuned_decoder",
+    "lic_da.adaptation.retrained.WidenedCodec": "widened",
+}
+"""Import path in files of format 1 -> registered name."""
+
+
+def named(settings: Any) -> Any:
+    """Settings in which every class of the package has its registered name; others keep ``_target_``.
+
+    Args:
+        settings: dictionaries, lists and plain values; they are not changed.
+    """
+    if isinstance(settings, Mapping):
+        renamed = {key: named(value) for key, value in settings.items()}
+        target = renamed.get("_target_")
+        if isinstance(target, str) and target in NAMES:
+            del renamed["_target_"]
+            renamed = {"kind": NAMES[target], **renamed}
+        return renamed
+    if isinstance(settings, list | tuple):
+        return [named(value) for value in settings]
+    return settings
+
+
+def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.yaml`` of a run, of whatever age."""
+    migrated: dict[str, Any] = named(settings)
+    method = migrated.get("method")
+    if isinstance(method, dict) and method.get("codec") in NAMES:
+        method["codec"] = NAMES[method["codec"]]
+    return migrated
+
+
+def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.yaml`` of a pack, of whatever age.
+
+    Raises:
+        UserError: it is of a format that is not known yet.
+    """
+    number = settings.get("format", 1)
+    if type(number) is not int or number < 1:
+        raise UserError(f"its format is {number!r}, which is no format of packs.")
+    if number > FORMAT:
+        raise UserError(
+            f"it has format {number}, and this version of lic_da reads packs up to format {FORMAT}: "
+            "install a newer one."
+        )
+    if number == FORMAT:
+        return dict(settings)
+    migrated: dict[str, Any] = named(settings)
+    kind = migrated.get("kind", "lic_da.adaptation.codec.AdaptedCodec")
+    return {
+        **migrated,
+        "format": FORMAT,
+        "method": migrated.get("method", "adapters"),
+        "kind": NAMES.get(kind, kind) if isinstance(kind, str) else kind,
+    }
