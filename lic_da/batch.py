@@ -6,14 +6,12 @@ its own share of the cores.
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from lic_da.errors import UserError
 from lic_da.files import STDOUT
 from lic_da.listing import Rule, files_of
 from lic_da.surroundings import granted_cpus, printable
+from lic_da.workers import DIED, Workers
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,15 @@ def plan(source: Path, target: Path | str, rule: Rule, new_suffix: str) -> list[
     return [Job(source / a, target / b) for a, b in zip(names, new, strict=True)]
 
 
-def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers: int) -> bool:
+def run(
+    work: Work,
+    jobs: Sequence[Job],
+    verb: str,
+    *,
+    overwrite: bool,
+    workers: int,
+    pictures: bool = False,
+) -> bool:
     """Do jobs, with a progress bar on stderr, and print a line that sums up.
 
     Args:
@@ -108,6 +115,8 @@ def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers:
         verb: what is done, for the summary: ``"Compressed"``.
         overwrite: replace files that exist. Else they are kept, which is an error for a single file.
         workers: processes; 1: this one.
+        pictures: are read, by decoders that may end their process: several are then never read in this
+            one, so that one of them cannot take the others with it.
 
     Returns:
         Whether all went well.
@@ -131,7 +140,7 @@ def run(work: Work, jobs: Sequence[Job], verb: str, *, overwrite: bool, workers:
     good: list[Outcome] = []
     with Progress(*columns, console=console, transient=True, disable=len(todo) < 2) as progress:
         task = progress.add_task(verb, total=len(todo))
-        for outcome in _outcomes(work, todo, workers):
+        for outcome in _outcomes(work, todo, workers, pictures):
             progress.advance(task)
             if outcome.error is None:
                 good.append(outcome)
@@ -158,38 +167,17 @@ def _summary(verb: str, good: Sequence[Outcome], total: int, kept: int, seconds:
     return line + (f"; {failed} failed" if failed else "")
 
 
-def _outcomes(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
-    if min(workers, len(jobs)) <= 1:
+def _outcomes(work: Work, jobs: Sequence[Job], workers: int, pictures: bool) -> Iterator[Outcome]:
+    size = min(workers, len(jobs))
+    if size <= 1 and not (pictures and len(jobs) > 1):
         yield from (_attempt(work, job) for job in jobs)
         return
-    left, size = list(jobs), min(workers, len(jobs))
-    while left:
-        try:
-            for outcome in _pooled(work, left, size):
-                left.remove(outcome.job)
-                yield outcome
-        except BrokenProcessPool:
-            if size == 1:  # jobs were done in order, so it is the first that is left
+    with Workers(size, _share_cores, (max(1, granted_cpus() // size),)) as processes:
+        for number, outcome in processes.outcomes(functools.partial(_attempt, work), jobs):
+            if outcome is DIED:
                 reason = "the process that worked on it died, probably for want of memory"
-                yield Outcome(left[0], error=f"{left.pop(0).source}: {reason}")
-            size = 1  # one at a time: nobody is blamed for another
-
-
-def _pooled(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
-    """Outcomes as they come; raises BrokenProcessPool if a worker dies."""
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
-        initializer=_share_cores,
-        initargs=(max(1, granted_cpus() // workers),),
-    )
-    try:
-        pending = {pool.submit(_attempt, work, job) for job in jobs}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                outcome = Outcome(jobs[number], error=f"{jobs[number].source}: {reason}")
+            yield outcome
 
 
 def _share_cores(threads: int) -> None:

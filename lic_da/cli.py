@@ -75,7 +75,9 @@ def compress(
     todo = plan(source, target, picture, ".lic")
     coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=tuple(trust or ()))
     coder.check()
-    _leave(run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs))
+    _leave(
+        run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs, pictures=True)
+    )
 
 
 @app.command()

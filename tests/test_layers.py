@@ -10,13 +10,14 @@ import lic_da
 
 PACKAGE = Path(lic_da.__file__).parent
 # What every part above them stands on
-GROUND = {"errors", "files", "listing", "migrations", "registry", "surroundings"}
+GROUND = {"errors", "files", "listing", "migrations", "registry", "surroundings", "workers"}
 # fmt: off
 BELOW = {  # what a part of the package may import of the others, beside the ground
     "errors": set(),
     "files": {"errors"},
     "surroundings": {"errors"},
     "listing": set(),
+    "workers": set(),
     "migrations": {"errors"},
     "registry": {"errors", "migrations"},
     "bitstream": {"errors"},

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
+import math
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import imagehash
 import numpy as np
@@ -21,9 +19,10 @@ from lic_da.data.images import ImageProblem, rasterise_svg, read_rgb, save_png
 from lic_da.data.sources import Found, Source
 from lic_da.errors import unknown
 from lic_da.surroundings import granted_cpus
+from lic_da.workers import DIED, Workers
 
 _HASH_SIDE = 16
-_POOL_FROM = 64  # fewer pictures are inspected faster without starting processes
+_PICTURES_A_PROCESS = 64  # fewer are inspected faster than another process starts
 _CHUNK = 256
 
 
@@ -96,11 +95,17 @@ def inspect_all(
     ordered = [candidates[digest] for digest in sorted(candidates, key=lambda d: d[::-1])]
     (folder / "drawings").mkdir(parents=True, exist_ok=True)
     accepted: list[Inspected] = []
-    with Progress(console=console, transient=True) as progress, _mapper(len(ordered)) as mapper:
+    processes = min(granted_cpus(), math.ceil(len(ordered) / _PICTURES_A_PROCESS))
+    with Progress(console=console, transient=True) as progress, Workers(processes) as workers:
         bar = progress.add_task(f"{name}: inspecting", total=len(ordered))
         for start in range(0, len(ordered), _CHUNK):
-            for result in mapper(_inspect, ordered[start : start + _CHUNK]):
+            chunk = ordered[start : start + _CHUNK]
+            results: list[Inspected | str] = [_DIED] * len(chunk)
+            for number, outcome in workers.outcomes(_inspect, chunk):
                 progress.advance(bar)
+                if outcome is not DIED:
+                    results[number] = outcome
+            for result in results:
                 if isinstance(result, str):
                     skipped[result] += 1
                 else:
@@ -113,28 +118,7 @@ def inspect_all(
 
 
 _NOT_SELECTED = "not selected"
-
-
-class _mapper:  # noqa: N801  (used as a function)
-    """``map``, over processes when there is enough to do."""
-
-    def __init__(self, count: int) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-        workers = granted_cpus()
-        if count >= _POOL_FROM and workers > 1:
-            self._pool = ProcessPoolExecutor(
-                max_workers=workers, mp_context=multiprocessing.get_context("spawn")
-            )
-
-    def __enter__(self) -> Any:
-        if self._pool is None:
-            return map
-        pool = self._pool
-        return lambda function, items: pool.map(function, items, chunksize=8)
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+_DIED = "ended the process that read them"
 
 
 def _inspect(candidate: Candidate) -> Inspected | str:
