@@ -48,7 +48,7 @@ def named(settings: Any) -> Any:
         target = renamed.get("_target_")
         if isinstance(target, str) and target in NAMES:
             del renamed["_target_"]
-            renamed = {"kind": NAMES[target], **renamed}
+            renamed = {**renamed, "kind": NAMES[target]}
         return renamed
     if isinstance(settings, list | tuple):
         return [named(value) for value in settings]

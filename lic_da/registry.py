@@ -93,7 +93,7 @@ class Registry(Generic[T]):
         return found
 
     def make(self, settings: Mapping[str, Any]) -> T:
-        """What settings describe: ``kind`` (or ``_target_``, an import path) and arguments.
+        """What settings describe: ``kind`` and arguments; an import path, ``_target_``, goes before a kind.
 
         Args:
             settings: plain values; those of files have gone through :func:`refuse_paths`.
@@ -109,7 +109,7 @@ class Registry(Generic[T]):
         arguments = dict(settings)
         kind, path = arguments.pop("kind", None), arguments.pop("_target_", None)
         odd = [key for key in arguments if not isinstance(key, str) or key.startswith("_")]
-        if (kind is None) == (path is None) or odd:
+        if (kind is None and path is None) or odd:
             raise UserError(
                 f"A {self.sort} is described by {{kind: NAME, …}}, not by {settings!r}."
             )
@@ -120,7 +120,7 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # arguments that a constructor did not expect fail in many ways
             raise UserError(
-                f"{kind or path}, a {self.sort}, cannot be made with {arguments}: "
+                f"{path or kind}, a {self.sort}, cannot be made with {arguments}: "
                 f"{' '.join(str(error).split())} ({type(error).__name__})."
             ) from error
         if self._base and not isinstance(made, _imported(self._base)):

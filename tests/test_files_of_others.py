@@ -407,10 +407,15 @@ def test_a_run_from_before_names_were_registered_is_still_a_run() -> None:
 
 
 def test_every_name_is_that_of_a_class_and_every_old_path_has_a_name() -> None:
-    from lic_da.migrations import NAMES
+    from lic_da.migrations import NAMES, named
     from lic_da.registry import CODECS
 
     names = [name for registry in (MODELS, SITES, ADAPTERS, CODECS) for name in registry]
     for registry in (MODELS, SITES, ADAPTERS, CODECS):
         assert all(isinstance(registry.find(name), type) for name in registry)
     assert set(names) == set(NAMES.values()) and len(names) == len(NAMES)
+    path = "lic_da.adaptation.adapters.LowRank"  # laid over the default, as older scripts do
+    assert named({"kind": "residual", "_target_": path, "rank": 2}) == {
+        "kind": "lowrank",
+        "rank": 2,
+    }

@@ -20,7 +20,7 @@ from tests.conftest import DOMAINS, codec_config, disturb
 from tests.test_adaptation import Branches
 
 SITES = 3
-LOW_RANK = {"adapter": {"_target_": "lic_da.adaptation.adapters.LowRank", "rank": 5}}
+LOW_RANK = {"adapter": {"kind": "lowrank", "rank": 5}}
 
 
 def built(**changes: object) -> AdaptedCodec:
