@@ -78,8 +78,8 @@ class Registry(Generic[T]):
             raise unknown(self.sort, name, self)
         return _imported(entry) if isinstance(entry, str) else entry
 
-    def find_own(self, path: str) -> Any:
-        """The class of a registered name, or what a dotted import path names.
+    def find_own(self, path: str) -> type:
+        """The class of a registered name or of a dotted import path.
 
         Raises:
             UserError: there is none, or it is not what is looked for here.
@@ -88,8 +88,10 @@ class Registry(Generic[T]):
         if path in self._entries or "." not in path:
             return self.find(path)
         found = _located(path, self.sort)
-        if inspect.isclass(found) and self._base and not issubclass(found, _imported(self._base)):
-            raise UserError(f"{path} is not a {self.sort}.")
+        if not inspect.isclass(found) or (
+            self._base and not issubclass(found, _imported(self._base))
+        ):
+            raise UserError(f"{path} is not the class of a {self.sort}.")
         return found
 
     def make(self, settings: Mapping[str, Any]) -> T:
@@ -99,8 +101,7 @@ class Registry(Generic[T]):
             settings: plain values; those of files have gone through :func:`refuse_paths`.
 
         Raises:
-            UserError: no such name or path, arguments that it cannot be made with, or it makes
-                something else.
+            UserError: no such name or path, or arguments that it cannot be made with.
         """
         if not isinstance(settings, Mapping):
             raise UserError(
@@ -123,8 +124,6 @@ class Registry(Generic[T]):
                 f"{path or kind}, a {self.sort}, cannot be made with {arguments}: "
                 f"{' '.join(str(error).split())} ({type(error).__name__})."
             ) from error
-        if self._base and not isinstance(made, _imported(self._base)):
-            raise UserError(f"{path} does not make a {self.sort}.")
         return made
 
 
@@ -193,8 +192,8 @@ def _check_path(path: Any, trust: Sequence[str], where: str) -> None:
         raise UserError(f"{where} names {path!r}, which is no class.")
     if not any(f"{path}.".startswith(f"{package}.") for package in trust):
         raise UserError(
-            f"{where} asks for {path}, which is no part of lic_da and could do anything. If you know the "
-            f"package and trust it, say so: --trust {path.partition('.')[0]} "
+            f"{where} asks for {path}, which is no part of lic_da and could do anything. If the class is "
+            f"your own, or of somebody you trust, say so: --trust {path.partition('.')[0]} "
             f'(trust=[{path.partition(".")[0]}] for the other commands, load(…, trust=["…"]) in Python).'
         )
 

@@ -16,7 +16,8 @@ opening it runs nothing but this package, unless the user trusts another one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +106,37 @@ def load(folder: Path | str, *, trust: Sequence[str] = ()) -> PictureCodec:
                 f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
                 f"{CONFIG}: codec.weights."
             ) from error
-    try:
+    with _in_words(folder):
         codec = codec_class(config.kind).rebuild(config)
-    except UserError as error:
-        raise UserError(f"The pack {folder} cannot be opened: {error}") from error
     if codec.fingerprint != config.base_fingerprint:
         raise UserError(
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
             f"codec {config.codec.name} at quality {config.quality} here are {codec.fingerprint}."
         )
-    codec.load_trained(read_tensors(folder, trust=trust), str(folder / codec.weights_file))
+    tensors = read_tensors(folder, trust=trust)
+    with _in_words(folder):
+        codec.load_trained(tensors, str(folder / codec.weights_file))
     saved, now = config.get("fingerprint"), zoo.fingerprint(codec.codec.state_dict())
     if saved is not None and saved != now:
         raise UserError(
             f"The weights in {folder / codec.weights_file} are not those that {CONFIG} names ({saved})."
         )
     return codec
+
+
+@contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    """Say of which pack something is wrong; settings of a wrong kind fail in many ways."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"The pack {folder} cannot be opened: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"The pack {folder} cannot be opened: its {CONFIG} does not describe a codec "
+            f"({type(error).__name__}: {reason})."
+        ) from error
 
 
 def read_config(folder: Path, *, trust: Sequence[str] = ()) -> DictConfig:
@@ -177,10 +193,7 @@ def codec_class(name: str) -> type[PictureCodec]:
     Raises:
         UserError: there is none, or it is no codec.
     """
-    kind: type[PictureCodec] = CODECS.find_own(name)
-    if not isinstance(kind, type):
-        raise UserError(f"{name} is not a codec of a method.")
-    return kind
+    return CODECS.find_own(name)
 
 
 def _check(settings: Mapping[str, Any], trust: Sequence[str], file: Path) -> None:
@@ -205,6 +218,9 @@ def _check(settings: Mapping[str, Any], trust: Sequence[str], file: Path) -> Non
         raise UserError(f"{file} does not describe a codec.")
     if not isinstance(codec.get("name"), str) or not _NAME.fullmatch(codec["name"]):
         raise UserError(f"{file}: {codec.get('name')!r} cannot be the name of a codec.")
+    stride = codec.get("stride")
+    if type(stride) is not int or not 1 <= stride <= _LARGEST:
+        raise UserError(f"{file}: codec.stride is {stride!r}, not a number from 1 to {_LARGEST}.")
     if not isinstance(domains, list) or not 1 <= len(domains) <= _DOMAINS:
         raise UserError(f"{file} needs a list of 1 to {_DOMAINS} domains.")
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in domains):
