@@ -10,7 +10,7 @@ CODECS ?= $(CODEC)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train sweep test test-slow lint lock pretrain bench
+.PHONY: docs help setup data train sweep test test-slow lint lock pretrain bench
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z/_%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
@@ -53,6 +53,9 @@ lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: setup  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	$(PY) -m uv pip compile --quiet --python-version 3.11 --all-extras --generate-hashes \

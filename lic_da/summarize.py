@@ -22,11 +22,13 @@ from rich.table import Table
 
 from lic_da import jobs
 from lic_da.command import command
-from lic_da.errors import UserError, unknown
+from lic_da.config import plain
+from lic_da.errors import UserError
 from lic_da.files import read_text, read_yaml, user_path, write_json, write_text
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
+    from lic_da.evaluation.classical import ClassicalCodec
     from lic_da.evaluation.rate_distortion import Point
     from lic_da.evaluation.report import Pick, Shown
     from lic_da.evaluation.series import Saving, Series
@@ -63,16 +65,14 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         UserError: no job is finished, or jobs cannot be compared.
     """
     from lic_da import surroundings, tracking
-    from lic_da.evaluation.classical import ANCHORS, METHOD
+    from lic_da.evaluation.classical import METHOD, anchors_of
     from lic_da.evaluation.rate_distortion import read_points, write_points
     from lic_da.evaluation.report import Job, Report, write_report
     from lic_da.evaluation.series import Run, savings, series_of, write_savings
     from lic_da.evaluation.wandb_log import log_sweep
 
     console = Console(stderr=True)
-    for name in report.anchors:
-        if name not in ANCHORS:
-            raise unknown("classical codec", name, ANCHORS)
+    classical = anchors_of(report.anchors, plain(report.get("classical") or {}))
     surroundings.wandb_mode(logger.mode)
     states = jobs.states(sweep)
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
@@ -82,7 +82,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     pictures, incomplete, notes = _test_pictures(series, console)
     # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
     whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
-    anchors, more = _anchors(report.anchors, whole, Path(runs[0].config.data.data_dir), console)
+    anchors, more = _anchors(classical, whole, Path(runs[0].config.data.data_dir), console)
     notes += more
     gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
     points = [p for s in series for r in s.runs for p in r.points]
@@ -107,7 +107,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         series=series,
         savings=rows,
         anchors=anchors,
-        anchor_names=[ANCHORS[a].name for a in report.anchors],
+        anchor_names=[codec.name for codec in classical],
         shown=[s for s in shown if s.pick.why != "worst"],
         worst=[s for s in shown if s.pick.why == "worst"],
         shown_quality=quality,
@@ -172,20 +172,20 @@ def _test_pictures(
 
 
 def _anchors(
-    names: Sequence[str],
+    codecs: Sequence[ClassicalCodec],
     pictures: dict[str, list[LabelledPicture]],
     data_dir: Path,
     console: Console,
 ) -> tuple[list[Point], list[str]]:
     """Points of the classical codecs, and which of them cannot be had here."""
-    from lic_da.evaluation.classical import ANCHORS, measure_anchor
+    from lic_da.evaluation.classical import measure_anchor
 
     flat = [entry for own in pictures.values() for entry in own]
     points: list[Point] = []
     notes = []
-    for name in names:
+    for codec in codecs:
         try:
-            points += measure_anchor(ANCHORS[name], flat, data_dir / "anchors", console)
+            points += measure_anchor(codec, flat, data_dir / "anchors", console)
         except UserError as error:
             notes.append(f"Left out: {error}")
             console.print(notes[-1], highlight=False, soft_wrap=True)

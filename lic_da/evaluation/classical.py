@@ -8,9 +8,9 @@ import importlib.metadata
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.data.images import RGB, read_rgb
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
 from lic_da.evaluation.rate_distortion import Point, score
 from lic_da.files import read_json, write_text
 from lic_da.surroundings import granted_cpus
@@ -124,6 +124,35 @@ JPEG_XL = ClassicalCodec(
     label="JPEG XL",
 )
 ANCHORS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF, "jpegxl": JPEG_XL}
+
+
+def anchors_of(names: Iterable[str], own: Mapping[str, Mapping[str, Any]]) -> list[ClassicalCodec]:
+    """The classical codecs of these names.
+
+    Args:
+        names: keys of :data:`ANCHORS` or of ``own``.
+        own: the user's, ``report.classical``: name -> arguments of :class:`ClassicalCodec`.
+
+    Raises:
+        UserError: there is none of such a name, or its entry is not what it must be.
+    """
+    known = dict(ANCHORS)
+    for key, entry in own.items():
+        where = f"report.classical.{key}"
+        if key in ANCHORS:
+            raise UserError(f"{where}: there is a classical codec of this name already.")
+        try:
+            codec = ClassicalCodec(**{"label": key, **entry})
+            qualities = tuple(codec.qualities)
+        except TypeError as error:
+            raise UserError(f"{where} does not describe a codec: {error}.") from error
+        if not qualities or not all(type(q) is int for q in qualities):
+            raise UserError(f"{where}.qualities must be a list of whole numbers.")
+        known[key] = replace(codec, qualities=qualities)
+    for name in names:
+        if name not in known:
+            raise unknown("classical codec", name, known)
+    return [known[name] for name in names]
 
 
 def measure_anchor(
