@@ -3,7 +3,7 @@
 ::
 
     outputs/sweeps/<domains>_<hash>/                the same for the same settings, whatever the qualities
-      <domains>_<codec>_q3_<method>_s0[_<hash>]/    a job: the folder of a run (see README)
+      <domains>_<codec>_q3_<method>_s0[_<hash>]/    a job: the folder of a run (see docs/files.md)
         running.json                                who is at it; it stays when a job is killed
         failure.json                                why it failed, if it did
       rd_points.csv bd_rate.csv summary.json report.html

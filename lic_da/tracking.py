@@ -89,7 +89,7 @@ def begin(
             wandb.teardown(exit_code=1)  # else the id of the run counts as taken
             print(
                 f"warning: W&B cannot be used now ({' '.join(str(error).split())}): {folder.name} is "
-                "logged offline; README says how to upload it.",
+                "logged offline; docs/files.md says how to upload it.",
                 file=sys.stderr,
             )
     return init(mode="offline", settings=wandb.Settings(silent=True))

@@ -56,7 +56,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     Args:
         config: composed from ``conf/train.yaml``.
-        folder: of the run; see README for what it holds afterwards.
+        folder: of the run; see docs/files.md for what it holds afterwards.
 
     Returns:
         The contents of ``summary.json``.

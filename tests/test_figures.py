@@ -1,0 +1,210 @@
+"""Figures of the README and the pages of docs/ are those of committed files, and no others stand there.
+
+What a page says is formatted anew from the file; the page must hold it. The other way round, each number
+of per cent or decibels on a page must be one of these, or a setting that is listed here as one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+SETTINGS = {"docs/domains.md": {"80 %", "10 %"}}  # shares of the splits
+NUMBER = re.compile(r"[−+]?\d+(?:[.,]\d+)*(?: %| dB\b)")
+
+
+def value(file: str, column: str, **where: Any) -> float:
+    """The one value of a column where other columns have these values."""
+    table = pd.read_csv(ROOT / file)
+    for name, wanted in where.items():
+        table = table[table[name] == wanted]
+    (found,) = table[column]
+    return float(found)
+
+
+def signed(number: float, digits: int = 1, unit: str = "%") -> str:
+    return f"{number:+.{digits}f} {unit}".replace("-", "−")
+
+
+def plain(number: float, digits: int, unit: str = "dB") -> str:
+    return f"{abs(number):.{digits}f} {unit}"
+
+
+def saving(domain: str) -> str:
+    file = "experiments/sweep/bd_rate.csv"
+    where = {"blend": "weighted", "anchor": "base", "interpolation": "akima"}
+    return signed(value(file, "bd_rate_percent", domain=domain, **where))
+
+
+def compared(target: str, method: str, column: str) -> str:
+    blend = "weighted" if method == "adapters" else "adapted"
+    file = "experiments/forgetting/comparison.csv"
+    number = value(file, column, target=target, method=method, blend=blend)
+    return f"{number:.2f}" if column == "decode_ratio" else signed(number)
+
+
+def against(codec: str, anchor: str) -> float:
+    return value(
+        "experiments/base_codecs/bd_rate.csv",
+        "bd_rate_percent",
+        **{"domain": "natural", "codec": codec, "anchor": anchor, "interpolation": "akima"},
+    )
+
+
+BUNDLED = ("bmshj2018_factorized_n64", "mbt2018_mean_n64", "zou2022_n64")
+
+
+def base_codecs() -> set[str]:
+    rows = {
+        f"| {' | '.join(signed(against(codec, a)) for a in ('JPEG', 'WebP', 'AVIF'))} |"
+        for codec in BUNDLED
+    }
+    assert len(rows) == len(BUNDLED)
+    return rows
+
+
+def readme() -> set[str]:
+    table = (ROOT / "experiments/sketch_comic/table.txt").read_text()
+    lines = {
+        line for line in table.splitlines() if re.match(r" (natural|sketch|comic|clipart)", line)
+    }
+    assert len(lines) == 4
+    summary = json.loads((ROOT / "experiments/sketch_comic/summary.json").read_text())
+    gain = summary["domains"]["sketch"]["gain"]["weighted"]
+    return (
+        {line.rstrip() for line in lines}
+        | base_codecs()
+        | {saving(d) for d in ("sketch", "comic", "clipart", "natural")}
+        | {
+            f"{compared('sketch', m, 'target_bd_rate')} | {compared('sketch', m, 'source_bd_rate')}"
+            for m in ("adapters", "finetune_decoder", "finetune", "cawf")
+        }
+        | {plain(gain, 2), f"{100 * summary['gate_accuracy']:.1f} %"}
+    )
+
+
+def codecs() -> set[str]:
+    tested = (ROOT / "experiments/adapter_settings/mbt2018_mean_n64.txt").read_text()
+    gains = {
+        d: re.search(rf"^ {d} .*?\+(\d\.\d\d)", tested, re.M)
+        for d in ("natural", "sketch", "comic")
+    }
+    return (
+        base_codecs()
+        | {
+            plain(against(BUNDLED[1], BUNDLED[0]), 1, "%"),
+            plain(against(BUNDLED[2], BUNDLED[1]), 1, "%"),
+        }
+        | {f"{found[1]} dB" for found in gains.values() if found}
+    )
+
+
+def domains() -> set[str]:
+    results, changes = (
+        f"experiments/added_domain/{name}.csv" for name in ("results", "before_after")
+    )
+
+    def psnr(run: str, blend: str = "weighted") -> float:
+        return value(results, "psnr", run=run, domain="clipart", blend=blend)
+
+    joint = value(results, "gain", run="from the start", domain="clipart", blend="weighted")
+    extended = value(results, "gain", run="extended, replay", domain="clipart", blend="weighted")
+    table = pd.read_csv(ROOT / changes)
+    weighted = table[table.blend == "weighted"]
+    worst = {run: -rows.difference.min() for run, rows in weighted.groupby("run")}
+    return {
+        plain(extended, 2),
+        f"{100 * extended / joint:.0f} %",
+        plain(worst["extended, replay"], 2),
+        plain(worst["extended, no replay"], 2),
+    }
+
+
+def methods() -> set[str]:
+    columns = [("sketch", "target"), ("sketch", "source"), ("comic", "target"), ("comic", "source")]
+    rows = {
+        " | ".join(compared(target, method, f"{of}_bd_rate") for target, of in columns)
+        for method in ("adapters", "finetune_decoder", "finetune", "cawf")
+    }
+    ratios = {f"| {compared('sketch', m, 'decode_ratio')} |" for m in ("adapters", "cawf")}
+    few = "experiments/few_images/results.csv"
+
+    def gain(images: int, column: str, method: str, blend: str) -> float:
+        return value(few, column, method=method, blend=blend, train_images=images)
+
+    return (
+        rows
+        | ratios
+        | {plain(gain(n, "gain", "adapters", "weighted"), 1) for n in (5, 294)}
+        | {
+            plain(gain(5, "source_gain", "finetune_decoder", "adapted"), 0),
+            "0 % on natural in source mode",
+        }
+    )
+
+
+def performance() -> set[str]:
+    decoding = {}
+    for codec in ("bmshj2018_factorized_n64", "zou2022"):
+        file = f"benchmarks/results/{codec}.csv"
+        for k in (1, 3, 9, 33, 65):
+            ratio, low, high = (
+                value(file, column, form="fold", domains=k)
+                for column in ("ratio", "ratio_lower_quartile", "ratio_upper_quartile")
+            )
+            branches = value(file, "ratio", form="branches", domains=k)
+            decoding[codec, k] = f"{ratio:.2f} ({low:.2f}…{high:.2f}) | {branches:.1f}"
+    rows = {
+        f"| {k} | {decoding['bmshj2018_factorized_n64', k]} | {decoding['zou2022', k]} |"
+        for k in (1, 3, 9, 33, 65)
+    }
+    steps = pd.read_csv(ROOT / "benchmarks/results/training_cpu_no_amx.csv")
+    for row in steps.itertuples():
+        times = (
+            f"{row.speedup:.1f} ({row.speedup_lower_quartile:.1f}…{row.speedup_upper_quartile:.1f})"
+        )
+        times = "1" if row.way == "straightforward" else times
+        rows.add(f"| {row.median_s:.3f} | {times} | {row.step_mib:.0f} |")
+    same = pd.read_csv(ROOT / "benchmarks/results/training_same.csv").groupby("seed")
+    validation = -same.validation_difference_db.mean()
+    rows.add(f"{validation.min():.3f} to {validation.max():.3f} dB")
+    inputs = pd.read_csv(ROOT / "benchmarks/results/training_inputs.csv")
+    return rows | {f"{100 * share:.1f} %" for share in inputs.share}
+
+
+def images() -> set[str]:
+    found = json.loads((ROOT / "benchmarks/results/damaged_images_60000.json").read_text())
+    blank = [int(n) for n in re.findall(r"blank (\d+)%", " ".join(found["wrong"]))]
+    return {f"{min(blank)} to {max(blank)} %"}
+
+
+FIGURES: Mapping[str, Callable[[], set[str]]] = {
+    "README.md": readme,
+    "docs/codecs.md": codecs,
+    "docs/domains.md": domains,
+    "docs/images.md": images,
+    "docs/methods.md": methods,
+    "docs/performance.md": performance,
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_of_a_page_are_those_of_committed_files(page: str) -> None:
+    text = (ROOT / page).read_text()
+    figures = FIGURES.get(page, set)()
+    assert {figure for figure in figures if figure not in text} == set()
+    covered = " ".join(figures)
+    unknown = {n for n in NUMBER.findall(text) if n not in covered} - SETTINGS.get(page, set())
+    assert unknown == set(), "no committed file is named for these"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
