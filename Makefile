@@ -63,7 +63,7 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 	grep -A100 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/^ *#/' > requirements-uv.lock
 
 pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64 (hours on a CPU; resumes)
-	$(PY) -m lic_da.training.pretrain codec=$(CODEC) $(ARGS)
+	$(PY) -m lic_da.pretrain codec=$(CODEC) $(ARGS)
 
 bench: setup  ## time adapted decoding against the base decoder: CODECS=name,name
 	$(PY) benchmarks/decoding.py --codecs $(CODECS)

@@ -25,23 +25,16 @@ from typing import Annotated, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
 import typer
-from omegaconf import DictConfig, OmegaConf
+from common import HEIGHT, RESULTS, WIDTH, adapted, by_formula, smooth_picture
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from lic_da.adaptation.codec import AdaptedCodec
-from lic_da.adaptation.mixture import Conv, Mixture, convolve
-from lic_da.adaptation.synthesis import AdaptedSynthesis
-from lic_da.config import CONF, available
-from lic_da.errors import UserError, unknown
-from lic_da.files import atomic_path, write_text
+from lic_da.adapters.synthesis import AdaptedSynthesis
+from lic_da.io.files import atomic_path, write_text
 
-RESULTS = Path(__file__).parent / "results"
-HEIGHT, WIDTH = 512, 768
 DOMAINS = (1, 3, 9, 33, 65)
 FEW = 3
 SLOW = 1.5
@@ -73,54 +66,11 @@ class Measurement:
     rounds: int
 
 
-class Branches(Mixture):
-    """The adapters as they are written in the paper: K+1 convolutions, then a weighted sum."""
-
-    def __call__(self, u: Tensor) -> Tensor:
-        """Σ_k v_k A_k(u)."""
-        return sum(
-            (
-                self.v[:, k, None, None, None] * adapter(u)
-                for k, adapter in enumerate(self.adapters)
-            ),
-            start=torch.zeros(()),
-        )
-
-    def beside(self, conv: Conv, u: Tensor) -> Tensor:
-        """W(u) + Σ_k v_k A_k(u)."""
-        return convolve(conv, u, conv.weight, conv.bias) + self(u)
-
-
-def in_branches(synthesis: AdaptedSynthesis, y_hat: Tensor, v: Tensor) -> Tensor:
+def in_branches(transform: AdaptedSynthesis, y_hat: Tensor, v: Tensor) -> Tensor:
     """What the adapted synthesis transform gives, computed branch by branch."""
-    synthesis.mixture = Branches
-    try:
-        out: Tensor = synthesis(y_hat, v)
-    finally:
-        del synthesis.mixture
+    with by_formula():
+        out: Tensor = transform(y_hat, v)
     return out
-
-
-def adapted(name: str, domains: int) -> AdaptedCodec:
-    """A codec with random adapters; its base weights are the configured ones, random if there are none.
-
-    Raises:
-        UserError: unknown codec.
-    """
-    if name not in available("codec"):
-        raise unknown("codec", name, available("codec"))
-    config = OmegaConf.load(CONF / "codec" / f"{name}.yaml")
-    assert isinstance(config, DictConfig)
-    names = ["natural", *(f"domain{k}" for k in range(1, domains))]
-    torch.manual_seed(0)
-    try:
-        codec = AdaptedCodec.build(config, names)
-    except UserError:
-        codec = AdaptedCodec.build(config, names, weights=False)
-    with torch.no_grad():
-        for parameter in codec.synthesis.bank.parameters():
-            parameter.normal_(std=0.01)
-    return codec
 
 
 @torch.inference_mode()
@@ -198,13 +148,6 @@ def _measurement(
         max_difference=difference,
         rounds=len(ms),
     )
-
-
-def smooth_picture() -> Tensor:
-    """A picture of coloured clouds, ``(1, 3, HEIGHT, WIDTH)`` in [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
-    return F.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
 
 
 class Call(NamedTuple):

@@ -16,8 +16,8 @@ import atheris
 import torch
 
 with atheris.instrument_imports(include=["lic_da"]):
-    from lic_da import bitstream
-    from lic_da.adaptation import codec as _  # noqa: F401
+    from lic_da.io import bitstream
+    from lic_da.methods.adapters import codec as _  # noqa: F401
 
 from tests import damage
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from lic_da.bitstream import Stream
 from lic_da.config import CONF
 from lic_da.data.domains import prepare
-from lic_da.data.images import RGB, read_rgb, save_png
-from lic_da.files import atomic_path
+from lic_da.io.bitstream import Stream
+from lic_da.io.files import atomic_path
+from lic_da.io.images import RGB, read_rgb, save_png
 
 RESULTS = Path(__file__).parent / "results"
 

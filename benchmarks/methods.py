@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 import typer
-from decoding import RESULTS, smooth_picture, timed
+from common import RESULTS, smooth_picture
+from decoding import timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lic_da.adaptation import pack
 from lic_da.errors import UserError
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
+from lic_da.methods import pack
 
 
 @dataclass(frozen=True)

@@ -37,19 +37,19 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from decoding import RESULTS, Branches, adapted, smooth_picture
+from common import RESULTS, adapted, by_formula, smooth_picture
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.utils.data import default_collate
 
-from lic_da.data.latent_crops import shown
-from lic_da.evaluation.series import Run
-from lic_da.files import atomic_path
-from lic_da.training.losses import adaptation, bits_per_pixel
+from lic_da.data.latents.crops import shown
+from lic_da.evaluation.curves import Run
+from lic_da.io.files import atomic_path
+from lic_da.methods.adapters.module import DecoderAdaptation
+from lic_da.methods.losses import adaptation, bits_per_pixel
+from lic_da.methods.optim import optimiser_of
 from lic_da.training.memory import keep_freed_memory
-from lic_da.training.module import DecoderAdaptation
-from lic_da.training.optimisers import optimiser_of
 
 WAYS = ("straightforward", "uncached", "cached", "uncached, SOAP")
 SIZES = {"bmshj2018_factorized_n64": (8, 128), "zou2022": (2, 256)}
@@ -110,13 +110,13 @@ def step_of(way: str, codec: str, size: int, crop: int, device: str) -> Callable
     parameters = module.trainable()
     if way == "straightforward":
         module.codec.requires_grad_(True)
-        module.synthesis.mixture = Branches
 
     def straightforward() -> torch.Tensor:
         x, labels = batch["image"], batch["label"]
         logits: list[torch.Tensor] = []
         hook = module.synthesis.gate.register_forward_hook(lambda *seen: logits.append(seen[2]))
-        out = module.codec(x)
+        with by_formula():
+            out = module.codec(x)
         hook.remove()
         losses = adaptation(out["x_hat"], x, logits[0], labels, module.gamma)
         bits_per_pixel(out["likelihoods"], x[:, 0].numel())

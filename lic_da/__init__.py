@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lic_da import light_imports
 
 if TYPE_CHECKING:
-    from lic_da.adaptation.codec import AdaptedCodec
-    from lic_da.adaptation.pack import load
+    from lic_da.methods.adapters.codec import AdaptedCodec
+    from lic_da.methods.pack import load
 
 __all__ = ["AdaptedCodec", "load"]
 
@@ -27,11 +27,11 @@ warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated", categor
 def __getattr__(name: str) -> Any:
     """Import torch and what stands on it only when it is asked for."""
     if name == "AdaptedCodec":
-        from lic_da.adaptation.codec import AdaptedCodec
+        from lic_da.methods.adapters.codec import AdaptedCodec
 
         return AdaptedCodec
     if name == "load":
-        from lic_da.adaptation.pack import load
+        from lic_da.methods.pack import load
 
         return load
     raise AttributeError(f"module 'lic_da' has no attribute '{name}'")

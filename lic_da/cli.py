@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from lic_da.bitstream import Stream
 from lic_da.errors import UserError, unknown
+from lic_da.io.bitstream import Stream
 from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 app = typer.Typer(
@@ -66,9 +66,9 @@ def compress(
     EXIF orientation is applied, embedded colour profiles are converted to sRGB, alpha is composed on
     white. A stream holds 8-bit RGB and no metadata.
     """
-    from lic_da.batch import plan, run
-    from lic_da.coding import Coder
-    from lic_da.listing import picture
+    from lic_da.files.batch import plan, run
+    from lic_da.files.coder import Coder
+    from lic_da.io.listing import picture
 
     if blend not in (None, "base"):
         raise UserError(f"--blend {blend} is for decompress: compress takes base, or no blend.")
@@ -105,9 +105,9 @@ def decompress(
 
     --blend base gives what the base codec decodes; it needs no pack, and neither does --codec.
     """
-    from lic_da.batch import plan, run
-    from lic_da.coding import Coder
-    from lic_da.listing import ends_in
+    from lic_da.files.batch import plan, run
+    from lic_da.files.coder import Coder
+    from lic_da.io.listing import ends_in
 
     kind = _format(format, source, target)
     todo = plan(source, target, ends_in(_LIC), f".{kind}")
@@ -137,8 +137,8 @@ def info(
     The gate's v is not in a stream unless it was signalled; --pack computes it. The names of its
     domains are those of the default pack, if that is over the same base weights.
     """
-    from lic_da.batch import plan
-    from lic_da.listing import ends_in
+    from lic_da.files.batch import plan
+    from lic_da.io.listing import ends_in
 
     good = True
     for number, job in enumerate(plan(source, source, ends_in(_LIC), "")):
@@ -159,9 +159,9 @@ def info(
 def _told(
     path: Path, stream: Stream, pack: Path | None, trust: Sequence[str]
 ) -> list[tuple[str, str]]:
-    from lic_da.codecs import known
+    from lic_da.codecs import fingerprints
 
-    base = known.find(stream.fingerprint)
+    base = fingerprints.find(stream.fingerprint)
     origin = [("codec", base.codec), ("quality", str(base.quality))] if base else []
     if base is None and pack is None:
         origin = [("codec", "none of this package's; --pack DIR tells whether that pack wrote it")]
@@ -180,7 +180,7 @@ def _told(
 
 def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple[str, str]]:
     """Whether a pack, or its base codec, has written the stream."""
-    from lic_da.coding import load
+    from lic_da.files.coder import load
 
     codec = load(pack, trust)
     for blend, writer in (("base", "the pack's base codec"), (codec.blends[0], "the pack")):
@@ -193,8 +193,8 @@ def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple
 
 def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tuple[str, str]]:
     if pack is not None:
-        from lic_da.adaptation.codec import AdaptedCodec
-        from lic_da.coding import load
+        from lic_da.files.coder import load
+        from lic_da.methods.adapters.codec import AdaptedCodec
 
         codec = load(pack, trust)
         if not isinstance(codec, AdaptedCodec):
@@ -202,12 +202,12 @@ def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tup
         weights = codec.gate_weights(stream)
         values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
         return [("gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})")]
-    from lic_da.codecs import known
-    from lic_da.coding import default_pack, domains_of
+    from lic_da.codecs import fingerprints
+    from lic_da.files.coder import default_pack, domains_of
 
     folder = default_pack()
     names = domains_of(folder, stream.fingerprint) if folder is not None else None
-    if stream.v is None and known.find(stream.fingerprint) is None:
+    if stream.v is None and fingerprints.find(stream.fingerprint) is None:
         return []
     if stream.v is None:
         shown = f"--pack {folder} shows it" if names is not None else "--pack DIR shows it"
@@ -221,7 +221,7 @@ def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tup
 
 def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:
     """The pack to use: the one named, none beside a codec, else the default."""
-    from lic_da.coding import default_pack
+    from lic_da.files.coder import default_pack
 
     if pack is not None and (codec is not None or quality is not None):
         raise UserError("Give either --pack or --codec and --quality: a pack has its own codec.")

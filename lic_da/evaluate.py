@@ -7,16 +7,16 @@ from rich.console import Console
 
 from lic_da.command import command
 from lic_da.errors import UserError, unknown
-from lic_da.files import user_path, write_json
+from lic_da.io.files import user_path, write_json
 
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
-    from lic_da.adaptation.pack import load
     from lic_da.data.datamodule import LabelledPicture, listed
     from lic_da.data.domains import load_domain, prepare, refuse_shared_files
     from lic_da.evaluation.summary import measure_into, table
+    from lic_da.methods.pack import load
 
     console = Console(stderr=True)
     if config.pack is None:

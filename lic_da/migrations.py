@@ -28,6 +28,9 @@ NAMES = {
     "lic_da.adaptation.sites.Inside": "inside",
     "lic_da.adaptation.adapters.Residual": "residual",
     "lic_da.adaptation.adapters.LowRank": "lowrank",
+    "lic_da.training.module.DecoderAdaptation": "adapters",
+    "lic_da.training.baselines.DecoderFinetuning": "decoder",
+    "lic_da.training.baselines.RateDistortionTraining": "rate_distortion",
     "lic_da.adaptation.codec.AdaptedCodec": "adapters",
     "lic_da.adaptation.extension.ExtendedCodec": "extended_adapters",
     "lic_da.adaptation.retrained.FinetunedCodec": "finetuned",
@@ -48,6 +51,7 @@ def named(settings: Any) -> Any:
         target = renamed.get("_target_")
         if isinstance(target, str) and target in NAMES:
             del renamed["_target_"]
+            renamed.pop("_partial_", None)  # of training modules, which get their codec later
             renamed = {**renamed, "kind": NAMES[target]}
         return renamed
     if isinstance(settings, list | tuple):

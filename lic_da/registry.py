@@ -206,20 +206,20 @@ MODELS: Registry[Any] = Registry(
         "scale_hyperprior": "compressai.models:ScaleHyperprior",
         "mean_scale_hyperprior": "compressai.models:MeanScaleHyperprior",
         "cheng2020_attention": "compressai.models:Cheng2020Attention",
-        "portable_mean_scale_hyperprior": "lic_da.codecs.hyperprior:MeanScaleHyperprior",
-        "wacnn": "lic_da.codecs.zou2022:WACNN",
-        "variable_rate_wacnn": "lic_da.codecs.zou2022_variable:VariableRateWACNN",
+        "portable_mean_scale_hyperprior": "lic_da.codecs.models.hyperprior:MeanScaleHyperprior",
+        "wacnn": "lic_da.codecs.models.zou2022:WACNN",
+        "variable_rate_wacnn": "lic_da.codecs.models.zou2022_variable:VariableRateWACNN",
     },
 )
 """Architectures, for ``model`` of ``conf/codec``."""
 
 SITES: Registry[Any] = Registry(
     "kind of site",
-    "lic_da.adaptation.sites:Site",
+    "lic_da.adapters.sites:Site",
     {
-        "serial": "lic_da.adaptation.sites:Serial",
-        "parallel": "lic_da.adaptation.sites:Parallel",
-        "inside": "lic_da.adaptation.sites:Inside",
+        "serial": "lic_da.adapters.sites:Serial",
+        "parallel": "lic_da.adapters.sites:Parallel",
+        "inside": "lic_da.adapters.sites:Inside",
     },
 )
 """Where adapters act, for ``sites``."""
@@ -228,21 +228,32 @@ ADAPTERS: Registry[Any] = Registry(
     "kind of adapter",
     None,
     {
-        "residual": "lic_da.adaptation.adapters:Residual",
-        "lowrank": "lic_da.adaptation.adapters:LowRank",
+        "residual": "lic_da.adapters.kinds:Residual",
+        "lowrank": "lic_da.adapters.kinds:LowRank",
     },
 )
 """How an adapter is parametrised, for ``adapter``."""
 
+MODULES: Registry[Any] = Registry(
+    "training module",
+    "lic_da.methods.module:CodecModule",
+    {
+        "adapters": "lic_da.methods.adapters.module:DecoderAdaptation",
+        "decoder": "lic_da.methods.finetuning.module:DecoderFinetuning",
+        "rate_distortion": "lic_da.methods.retraining:RateDistortionTraining",
+    },
+)
+"""How the codec of a method is trained, for ``method.training``."""
+
 CODECS: Registry[Any] = Registry(
     "codec of a method",
-    "lic_da.codecs.picture_codec:PictureCodec",
+    "lic_da.codecs.image_codec:PictureCodec",
     {
-        "adapters": "lic_da.adaptation.codec:AdaptedCodec",
-        "extended_adapters": "lic_da.adaptation.extension:ExtendedCodec",
-        "finetuned": "lic_da.adaptation.retrained:FinetunedCodec",
-        "finetuned_decoder": "lic_da.adaptation.retrained:FinetunedDecoderCodec",
-        "widened": "lic_da.adaptation.retrained:WidenedCodec",
+        "adapters": "lic_da.methods.adapters.codec:AdaptedCodec",
+        "extended_adapters": "lic_da.methods.adapters.extension:ExtendedCodec",
+        "finetuned": "lic_da.methods.finetuning.codec:FinetunedCodec",
+        "finetuned_decoder": "lic_da.methods.finetuning.codec:FinetunedDecoderCodec",
+        "widened": "lic_da.methods.cawf.codec:WidenedCodec",
     },
 )
 """How the codec of a method codes, for ``method.codec`` and for packs."""

@@ -1,6 +1,6 @@
 """``python -m lic_da.train domains=[sketch,comic]``: train adapters and gate, then measure them.
 
-With ``-m`` (Hydra multirun) it is a sweep: see :mod:`lic_da.sweep`.
+With ``-m`` (Hydra multirun) it is a sweep: see :mod:`lic_da.sweeps.callback`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lic_da import jobs, sweep
 from lic_da.command import command
 from lic_da.errors import UserError
-from lic_da.files import new_folder, user_path
+from lic_da.io.files import new_folder, user_path
 from lic_da.surroundings import started_together
+from lic_da.sweeps import callback, jobs
 
 _KEPT = ("checkpoints", "pack", "summary.json", "rd_points.csv")
 """What a run leaves that must not be replaced by another's."""
@@ -73,9 +73,9 @@ def main(config: DictConfig) -> None:
     """Train, measure, write pack and tables, print what was gained; or do so as a job of a sweep."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        sweep.run_job(config, folder)
+        callback.run_job(config, folder)
         return
-    from lic_da.training.processes import is_first
+    from lic_da.methods.processes import is_first
     from lic_da.training.run import train
 
     if not is_first():
@@ -93,4 +93,4 @@ if __name__ == "__main__":
     try:
         main()
     finally:
-        sweep.finish()
+        callback.finish()

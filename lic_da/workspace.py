@@ -55,9 +55,6 @@ def workspace(
             y=[f"gain/{domain}/{b}" for b in blends],
         )
 
-    def over_steps(title: str, metrics: list[str]) -> Any:
-        return panels.LinePlot(title=title, x="trainer/global_step", y=metrics)
-
     sections = [
         Section(
             name="What was saved",
@@ -68,12 +65,8 @@ def workspace(
         Section(
             name="Training",
             panels=[
-                over_steps("validation: mean gain, dB", ["val/gain"]),
-                over_steps(
-                    "validation: gain a domain, dB", [f"val/gain_weighted/{d}" for d in seen]
-                ),
-                over_steps("validation: accuracy of the gate", ["val/gate_accuracy"]),
-                over_steps("training loss", ["train/loss"]),
+                panels.LinePlot(title=title, x="trainer/global_step", y=metrics)
+                for title, metrics in _over_steps(seen).items()
             ],
             is_open=True,
         ),
@@ -86,6 +79,16 @@ def workspace(
         runset_settings=RunsetSettings(groupby=[Metric("Group"), Metric("JobType")]),
         auto_generate_panels=True,  # rate-distortion charts, tables, pictures
     )
+
+
+def _over_steps(seen: Sequence[str]) -> dict[str, list[str]]:
+    """Titles of the charts over training steps, and their metrics."""
+    return {
+        "validation: mean gain, dB": ["val/gain"],
+        "validation: gain per domain, dB": [f"val/gain_weighted/{d}" for d in seen],
+        "validation: accuracy of the gate": ["val/gate_accuracy"],
+        "training loss": ["train/loss"],
+    }
 
 
 def _entity(given: str | None) -> str:

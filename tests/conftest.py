@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import lic_da.config
 import lic_da.data.domains
-from lic_da.adaptation.codec import AdaptedCodec
+from lic_da.adapters import synthesis
+from lic_da.adapters.formula import AdapterSum
 from lic_da.codecs import zoo
-from lic_da.data.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.methods.adapters.codec import AdaptedCodec
 
 CODEC = "bmshj2018_factorized_n64"
 MEAN_SCALE = "mbt2018_mean_n64"
@@ -167,3 +171,10 @@ def photo_crops(photographs: list[RGB], count: int, side: int = 160, seed: int =
         x = int(rng.integers(picture.shape[1] - side + 1))
         crops.append(np.ascontiguousarray(picture[y : y + side, x : x + side]))
     return crops
+
+
+@contextmanager
+def by_formula() -> Iterator[None]:
+    """Adapters computed as they are defined, one by one, and not merged."""
+    with mock.patch.object(synthesis, "MergedSum", lambda adapters, v, _: AdapterSum(adapters, v)):
+        yield

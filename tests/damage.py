@@ -179,9 +179,9 @@ def codecs() -> dict[str, tuple[Any, bytes]]:
     import skimage
     import torch
 
-    from lic_da.adaptation.codec import AdaptedCodec
-    from lic_da.bitstream import Stream
-    from lic_da.data.images import read_rgb
+    from lic_da.io.bitstream import Stream
+    from lic_da.io.images import read_rgb
+    from lic_da.methods.adapters.codec import AdaptedCodec
     from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config
 
     astronaut = read_rgb(Path(skimage.__file__).parent / "data" / "astronaut.png")
@@ -207,7 +207,7 @@ def legal(codec: Any, original: bytes, data: bytes, picture: Any) -> bool:
     """
     import numpy as np
 
-    from lic_da.bitstream import Stream
+    from lic_da.io.bitstream import Stream
 
     stream = Stream.from_bytes(data)
     true = Stream.from_bytes(original)
@@ -221,7 +221,7 @@ def legal(codec: Any, original: bytes, data: bytes, picture: Any) -> bool:
 
 def main(count: int, seconds: float = SECONDS) -> None:
     """Decode the corpus; anything but an error or a legal picture ends the process."""
-    from lic_da.bitstream import StreamError
+    from lic_da.io.bitstream import StreamError
 
     made = codecs()
     for codec, data in made.values():

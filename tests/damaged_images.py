@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lic_da.data.images import RGB, ImageProblem, read_rgb
+from lic_da.io.images import RGB, ImageProblem, read_rgb
 from tests.pictures import png
 
 SECONDS = 5.0

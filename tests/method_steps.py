@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import lic_da.config
-from lic_da.training.module import CodecModule
+from lic_da.methods.module import CodecModule
 from tests.conftest import scribbles
 
 DOMAINS = ("natural", "sketch")

@@ -11,17 +11,24 @@ from compressai.models import CompressionModel
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import PAPER, AdaptedCodec, base_state, pad
-from lic_da.adaptation.gate import Gate
-from lic_da.adaptation.mixture import Conv, Mixture, convolve
-from lic_da.adaptation.synthesis import BLENDS
-from lic_da.bitstream import Stream, StreamError
+from lic_da.adapters.convolve import convolve
+from lic_da.adapters.formula import AdapterSum
+from lic_da.adapters.gate import Gate
+from lic_da.adapters.merge import MergedSum
+from lic_da.adapters.synthesis import BLENDS
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
-from lic_da.data.images import RGB
 from lic_da.errors import UserError
-from tests.conftest import DOMAINS, codec_config, disturb
+from lic_da.io.bitstream import Stream, StreamError
+from lic_da.io.images import RGB
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import (
+    PAPER,
+    AdaptedCodec,
+    base_state,
+    pad,
+)
+from tests.conftest import DOMAINS, by_formula, codec_config, disturb
 
 
 def as_batch(pixels: RGB) -> Tensor:
@@ -30,17 +37,6 @@ def as_batch(pixels: RGB) -> Tensor:
 
 def blending_domain(blend: str) -> str | None:
     return "sketch" if blend == "oracle" else None
-
-
-class Branches(Mixture):
-    """The formula as it is written: one convolution an adapter."""
-
-    def __call__(self, u: Tensor) -> Tensor:
-        weights = self.v.T[:, :, None, None, None]
-        return torch.stack([w * a(u) for w, a in zip(weights, self.adapters, strict=True)]).sum(0)
-
-    def beside(self, conv: Conv, u: Tensor) -> Tensor:
-        return convolve(conv, u, conv.weight, conv.bias) + self(u)
 
 
 @pytest.mark.parametrize("blend", BLENDS)
@@ -85,26 +81,24 @@ def test_trained_adapters_change_the_picture_and_base_does_not(
     assert not np.array_equal(pictures[0], pictures[1])
 
 
-def test_one_kernel_equals_the_sum_of_the_branches(adapted: AdaptedCodec) -> None:
+def test_merged_adapters_equal_the_formula(adapted: AdaptedCodec) -> None:
     disturb(adapted)
     synthesis = adapted.synthesis
     u = torch.randn(2, 64, 9, 7)
     v = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     for site in synthesis.sites:
         adapters = synthesis.bank.at(site)
-        expected = sum(v[:, k, None, None, None] * a(u) for k, a in enumerate(adapters))
+        expected = AdapterSum(adapters, v)(u)
         with torch.no_grad():
-            each = Mixture(adapters, v)(u)
-            shared = torch.cat([Mixture(adapters, v[i : i + 1])(u[i : i + 1]) for i in range(2)])
+            each = MergedSum(adapters, v)(u)
+            shared = torch.cat([MergedSum(adapters, v[i : i + 1])(u[i : i + 1]) for i in range(2)])
         torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_every_way_of_mixing_equals_the_branches(
-    adapted: AdaptedCodec, monkeypatch: pytest.MonkeyPatch, gradients: bool
-) -> None:
-    """One v for all images (folded), a v an image (decoding), and an image's own kernel (training)."""
+def test_every_way_of_merging_equals_the_formula(adapted: AdaptedCodec, gradients: bool) -> None:
+    """One v for all images (merged), a v an image (decoding), and an image's own kernel (training)."""
     disturb(adapted)
     synthesis = adapted.synthesis
     y_hat = torch.randn(2, 64, 6, 5).round()
@@ -112,8 +106,7 @@ def test_every_way_of_mixing_equals_the_branches(
     with torch.set_grad_enabled(gradients):
         apart = synthesis(y_hat, v.requires_grad_(gradients)).detach()
         alone = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(2)]).detach()
-    monkeypatch.setattr(synthesis, "mixture", Branches)
-    with torch.no_grad():
+    with torch.no_grad(), by_formula():
         expected = synthesis(y_hat, v)
     torch.testing.assert_close(apart, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(alone, expected, rtol=0, atol=1e-5)
@@ -245,19 +238,19 @@ def test_adapters_go_into_any_convolution() -> None:
         nn.ConvTranspose2d(5, 7, 5, stride=2, padding=2, output_padding=1),
     ):
         u = torch.randn(2, 5, 8, 9)
-        mixture = Mixture([conv, conv], torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
-        torch.testing.assert_close(mixture(u), conv(u), rtol=1e-4, atol=1e-5)
+        merged = MergedSum([conv, conv], torch.tensor([[0.25, 0.75], [1.0, 0.0]]))
+        torch.testing.assert_close(merged(u), conv(u), rtol=1e-4, atol=1e-5)
 
 
 def test_sites_are_configuration() -> None:
     config = codec_config()
-    config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 1}]
+    config.sites = [{"_target_": "lic_da.adapters.sites.Serial", "at": 1}]
     adapted = AdaptedCodec.build(config, ("natural", "sketch"))
     assert sum(p.numel() for p in adapted.synthesis.bank.parameters()) == 2 * (64 * 64 * 9 + 64)
-    config.sites = [{"_target_": "lic_da.adaptation.sites.Parallel", "at": 3}]
+    config.sites = [{"_target_": "lic_da.adapters.sites.Parallel", "at": 3}]
     with pytest.raises(UserError, match=r"needs a plain convolution.*g_s\.3 is GDN"):
         AdaptedCodec.build(config, ("natural",))
-    config.sites = [{"_target_": "lic_da.adaptation.sites.Serial", "at": 9}]
+    config.sites = [{"_target_": "lic_da.adapters.sites.Serial", "at": 9}]
     with pytest.raises(UserError, match=r"no module at .9.; it consists of 0, 1"):
         AdaptedCodec.build(config, ("natural",))
 

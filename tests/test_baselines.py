@@ -17,17 +17,18 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from lic_da import AdaptedCodec
-from lic_da.adaptation import pack
-from lic_da.adaptation.retrained import FinetunedCodec, FinetunedDecoderCodec
-from lic_da.bitstream import Stream, StreamError
 from lic_da.cli import app
 from lic_da.codecs import zoo
-from lic_da.data.images import RGB
 from lic_da.describe import describe
 from lic_da.errors import UserError
-from lic_da.evaluation.rate_distortion import read_points
-from lic_da.training.baselines import DecoderFinetuning, RateDistortionTraining
-from lic_da.training.module import TrainedAveraging
+from lic_da.evaluation.measure import read_points
+from lic_da.io.bitstream import Stream, StreamError
+from lic_da.io.images import RGB
+from lic_da.methods import pack
+from lic_da.methods.finetuning.codec import FinetunedCodec, FinetunedDecoderCodec
+from lic_da.methods.finetuning.module import DecoderFinetuning
+from lic_da.methods.module import TrainedAveraging
+from lic_da.methods.retraining import RateDistortionTraining
 from tests.conftest import FOUR_STEPS, codec_config, scribbles
 from tests.method_steps import DOMAINS, composed, crops, train_steps
 from tests.test_training import world  # noqa: F401

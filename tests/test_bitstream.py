@@ -18,11 +18,12 @@ from compressai.ans import RansDecoder
 from compressai.models import CompressionModel, ScaleHyperprior
 from omegaconf import OmegaConf
 
-from lic_da.adaptation.codec import PAPER, AdaptedCodec
-from lic_da.bitstream import MAX_PIXELS, Stream, StreamError
-from lic_da.codecs import entropy, known, zoo
-from lic_da.data.images import RGB
+from lic_da.codecs import fingerprints, zoo
+from lic_da.codecs.entropy.decode import decode
 from lic_da.errors import UserError
+from lic_da.io.bitstream import MAX_PIXELS, Stream, StreamError
+from lic_da.io.images import RGB
+from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
 from tests.conftest import BUNDLED, CODEC, DOMAINS, codec_config, disturb, hyperprior_config
 from tests.damage import checksummed
 
@@ -128,7 +129,7 @@ def small() -> tuple[AdaptedCodec, bytes, RGB]:
     """A codec, a stream of one string, and its picture."""
     import skimage
 
-    from lic_da.data.images import read_rgb
+    from lic_da.io.images import read_rgb
 
     codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS))
     astronaut = read_rgb(Path(skimage.__file__).parent / "data" / "astronaut.png")
@@ -173,7 +174,7 @@ def test_the_entropy_decoder_never_reads_what_lies_behind_the_padding(
         symbols = rng.choice((64, 640, 20_000))
         indexes = [i * 64 // symbols for i in range(symbols)]
         string = rng.choice((b"", bytes(8), escape, b"\xff" * 4000, rng.randbytes(number * 4)))
-        padded = entropy.pad_string(string, symbols)
+        padded = decode.pad_string(string, symbols)
         results = [
             RansDecoder().decode_with_indexes(padded + tail, indexes, *tables)
             for tail in (bytes(1000), b"\xff" * 1000, rng.randbytes(1000))
@@ -205,8 +206,8 @@ def test_gaussian_tables_count_in_the_least_number_of_bytes() -> None:
     """With a hyperprior the strings of a plain picture pass, and what is shorter does not."""
     codec = AdaptedCodec.build(hyperprior_config(), DOMAINS)
     model = codec.codec.gaussian_conditional
-    least = entropy.least_bits(codec.codec, (10, 10), 24 * 1600)
-    without = entropy.least_bits(codec.codec, (10, 10), 0)
+    least = decode.least_bits(codec.codec, (10, 10), 24 * 1600)
+    without = decode.least_bits(codec.codec, (10, 10), 0)
     likeliest = model.quantized_cdf.diff(dim=1)[0].max() / (1 << 16)
     assert least - without == pytest.approx(-24 * 1600 * float(likeliest.log2()), rel=1e-2)
     data = codec.compress(np.full((512, 512, 3), 255, np.uint8))
@@ -222,9 +223,9 @@ def test_decoding_ends_where_the_string_does(base: CompressionModel) -> None:
     """A string that is long enough by its tables' likeliest symbols, but holds others."""
     symbols = 64 * 300 * 300
     string = bytes(7) + b"\1" + random.Random(0).randbytes(400_000)
-    entropy.check_strings(base, [string], (300, 300), symbols)
+    decode.check_strings(base, [string], (300, 300), symbols)
     with pytest.raises(StreamError, match="end before the latent"):
-        entropy.decode_latent(base, [string], (300, 300), symbols)
+        decode.decode_latent(base, [string], (300, 300), symbols)
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -241,7 +242,7 @@ def test_damaged_strings_of_a_codec_with_hyperprior_are_errors_too() -> None:
     with torch.inference_mode():
         coded = codec.compress(torch.rand(1, 3, 128, 64))
     strings, shape = [s[0] for s in coded["strings"]], tuple(coded["shape"])
-    y_hat, checksum = entropy.decode_latent(codec, strings, shape, 24 * 8 * 4)
+    y_hat, checksum = decode.decode_latent(codec, strings, shape, 24 * 8 * 4)
     assert y_hat.shape == (1, 24, 8, 4)
     rng = random.Random(0)
     refused = 0
@@ -249,7 +250,7 @@ def test_damaged_strings_of_a_codec_with_hyperprior_are_errors_too() -> None:
         other = list(strings)
         other[number % 2] = strings[0][:7] + b"\1" + rng.randbytes(4 * rng.randrange(40))
         try:
-            y, found = entropy.decode_latent(codec, other, shape, 24 * 8 * 4)
+            y, found = decode.decode_latent(codec, other, shape, 24 * 8 * 4)
         except StreamError:
             refused += 1
             continue
@@ -287,8 +288,8 @@ def test_with_the_blend_base_the_stream_is_the_base_codecs_own(photographs: list
 def test_the_packages_own_weights_are_known_by_name() -> None:
     for name, quality in BUNDLED:
         fingerprint = zoo.fingerprint(zoo.build(codec_config(quality, name)).state_dict())
-        assert known.find(bytes.fromhex(fingerprint)[:8]) == (name, quality)
-    assert known.find(bytes(8)) is None
+        assert fingerprints.find(bytes.fromhex(fingerprint)[:8]) == (name, quality)
+    assert fingerprints.find(bytes(8)) is None
 
 
 def test_a_stream_of_another_quality_is_refused_by_name(photographs: list[RGB]) -> None:
@@ -362,5 +363,5 @@ def test_round_trip_of_sizes_that_are_no_multiple_of_the_stride(
 
 
 def test_reading_streams_needs_no_torch() -> None:
-    code = "import sys, lic_da.bitstream, lic_da.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, lic_da.io.bitstream, lic_da.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

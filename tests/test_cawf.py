@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.retrained import WidenedCodec
-from lic_da.bitstream import StreamError
-from lic_da.codecs import tiles, zoo
-from lic_da.codecs.picture_codec import ModelCodec
-from lic_da.data.images import RGB
+from lic_da.codecs import zoo
+from lic_da.codecs.image_codec import ModelCodec
+from lic_da.codecs.spatial import tiling
 from lic_da.describe import describe
 from lic_da.errors import UserError
-from lic_da.training.baselines import RateDistortionTraining
-from lic_da.training.steps import ExactSteps
+from lic_da.io.bitstream import StreamError
+from lic_da.io.images import RGB
+from lic_da.methods import pack
+from lic_da.methods.cawf.codec import WidenedCodec
+from lic_da.methods.retraining import RateDistortionTraining
+from lic_da.methods.steps import ExactSteps
 from tests.conftest import codec_config, scribbles
 from tests.method_steps import DOMAINS, composed, crops, train_steps
 
@@ -175,12 +176,12 @@ def test_large_pictures_go_in_tiles(trained: WidenedCodec, photographs: list[RGB
         geometry = dataclasses.replace(synthesis, halo=halo)
         memory = (8 + 2 * halo) ** 2 * geometry.bytes_each
         tiled = torch.empty_like(pixels)
-        for rows, columns, piece in tiles.synthesise(g_s, y, geometry, memory):
+        for rows, columns, piece in tiling.synthesise(g_s, y, geometry, memory):
             tiled[..., rows, columns] = piece
         assert torch.allclose(tiled, g_s(y), atol=1e-9) == equal
         geometry = dataclasses.replace(analysis, halo=halo)
         memory = (8 + 2 * halo) ** 2 * geometry.bytes_each
-        y_tiled = tiles.TiledAnalysis(g_a, geometry, memory)(pixels)
+        y_tiled = tiling.TiledAnalysis(g_a, geometry, memory)(pixels)
         assert torch.allclose(y_tiled, y, atol=1e-9) == equal
 
 

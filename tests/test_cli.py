@@ -16,14 +16,14 @@ from compressai.models import CompressionModel
 from PIL import Image
 from typer.testing import CliRunner
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, pad, to_8_bit
-from lic_da.batch import plan
-from lic_da.bitstream import Stream
 from lic_da.cli import app
-from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.errors import UserError
-from lic_da.listing import picture
+from lic_da.files.batch import plan
+from lic_da.io.bitstream import Stream
+from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.listing import picture
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec, pad, to_8_bit
 from tests.conftest import CODEC, codec_config, disturb
 from tests.test_adaptation import as_batch
 

@@ -11,12 +11,12 @@ from compressai.models import CompressionModel, FactorizedPrior, ScaleHyperprior
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lic_da.adaptation.codec import pad
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
-from lic_da.data.images import RGB
 from lic_da.errors import UserError
-from lic_da.training.pretraining import code, coder_of
+from lic_da.io.images import RGB
+from lic_da.methods.adapters.codec import pad
+from lic_da.pretraining.module import code, coder_of
 from tests.conftest import BUNDLED, CODEC, MEAN_SCALE, QUALITIES, codec_config
 from tests.test_adaptation import as_batch
 

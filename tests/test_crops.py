@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import lic_da.config
-from lic_da.adaptation.codec import PAPER, AdaptedCodec
-from lic_da.codecs.crops import CannotBeCut, CropSynthesis
+from lic_da.codecs.image_codec import pad
 from lic_da.codecs.latents import decoder_latent
-from lic_da.codecs.picture_codec import pad
-from lic_da.codecs.tiles import Beside
+from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
+from lic_da.codecs.spatial.tiling import Beside
+from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
 from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config
 
 
@@ -37,7 +37,7 @@ CASES = {
     "factorized, all sites": (codec_config(), {"sites": "all"}),
     "factorized, low rank": (
         codec_config(),
-        {"adapter": {"_target_": "lic_da.adaptation.adapters.LowRank", "rank": 2}},
+        {"adapter": {"_target_": "lic_da.adapters.kinds.LowRank", "rank": 2}},
     ),
     "hyperprior": (hyperprior_config(), {}),
     "cheng": (config_of("cheng2020_attn", N=12), {}),

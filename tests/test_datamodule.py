@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lic_da.data.datamodule import DomainsDataModule, domain_names
-from lic_da.data.images import RGB
 from lic_da.errors import UserError
+from lic_da.io.images import RGB
 from tests.conftest import photo_crops, scribbles
 
 

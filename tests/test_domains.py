@@ -12,10 +12,15 @@ from PIL import Image
 
 from lic_da.data import sources
 from lic_da.data.domains import load_domain, prepare, refuse_shared_files
-from lic_da.data.images import RGB, save_png
 from lic_da.data.selection import is_colour_drawing, is_ink_drawing
-from lic_da.data.sources import DebianSource, DiceBearSource, HuggingFaceSource, PypiSource
+from lic_da.data.sources import (
+    DebianSource,
+    DiceBearSource,
+    HuggingFaceSource,
+    PypiSource,
+)
 from lic_da.errors import UserError
+from lic_da.io.images import RGB, save_png
 from tests.conftest import photo_crops, scribbles
 
 MakeDomain = Callable[..., Path]

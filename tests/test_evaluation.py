@@ -18,20 +18,26 @@ from rich.console import Console
 from scipy.integrate import quad
 from scipy.interpolate import PchipInterpolator
 
-from lic_da.adaptation.codec import AdaptedCodec
-from lic_da.codecs import tiles
 from lic_da.codecs.latents import encoder_latent
+from lic_da.codecs.spatial import tiling
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.data.domains import prepare
-from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation import classical
 from lic_da.evaluation.bd_rate import Curve, delta
-from lic_da.evaluation.classical import AVIF, JPEG, JPEG_XL, WEBP, ClassicalCodec, measure_anchor
-from lic_da.evaluation.pictures import Example, comparison
-from lic_da.evaluation.rate_distortion import (
+from lic_da.evaluation.classical import (
+    AVIF,
+    JPEG,
+    JPEG_XL,
+    WEBP,
+    ClassicalCodec,
+    measure_anchor,
+)
+from lic_da.evaluation.curves import curve as mean_curve
+from lic_da.evaluation.images import Example, comparison
+from lic_da.evaluation.measure import (
     Point,
     estimated_bits,
     judged,
@@ -41,8 +47,9 @@ from lic_da.evaluation.rate_distortion import (
     score,
     write_points,
 )
-from lic_da.evaluation.series import curve as mean_curve
 from lic_da.evaluation.summary import summarise, table
+from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import codec_config, hyperprior_config
 
 # Published points on Kodak: bmshj2018-factorized and bmshj2018-hyperprior.
@@ -101,7 +108,7 @@ def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
     assert math.isnan(score(noisy[:, :160], original[:, :160])[1])
 
 
-@pytest.mark.parametrize("memory", [tiles.MEMORY, 1 << 22], ids=["whole", "in_tiles"])
+@pytest.mark.parametrize("memory", [tiling.MEMORY, 1 << 22], ids=["whole", "in_tiles"])
 @pytest.mark.parametrize("config", [codec_config(), hyperprior_config()], ids=lambda c: c.name)
 def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
     config: DictConfig, memory: int, photographs: list[RGB], tmp_path: Path
@@ -115,7 +122,7 @@ def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
     codec.memory = memory
     with encoder_latent(codec.model) as computed:
         (point,) = measure(codec, [entry], run="run", blends=["base"], ms_ssim=False)
-    assert len(computed) == 1 or memory < tiles.MEMORY
+    assert len(computed) == 1 or memory < tiling.MEMORY
     x = to_tensor(photographs[0])[None].float().div(255)
     expected = estimated_bits(codec, x) / (height * width)
     assert point.bpp_estimated == pytest.approx(expected, rel=1e-6)

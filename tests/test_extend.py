@@ -14,15 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from safetensors.torch import load_file, save_file
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, adapter_state
-from lic_da.adaptation.extension import GrowingGate, extend
-from lic_da.adaptation.gate import Gate
+from lic_da.adapters.gate import Gate
 from lic_da.codecs import zoo
-from lic_da.data.images import RGB
 from lic_da.errors import UserError
-from lic_da.evaluation.rate_distortion import mean, measure, read_points
-from lic_da.training.module import DecoderAdaptation
+from lic_da.evaluation.measure import mean, measure, read_points
+from lic_da.io.images import RGB
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
+from lic_da.methods.adapters.extension import GrowingGate, extend
+from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.training.run import train, train_what_is_missing
 from tests.conftest import codec_config, disturb, photo_crops, scribbles
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import lic_da.config
-from lic_da.data.images import RGB, save_png
-from lic_da.evaluation.rate_distortion import read_points
+from lic_da.evaluation.measure import read_points
+from lic_da.io.images import RGB, save_png
 from tests.conftest import photo_crops
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

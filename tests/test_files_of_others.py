@@ -19,9 +19,9 @@ import yaml
 from PIL import Image
 
 import lic_da
-from lic_da.adaptation import pack
 from lic_da.errors import UserError
-from lic_da.evaluation.series import Run
+from lic_da.evaluation.curves import Run
+from lic_da.methods import pack
 from lic_da.registry import ADAPTERS, MODELS, SITES
 from lic_da.training.interruption import read_checkpoint
 from tests.conftest import codec_config, scribbles
@@ -64,7 +64,7 @@ TARGETS = [
     "hydra.utils.instantiate",
     "hydra.utils.get_method",
     "omegaconf.OmegaConf.register_new_resolver",
-    "lic_da.files.write_text",
+    "lic_da.io.files.write_text",
     "lic_da.data.sources.FolderSource",
     "lic_da.codecs.zoo.load_weights",
     "torch.nn.Conv2d",
@@ -292,8 +292,8 @@ USERS = '''
 import pathlib
 from dataclasses import dataclass
 from subprocess import run
-from lic_da.adaptation.sites import Serial
-from lic_da.adaptation.adapters import Residual
+from lic_da.adapters.sites import Serial
+from lic_da.adapters.kinds import Residual
 
 pathlib.Path(__file__).with_name("imported").touch()
 
@@ -348,8 +348,8 @@ def test_a_pack_over_somebodys_own_classes_opens_for_those_who_trust_them(
 
 
 def test_a_class_that_was_registered_is_named_as_the_packages_own(tmp_path: Path) -> None:
-    from lic_da.adaptation.adapters import Residual
-    from lic_da.adaptation.sites import Serial
+    from lic_da.adapters.kinds import Residual
+    from lic_da.adapters.sites import Serial
 
     @SITES.register("outside_site")
     class Behind(Serial):
@@ -416,10 +416,11 @@ def test_a_run_from_before_names_were_registered_is_still_a_run() -> None:
 
 def test_every_name_is_that_of_a_class_and_every_old_path_has_a_name() -> None:
     from lic_da.migrations import NAMES, named
-    from lic_da.registry import CODECS
+    from lic_da.registry import CODECS, MODULES
 
-    names = [name for registry in (MODELS, SITES, ADAPTERS, CODECS) for name in registry]
-    for registry in (MODELS, SITES, ADAPTERS, CODECS):
+    registries = (MODELS, SITES, ADAPTERS, CODECS, MODULES)
+    names = [name for registry in registries for name in registry]
+    for registry in registries:
         assert all(isinstance(registry.find(name), type) for name in registry)
     assert set(names) == set(NAMES.values()) and len(names) == len(NAMES)
     path = "lic_da.adaptation.adapters.LowRank"  # laid over the default, as older scripts do

@@ -8,7 +8,7 @@ import pytest
 import torch
 from compressai.layers import GDN
 
-from lic_da.codecs.gdn import FrozenInverseGDN, freeze_gdn
+from lic_da.codecs.models.gdn import FrozenInverseGDN, freeze_gdn
 
 
 @pytest.fixture

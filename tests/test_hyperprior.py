@@ -10,11 +10,12 @@ import torch
 from compressai import models
 from torch import Tensor, nn
 
-from lic_da.adaptation.codec import AdaptedCodec
-from lic_da.bitstream import StreamError
-from lic_da.codecs import hyperprior, zoo
-from lic_da.codecs.hyperprior import DoubleInEval
-from lic_da.data.images import RGB
+from lic_da.codecs import zoo
+from lic_da.codecs.models import hyperprior
+from lic_da.codecs.models.hyperprior import DoubleInEval
+from lic_da.io.bitstream import StreamError
+from lic_da.io.images import RGB
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import DOMAINS, MEAN_SCALE, codec_config
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from lic_da.data.images import ImageProblem, read_rgb, save_png
+from lic_da.io.images import ImageProblem, read_rgb, save_png
 from tests import damaged_images
 from tests.pictures import Samples, chunk, exif, png, shown, turned
 
@@ -226,7 +226,7 @@ def test_half_a_picture_does_not_take_the_others_with_it(tmp_path: Path) -> None
     for number in range(120):
         (tmp_path / f"{number:03d}.png").write_bytes(half if number % 6 == 3 else whole)
     code = (
-        "import sys; from pathlib import Path; from lic_da.data.images import *\n"
+        "import sys; from pathlib import Path; from lic_da.io.images import *\n"
         "good = bad = 0\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    try: read_rgb(path); good += 1\n"
@@ -322,7 +322,7 @@ def test_memory_for_a_deep_picture_is_bounded(tmp_path: Path) -> None:
     samples = np.zeros((2000, 3000, 3), np.uint16)
     (tmp_path / "deep.png").write_bytes(png(samples, 16))
     code = (
-        "import resource, sys; from lic_da.data.images import read_rgb, save_png\n"
+        "import resource, sys; from lic_da.io.images import read_rgb, save_png\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "read_rgb(sys.argv[1])\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"

@@ -13,8 +13,14 @@ import torch
 from PIL import Image, ImageCms
 from torchvision.io import write_png
 
-from lic_da.data.images import RGB, ImageProblem, rasterise_svg, read_rgb, save_png
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
+from lic_da.io.images import (
+    RGB,
+    ImageProblem,
+    rasterise_svg,
+    read_rgb,
+    save_png,
+)
 from tests.conftest import scribbles
 
 

@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lic_da.data.images import RGB
 from lic_da.errors import Stopped
-from lic_da.training.module import DecoderAdaptation
+from lic_da.io.images import RGB
+from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.training.run import train_what_is_missing
 from tests.conftest import photo_crops, scribbles
 

@@ -14,16 +14,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lic_da.adaptation.codec import AdaptedCodec
-from lic_da.bitstream import Stream
 from lic_da.codecs.latents import LatentFormat, decoder_latent
-from lic_da.data import latent_cache
 from lic_da.data.datamodule import DomainsDataModule, to_tensor
-from lic_da.data.images import RGB, read_rgb
-from lic_da.data.latent_cache import Box, Latent, LatentCache, file_hash
-from lic_da.data.latent_crops import LatentCrops, shown
-from lic_da.training.frozen import FrozenEncoder
-from lic_da.training.module import DecoderAdaptation
+from lic_da.data.latents import cache
+from lic_da.data.latents.cache import (
+    Box,
+    Latent,
+    LatentCache,
+    file_hash,
+)
+from lic_da.data.latents.crops import LatentCrops, shown
+from lic_da.io.bitstream import Stream
+from lic_da.io.images import RGB, read_rgb
+from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.methods.adapters.module import DecoderAdaptation
+from lic_da.methods.encoder import FrozenEncoder
 from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config, photo_crops, scribbles
 
 CODEC, OTHER = "c0de" * 16, "07e7" * 16
@@ -113,10 +118,10 @@ def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
     for position in range(0, len(data), 97):
         wrong = bytearray(data)
         wrong[position] ^= 0x80
-        with pytest.raises(latent_cache.Damaged):
+        with pytest.raises(cache.Damaged):
             part.unlink()
             part.write_bytes(wrong)
-            list(latent_cache._rows(part))
+            list(cache._rows(part))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_damage_is_found_said_and_mended(
 def test_what_a_killed_run_has_left_is_removed_and_what_it_had_kept_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latent_cache, "_IN_A_PART", 2)
+    monkeypatch.setattr(cache, "_IN_A_PART", 2)
     encode = Counted._encode
 
     def killed(self: Counted, pixels: Tensor) -> Latent:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from compressai.models import CompressionModel
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec, pad
-from lic_da.bitstream import Stream
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.domains import prepare
-from lic_da.data.images import read_rgb
-from lic_da.evaluation.rate_distortion import read_points, score
+from lic_da.evaluation.measure import read_points, score
 from lic_da.evaluation.summary import measure_into
+from lic_da.io.bitstream import Stream
+from lic_da.io.images import read_rgb
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec, pad
 from tests.conftest import DOMAINS, disturb
 from tests.test_adaptation import as_batch
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lic_da.config import CONF
 from lic_da.errors import UserError
-from lic_da.training.module import moved
-from lic_da.training.optimisers import OPTIMISERS, optimiser_of
+from lic_da.methods.module import moved
+from lic_da.methods.optim import OPTIMISERS, optimiser_of
 from lic_da.training.run import train
 
 

@@ -22,11 +22,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lic_da.codecs import zoo
-from lic_da.data.images import RGB
 from lic_da.errors import Stopped, UserError
-from lic_da.training import pretrain, records
+from lic_da.io.images import RGB
+from lic_da.pretraining import program, weights_files
+from lic_da.pretraining.module import Pretraining
 from lic_da.training.interruption import read_checkpoint
-from lic_da.training.pretraining import Pretraining
 from tests.conftest import MEAN_SCALE, codec_config, photo_crops
 
 SETTINGS = (
@@ -57,7 +57,7 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
     environment = {**os.environ, "LIC_DA_CONF": str(conf)}
 
     def start(name: str, *settings: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "lic_da.training.pretrain", *SETTINGS]
+        command = [sys.executable, "-m", "lic_da.pretrain", *SETTINGS]
         command += [f"folder={name}", f"export={name}/export", *settings]
         return subprocess.Popen(
             command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE
@@ -139,13 +139,13 @@ def train(
         settings = ("steps={first: 10, next: 10}", "data.batches_per_epoch=5", f"folder={name}")
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("pretrain", [*SETTINGS, *settings, *overrides])
-        pretrain.check(config)
+        program.check(config)
         config.codec.quality = 4
         data, console = instantiate(config.data), Console(quiet=True)
-        pretrain.pretrain_quality(config, None, data, console)
+        program.pretrain_quality(config, None, data, console)
         if config.export:
             data.setup()
-            pretrain.export(config, data, console)
+            program.export(config, data, console)
 
     return train
 
@@ -223,7 +223,7 @@ def test_logs_of_killed_sessions_are_joined(tmp_path: Path) -> None:
         folder = tmp_path / f"session_{number}"
         folder.mkdir()
         (folder / "metrics.csv").write_text(log)
-    rows = records.logged(tmp_path, 3, batches=5)
+    rows = weights_files.logged(tmp_path, 3, batches=5)
     assert [(r["training"], r["epoch"], r["step"]) for r in rows] == [
         *(("3", "0", "4"), ("3", "1", "9"), ("3", "1", "9"), ("3", "2", "14"))
     ]
@@ -249,4 +249,4 @@ def test_what_cannot_work_is_refused_before_training(
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("pretrain", [*SETTINGS, "start=q4.safetensors", override])
     with pytest.raises(UserError, match=message):
-        pretrain.check(config)
+        program.check(config)

@@ -15,8 +15,8 @@ import torch
 from torch import multiprocessing
 
 from lic_da.data.datamodule import BalancedBatches, DomainsDataModule
-from lic_da.data.images import RGB
-from lic_da.training import processes
+from lic_da.io.images import RGB
+from lic_da.methods import processes
 from tests.conftest import photo_crops, scribbles
 
 ROOT = Path(__file__).parents[1]

@@ -19,21 +19,26 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import lic_da.config
-from lic_da.adaptation.adapters import LowRank
-from lic_da.adaptation.codec import AdaptedCodec, base_state, how_adapted, pad
-from lic_da.adaptation.synthesis import BLENDS
-from lic_da.bitstream import Stream, StreamError
-from lic_da.codecs import known, zoo
+from lic_da.adapters.kinds import LowRank
+from lic_da.adapters.synthesis import BLENDS
+from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.latents import decoder_latent
-from lic_da.codecs.zou2022 import WACNN
+from lic_da.codecs.models.zou2022 import WACNN
 from lic_da.config import plain
-from lic_da.data.images import RGB
 from lic_da.describe import describe
 from lic_da.errors import UserError
+from lic_da.io.bitstream import Stream, StreamError
+from lic_da.io.images import RGB
+from lic_da.methods.adapters.codec import (
+    AdaptedCodec,
+    base_state,
+    how_adapted,
+    pad,
+)
+from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.registry import MODELS
-from lic_da.training.module import DecoderAdaptation
-from tests.conftest import DOMAINS, codec_config, disturb, scribbles
-from tests.test_adaptation import Branches, as_batch, blending_domain
+from tests.conftest import DOMAINS, by_formula, codec_config, disturb, scribbles
+from tests.test_adaptation import as_batch, blending_domain
 
 PUBLISHED = (
     "bmshj2018_factorized",
@@ -154,7 +159,7 @@ def test_latents_that_decode_differently_are_noticed(
 def test_training_lowers_the_loss_of_published_codecs(
     published: AdaptedCodec, photographs: list[RGB], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Afterwards: folded, apart and as branches the trained adapters give the same picture."""
+    """Afterwards: merged, apart and by the formula the trained adapters give the same picture."""
     module = DecoderAdaptation(published, gamma=0.5, lr=1e-3, gate_lr=1e-3, bf16=False)
     monkeypatch.setattr(module, "log_dict", lambda *a, **k: None)
     monkeypatch.setattr(module, "log", lambda *a, **k: None)
@@ -180,12 +185,12 @@ def test_training_lowers_the_loss_of_published_codecs(
     v = torch.tensor([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.6, 0.4, 0.0]])
     with torch.no_grad():
         apart = synthesis(y_hat, v)
-        folded = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(3)])
-        monkeypatch.setattr(synthesis, "mixture", Branches)
-        branches = synthesis(y_hat, v)
+        merged = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(3)])
+        with by_formula():
+            branches = synthesis(y_hat, v)
         plain = synthesis.base(y_hat)
     assert (branches - plain).abs().max() > 1e-4
-    torch.testing.assert_close(folded, branches, rtol=0, atol=1e-5)
+    torch.testing.assert_close(merged, branches, rtol=0, atol=1e-5)
     torch.testing.assert_close(apart, branches, rtol=0, atol=1e-5)
 
 
@@ -310,9 +315,9 @@ quality: 1
 weights: random
 stride: 4
 sites:
-  - {_target_: lic_da.adaptation.sites.Serial, at: act}
-  - {_target_: lic_da.adaptation.sites.Parallel, at: fine}
-  - {_target_: lic_da.adaptation.sites.Parallel, at: coarse.0}
+  - {_target_: lic_da.adapters.sites.Serial, at: act}
+  - {_target_: lic_da.adapters.sites.Parallel, at: fine}
+  - {_target_: lic_da.adapters.sites.Parallel, at: coarse.0}
 gate: {mid: 8}
 training: {steps: 1, batch_size: 1, crop: 32, gamma: 0.1, lr: 1.0e-4, gate_lr: 1.0e-4}
 """
@@ -360,9 +365,9 @@ def test_low_rank_adapters_have_few_parameters_and_the_rank_they_say(
         assert torch.linalg.matrix_rank(kernel) == 5
     v = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
     with torch.no_grad():
-        folded = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(2)])
-        monkeypatch.setattr(synthesis, "mixture", Branches)
-        torch.testing.assert_close(folded, synthesis(y_hat, v), rtol=0, atol=1e-4)
+        merged = torch.cat([synthesis(y_hat[i : i + 1], v[i : i + 1]) for i in range(2)])
+        with by_formula():
+            torch.testing.assert_close(merged, synthesis(y_hat, v), rtol=0, atol=1e-4)
     with pytest.raises(UserError, match=r"adapter\.rank must be at least 1"):
         LowRank(rank=0)
 
@@ -383,6 +388,6 @@ def test_one_file_of_weights_codes_at_six_rates_that_read_anywhere(photographs: 
         mse = np.mean((decoded.astype(float) - picture) ** 2)
         points.append((len(data), -mse))
     assert points == sorted(points) and len(prints) == 6
-    assert {str(known.find(bytes.fromhex(p))) for p in prints} == {
+    assert {str(fingerprints.find(bytes.fromhex(p))) for p in prints} == {
         f"zou2022_n64, quality {q}" for q in range(1, 7)
     }

@@ -17,13 +17,26 @@ import pytest
 from omegaconf import OmegaConf
 
 from lic_da.data.datamodule import to_tensor
-from lic_da.data.images import RGB
 from lic_da.errors import UserError
-from lic_da.evaluation.pictures import Example
-from lic_da.evaluation.rate_distortion import Point
-from lic_da.evaluation.report import Job, Report, gains, pick, shown, write_report
-from lic_da.evaluation.series import Run, Series, savings, series_of, write_savings
-from lic_da.summarize import sweep_command
+from lic_da.evaluation.curves import (
+    Run,
+    Series,
+    savings,
+    series_of,
+    write_savings,
+)
+from lic_da.evaluation.images import Example
+from lic_da.evaluation.measure import Point
+from lic_da.io.images import RGB
+from lic_da.sweeps.report import (
+    Job,
+    Report,
+    gains,
+    pick,
+    shown,
+    write_report,
+)
+from lic_da.sweeps.summary import sweep_command
 from tests.conftest import codec_config
 
 DOMAINS = ("natural", "sketch", "clipart")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lic_da.adaptation import mixture
-from lic_da.adaptation.subpixel import convolve_each, suits
+from lic_da.adapters import merge
+from lic_da.adapters.subpixel import convolve_each, suits
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,6 @@ def test_the_bias_of_a_picture_is_added_in_float32() -> None:
     conv = nn.ConvTranspose2d(40, 3, 5, 2, 2, 1)
     bias = torch.tensor([[0.9, 1.001, 1.01]])  # none of them is a number of bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        out = mixture.convolve_each(
-            conv, torch.zeros(1, 40, 4, 4), torch.zeros(1, 40, 3, 5, 5), bias
-        )
+        out = merge.convolve_each(conv, torch.zeros(1, 40, 4, 4), torch.zeros(1, 40, 3, 5, 5), bias)
     assert out.dtype == torch.float32
     assert torch.equal(out, bias[:, :, None, None].expand(1, 3, 8, 8))

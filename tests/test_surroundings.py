@@ -20,15 +20,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lic_da import jobs, listing, surroundings, tracking
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec
+from lic_da import surroundings
 from lic_da.codecs import zoo
 from lic_da.data.domains import prepare
-from lic_da.data.images import RGB, read_rgb, save_png
 from lic_da.data.sources import HuggingFaceSource
 from lic_da.errors import UserError
-from lic_da.files import atomic_path, new_folder, write_text
+from lic_da.io import listing
+from lic_da.io.files import atomic_path, new_folder, write_text
+from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.sweeps import jobs
+from lic_da.tracking import loggers
 from lic_da.train import claimed
 from tests.conftest import CODEC, codec_config, photo_crops, scribbles
 
@@ -334,8 +337,8 @@ def test_the_commit_is_our_own_or_none(tmp_path: Path, monkeypatch: pytest.Monke
     git = ["git", "-C", str(tmp_path / "theirs"), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    monkeypatch.setattr(tracking, "__file__", str(place / "tracking.py"))
-    assert tracking.git_commit() == f"version {surroundings.package_version()}"
+    monkeypatch.setattr(loggers, "__file__", str(place / "tracking.py"))
+    assert loggers.git_commit() == f"version {surroundings.package_version()}"
 
 
 @pytest.mark.parametrize(

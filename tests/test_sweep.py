@@ -22,10 +22,10 @@ from scipy.integrate import quad
 from scipy.interpolate import PchipInterpolator
 
 import lic_da.config
-from lic_da import jobs
-from lic_da.data.images import RGB, save_png
-from lic_da.evaluation.rate_distortion import Point, mean, read_points
-from lic_da.sweep import job_name, sweep_name
+from lic_da.evaluation.measure import Point, mean, read_points
+from lic_da.io.images import RGB, save_png
+from lic_da.sweeps import jobs
+from lic_da.sweeps.callback import job_name, sweep_name
 from tests.conftest import FOUR_STEPS, photo_crops, scribbles
 from tests.wandb_records import OfflineRun, runs_below
 
@@ -363,7 +363,7 @@ def test_a_job_that_is_killed_is_named_with_its_reason(
 ) -> None:
     code = (
         "import os, pathlib, sys\n"
-        "from lic_da import jobs\n"
+        "from lic_da.sweeps import jobs\n"
         "with jobs.running(pathlib.Path(sys.argv[1])):\n"
         "    print('begun', flush=True)\n"
         "    sys.stdin.read()\n"

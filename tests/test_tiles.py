@@ -10,10 +10,10 @@ import torch
 from compressai.layers import AttentionBlock, ResidualBlock
 from torch import nn
 
-from lic_da.adaptation.codec import AdaptedCodec
-from lic_da.adaptation.synthesis import BLENDS
-from lic_da.codecs import tiles
-from lic_da.data.images import RGB
+from lic_da.adapters.synthesis import BLENDS
+from lic_da.codecs.spatial import tiling
+from lic_da.io.images import RGB
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import disturb
 
 
@@ -100,7 +100,7 @@ def test_one_element_of_halo_less_is_seen(codec: AdaptedCodec) -> None:
         geometry = dataclasses.replace(codec._synthesis, halo=halo)
         memory = (8 + 2 * halo) ** 2 * geometry.bytes_each
         x_hat = torch.zeros(1, 3, 256, 256)
-        pieces = tiles.synthesise(lambda y: codec.synthesis(y, v), y_hat, geometry, memory)
+        pieces = tiling.synthesise(lambda y: codec.synthesis(y, v), y_hat, geometry, memory)
         for rows, columns, piece in pieces:
             x_hat[..., rows, columns] = piece
         return x_hat
@@ -122,7 +122,7 @@ def test_memory_sets_the_tiles(codec: AdaptedCodec) -> None:
 def test_parts_of_an_axis_meet_and_stay_inside() -> None:
     for length in (1, 5, 16, 97):
         for side in (1, 4, 16, None):
-            parts = tiles.spans(length, side, halo=2)
+            parts = tiling.spans(length, side, halo=2)
             assert [p.start for p in parts] == [0, *(p.stop for p in parts[:-1])]
             assert parts[-1].stop == length
             assert all(0 <= p.first <= p.start < p.stop <= p.last <= length for p in parts)
@@ -131,8 +131,8 @@ def test_parts_of_an_axis_meet_and_stay_inside() -> None:
 
 def test_transforms_that_look_at_the_whole_picture_are_not_cut() -> None:
     pool = nn.Sequential(nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.InstanceNorm2d(3))
-    assert tiles.synthesis_geometry(pool, 8).halo is None
-    assert tiles.synthesis_geometry(pool, 8).side(1000, 1000, 1) is None
+    assert tiling.synthesis_geometry(pool, 8).halo is None
+    assert tiling.synthesis_geometry(pool, 8).side(1000, 1000, 1) is None
 
 
 @torch.no_grad()
@@ -145,10 +145,10 @@ def test_blocks_of_layers_are_cut_with_a_halo_that_suffices() -> None:
         nn.Conv2d(8, 12, 3, padding=1),
         nn.PixelShuffle(2),
     ).eval()
-    geometry = tiles.synthesis_geometry(g_s, 8)
+    geometry = tiling.synthesis_geometry(g_s, 8)
     y_hat = torch.randn(1, 8, 31, 29)
     whole = g_s(y_hat)
     assert geometry.scale == 4 and geometry.halo is not None
     memory = (8 + 2 * geometry.halo) ** 2 * geometry.bytes_each
-    for rows, columns, piece in tiles.synthesise(g_s, y_hat, geometry, memory):
+    for rows, columns, piece in tiling.synthesise(g_s, y_hat, geometry, memory):
         torch.testing.assert_close(piece, whole[..., rows, columns], rtol=0, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
-from lic_da import tracking
+from lic_da.tracking import loggers
 from tests.wandb_records import runs_below
 
 
@@ -32,7 +32,7 @@ def test_a_resumed_offline_run_goes_on_with_its_first_part_when_it_is_uploaded(
     tmp_path: Path,
 ) -> None:
     for step in (1, 2):
-        run = tracking.begin(logger("offline"), tmp_path, "train", {})
+        run = loggers.begin(logger("offline"), tmp_path, "train", {})
         run.log({"step": step})
         run.finish()
         wandb.teardown()  # the parts are of two processes
@@ -43,8 +43,8 @@ def test_a_resumed_offline_run_goes_on_with_its_first_part_when_it_is_uploaded(
 
 def test_forgotten_runs_are_not_gone_on_with(tmp_path: Path) -> None:
     for _ in range(2):
-        tracking.forget(tmp_path)
-        tracking.begin(logger("offline"), tmp_path, "summary", {}).finish()
+        loggers.forget(tmp_path)
+        loggers.begin(logger("offline"), tmp_path, "summary", {}).finish()
     assert len({run.id for run in runs_below(tmp_path)}) == 2
 
 
@@ -57,8 +57,8 @@ def test_where_wandb_cannot_be_reached_a_run_goes_on_offline_and_says_so(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers
     monkeypatch.setenv("WANDB_API_KEY", key)
-    monkeypatch.setattr(tracking, "_PATIENCE", 2.0)
-    run = tracking.begin(logger("auto"), tmp_path, "train", {})
+    monkeypatch.setattr(loggers, "_PATIENCE", 2.0)
+    run = loggers.begin(logger("auto"), tmp_path, "train", {})
     run.log({"loss": 0.5})
     run.finish()
     warned = capsys.readouterr().err

@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.codecs import zoo
-from lic_da.data.images import RGB, read_rgb
-from lic_da.evaluation.rate_distortion import read_points
-from lic_da.training.losses import adaptation, rate_distortion
-from lic_da.training.module import DecoderAdaptation
-from lic_da.training.schedule import warmup_cosine
+from lic_da.evaluation.measure import read_points
+from lic_da.io.images import RGB, read_rgb
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.methods.adapters.module import DecoderAdaptation
+from lic_da.methods.losses import adaptation, rate_distortion
+from lic_da.methods.schedule import warmup_cosine
 from tests.conftest import DOMAINS, codec_config, photo_crops, scribbles
 
 SMALL = (

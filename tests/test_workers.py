@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lic_da.data import images
 from lic_da.data.domains import prepare
+from lic_da.io import images
 from lic_da.workers import DIED, Workers
 from tests.conftest import scribbles
 from tests.deadly import squared
@@ -17,7 +17,7 @@ from tests.deadly import squared
 ENDS_THE_PROCESS = '''
 import os
 from pathlib import Path
-import lic_da.data.images as images
+import lic_da.io.images as images
 
 read = images.read_rgb
 

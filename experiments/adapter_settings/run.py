@@ -17,8 +17,8 @@ from pathlib import Path
 
 import typer
 
-from lic_da.evaluation.series import Run
-from lic_da.files import atomic_path
+from lic_da.evaluation.curves import Run
+from lic_da.io.files import atomic_path
 
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_adapter_settings"

@@ -16,7 +16,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from lic_da.config import CONF
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
 from lic_da.training.run import train_what_is_missing
 
 HERE = Path(__file__).parent

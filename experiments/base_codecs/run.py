@@ -18,15 +18,20 @@ import matplotlib.pyplot as plt
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lic_da.adaptation.codec import AdaptedCodec
 from lic_da.codecs import zoo
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.domains import SOURCE_DOMAIN, prepare
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
-from lic_da.evaluation.classical import AVIF, JPEG, WEBP, measure_anchor
-from lic_da.evaluation.rate_distortion import Point, mean, measure
-from lic_da.files import atomic_path
+from lic_da.evaluation.classical import (
+    AVIF,
+    JPEG,
+    WEBP,
+    measure_anchor,
+)
+from lic_da.evaluation.measure import Point, mean, measure
+from lic_da.io.files import atomic_path
+from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
 DATA = Path("data")

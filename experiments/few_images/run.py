@@ -20,8 +20,8 @@ import typer
 from scipy.interpolate import PchipInterpolator
 
 from lic_da.data.domains import prepare
-from lic_da.evaluation.series import Run
-from lic_da.files import atomic_path
+from lic_da.evaluation.curves import Run
+from lic_da.io.files import atomic_path
 
 HERE = Path(__file__).parent
 SWEEP = Path("outputs") / "experiment_few_images"

@@ -20,8 +20,15 @@ from typing import TypeVar, get_type_hints
 import matplotlib.pyplot as plt
 import typer
 
-from lic_da.evaluation.series import Run, Saving, Series, curve, savings, series_of
-from lic_da.files import atomic_path
+from lic_da.evaluation.curves import (
+    Run,
+    Saving,
+    Series,
+    curve,
+    savings,
+    series_of,
+)
+from lic_da.io.files import atomic_path
 
 HERE = Path(__file__).parent
 SWEEPS = Path("outputs") / "experiment_forgetting"

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file
 
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
 
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_interrupted"

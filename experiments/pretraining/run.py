@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from lic_da.codecs import zoo
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
 
 HERE = Path(__file__).parent
 RUNS = Path("outputs") / "experiment_pretraining"
@@ -47,7 +47,7 @@ def train(start: str, name: str, changes: Settings) -> dict[str, object]:
     export = folder / "export"
     settings = {**AS_IT_WAS, **changes}
     command = [
-        *(sys.executable, "-m", "lic_da.training.pretrain", f"codec={CODEC}"),
+        *(sys.executable, "-m", "lic_da.pretrain", f"codec={CODEC}"),
         *(f"qualities=[{QUALITY}]", "data.batches_per_epoch=100", "warmup=50", "compile=false"),
         *(f"{key}={value}" for key, value in settings.items()),
         *(f"folder={folder}", f"export={export}"),

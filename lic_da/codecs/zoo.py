@@ -22,7 +22,7 @@ from torch import Tensor
 from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
 from lic_da.config import plain
 from lic_da.errors import UserError, unknown
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
 from lic_da.registry import MODELS
 
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.0130, 5: 0.0250, 6: 0.0483}
@@ -273,3 +273,20 @@ def _to_float32(value: Any) -> Any:
 def count_parameters(module: torch.nn.Module) -> int:
     """Number of elements of all parameters of a module."""
     return sum(p.numel() for p in module.parameters())
+
+
+def count_trainable(module: torch.nn.Module) -> int:
+    """Number of parameters that require gradients."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def parameters_by_part(codec: CompressionModel) -> dict[str, int]:
+    """Parameters of a codec's encoder, decoder, entropy model (all that is neither), and in total."""
+    encoder, decoder = count_parameters(codec.g_a), count_parameters(codec.g_s)
+    total = count_parameters(codec)
+    return {
+        "encoder": encoder,
+        "decoder": decoder,
+        "entropy": total - encoder - decoder,
+        "total": total,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image, ImageDraw
 
 from lic_da.data.index import SPLITS, DomainImages
-from lic_da.files import atomic_path
+from lic_da.io.files import atomic_path
 
 _SPLIT_COLOURS = {"train": "#d0d7de", "val": "#bf8700", "test": "#0969da"}
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lic_da.data.domains import SOURCE_DOMAIN, prepare, refuse_shared_files
-from lic_da.data.images import RGB, read_rgb
 from lic_da.data.index import DomainImages, Picture
-from lic_da.data.latent_cache import Box, file_hash
-from lic_da.data.latent_crops import LatentCrops, shown
+from lic_da.data.latents.cache import Box, file_hash
+from lic_da.data.latents.crops import LatentCrops, shown
 from lic_da.errors import UserError
-from lic_da.files import user_path
+from lic_da.io.files import user_path
+from lic_da.io.images import RGB, read_rgb
 from lic_da.surroundings import granted_cpus, leave_signals_to_the_training
 
 CropKey = tuple[int, int, int]

@@ -28,10 +28,15 @@ from lic_da.config import CONF, available
 from lic_da.data.contact_sheet import write_contact_sheet
 from lic_da.data.index import DomainImages, load_index, save_index
 from lic_da.data.inspection import inspect_all
-from lic_da.data.sources import FolderSource, Found, Source, SourceUnavailable
+from lic_da.data.sources import (
+    FolderSource,
+    Found,
+    Source,
+    SourceUnavailable,
+)
 from lic_da.data.splits import assign_splits
 from lic_da.errors import UserError, unknown
-from lic_da.files import read_text, user_path
+from lic_da.io.files import read_text, user_path
 
 SOURCE_DOMAIN = "natural"
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lic_da.errors import UserError
-from lic_da.files import atomic_path, read_json, write_json
+from lic_da.io.files import atomic_path, read_json, write_json
 
 SPLITS = ("train", "val", "test")
 

@@ -15,9 +15,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lic_da.data import selection
-from lic_da.data.images import ImageProblem, rasterise_svg, read_rgb, save_png
 from lic_da.data.sources import Found, Source
 from lic_da.errors import unknown
+from lic_da.io.images import (
+    ImageProblem,
+    rasterise_svg,
+    read_rgb,
+    save_png,
+)
 from lic_da.surroundings import granted_cpus
 from lic_da.workers import DIED, Workers
 

@@ -22,11 +22,11 @@ from lic_da.data.datamodule import (
     LabelledPicture,
     random_crop,
 )
-from lic_da.data.images import ImageProblem, read_rgb
 from lic_da.data.index import Picture
 from lic_da.data.sources import FolderSource
 from lic_da.errors import UserError
-from lic_da.files import user_path
+from lic_da.io.files import user_path
+from lic_da.io.images import ImageProblem, read_rgb
 from lic_da.surroundings import granted_cpus
 
 _THUMBNAIL = 24  # side, in pixels

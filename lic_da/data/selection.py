@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lic_da.data.images import RGB
+from lic_da.io.images import RGB
 
 SIZE = 256
 

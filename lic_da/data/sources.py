@@ -26,8 +26,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lic_da.errors import UserError, unknown
-from lic_da.files import read_json, user_path, write_json
-from lic_da.listing import PICTURES, ends_in, files_of, is_picture, picture
+from lic_da.io.files import read_json, user_path, write_json
+from lic_da.io.listing import (
+    PICTURES,
+    ends_in,
+    files_of,
+    is_picture,
+    picture,
+)
 
 
 class SourceUnavailable(UserError):

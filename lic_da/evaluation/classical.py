@@ -21,10 +21,10 @@ from rich.progress import track
 from torch import Tensor
 
 from lic_da.data.datamodule import LabelledPicture, to_tensor
-from lic_da.data.images import RGB, read_rgb
 from lic_da.errors import UserError, unknown
-from lic_da.evaluation.rate_distortion import Point, score
-from lic_da.files import read_json, write_text
+from lic_da.evaluation.measure import Point, score
+from lic_da.io.files import read_json, write_text
+from lic_da.io.images import RGB, read_rgb
 from lic_da.surroundings import granted_cpus
 
 METHOD = "classical"

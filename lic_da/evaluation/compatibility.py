@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lic_da.bitstream import Stream, StreamError
-from lic_da.codecs.picture_codec import PictureCodec, to_8_bit
+from lic_da.codecs.image_codec import PictureCodec, to_8_bit
 from lic_da.data.datamodule import LabelledPicture, to_tensor
-from lic_da.data.images import read_rgb
-from lic_da.evaluation.rate_distortion import mean, score
+from lic_da.evaluation.measure import mean, score
+from lic_da.io.bitstream import Stream, StreamError
+from lic_da.io.images import read_rgb
 
 
 def compatibility(codec: PictureCodec, pictures: Sequence[LabelledPicture]) -> dict[str, Any]:

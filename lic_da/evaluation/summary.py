@@ -11,9 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from lic_da.codecs import zoo
-from lic_da.codecs.picture_codec import PictureCodec
+from lic_da.codecs.image_codec import PictureCodec
 from lic_da.data.datamodule import LabelledPicture
-from lic_da.evaluation.rate_distortion import Decoded, Point, judged, mean, measure, write_points
+from lic_da.evaluation.measure import (
+    Decoded,
+    Point,
+    judged,
+    mean,
+    measure,
+    write_points,
+)
 
 
 def measure_into(
@@ -31,7 +38,7 @@ def measure_into(
     Args:
         folder: of the run; its name is the run's in the table.
         adapted: the codec.
-        pictures: see :func:`lic_da.evaluation.rate_distortion.measure`, as all that follows.
+        pictures: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
         blends: which ways to decode; None: all.
         ms_ssim: compute MS-SSIM.
         decoded: called for every picture.

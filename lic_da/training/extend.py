@@ -12,13 +12,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lic_da.adaptation import pack
-from lic_da.adaptation.codec import PAPER, AdaptedCodec, adapter_state
-from lic_da.adaptation.extension import extend
 from lic_da.codecs import zoo
 from lic_da.data.datamodule import LabelledPicture, domain_names, listed
 from lic_da.errors import UserError
-from lic_da.evaluation.rate_distortion import Point, mean, measure, read_points, write_points
+from lic_da.evaluation.measure import (
+    Point,
+    mean,
+    measure,
+    read_points,
+    write_points,
+)
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import PAPER, AdaptedCodec, adapter_state
+from lic_da.methods.adapters.extension import extend
 
 BLENDS = ("weighted", "top1", "oracle")
 BEFORE = "rd_points_before.csv"

@@ -22,30 +22,44 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from lic_da import surroundings, tracking
-from lic_da.adaptation import pack
+from lic_da import surroundings
 from lic_da.codecs import zoo
-from lic_da.codecs.picture_codec import PictureCodec
+from lic_da.codecs.image_codec import PictureCodec
 from lic_da.config import available, plain
-from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, domain_names, listed
+from lic_da.data.datamodule import (
+    DomainsDataModule,
+    LabelledPicture,
+    domain_names,
+    listed,
+)
 from lic_da.data.domains import load_domain
 from lic_da.errors import Stopped, UserError, unknown
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
-from lic_da.evaluation.pictures import Examples, comparison
-from lic_da.evaluation.rate_distortion import check_blends
-from lic_da.evaluation.series import without_effect
+from lic_da.evaluation.curves import without_effect
+from lic_da.evaluation.images import Examples, comparison
+from lic_da.evaluation.measure import check_blends
 from lic_da.evaluation.summary import measure_into, table
-from lic_da.evaluation.wandb_log import log_result
-from lic_da.files import atomic_path, read_json, read_yaml, user_path, write_json, write_text
-from lic_da.jobs import RUNNING
+from lic_da.io.files import (
+    atomic_path,
+    read_json,
+    read_yaml,
+    user_path,
+    write_json,
+    write_text,
+)
+from lic_da.io.run_folder import RUNNING
+from lic_da.methods import pack
+from lic_da.methods.module import CodecModule, TrainedAveraging
+from lic_da.methods.optim import check_optimiser
+from lic_da.methods.processes import check_processes, is_first
+from lic_da.methods.steps import ExactSteps
 from lic_da.migrations import run_settings
+from lic_da.registry import MODULES
+from lic_da.tracking import loggers
+from lic_da.tracking.results import log_result
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
 from lic_da.training.memory import keep_freed_memory
-from lic_da.training.module import CodecModule, TrainedAveraging
-from lic_da.training.optimisers import check_optimiser
-from lic_da.training.processes import check_processes, is_first
-from lic_da.training.steps import ExactSteps
 
 TRAIN_ON = ("all", "targets")
 """Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
@@ -70,7 +84,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         if config.extend
         else pack.codec_class(config.method.codec).new(config, names)
     )
-    module: CodecModule = instantiate(config.method.training)(adapted)
+    module = _module(config, adapted)
     done = 0
     if config.ckpt_path:
         checkpoint = read_checkpoint(user_path(config.ckpt_path))
@@ -89,6 +103,52 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     if trainer.is_global_zero:
         surroundings.wandb_mode(config.logger.mode)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    data = _data(config, names, module, trainer, done=done, console=console)
+    console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
+    if not trainer.is_global_zero:
+        _fit(trainer, module, data, config, folder)
+        return {}  # the first process measures
+    with loggers.tracked(config, folder) as attached:
+        trainer.loggers = attached
+        _fit(trainer, module, data, config, folder)
+        if best.best_model_path:
+            module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
+        adapted.to("cpu")
+        adapted.check_base_unchanged()
+        trained = trainable(adapted)
+        adapted.finish()
+        pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
+        cost = parameters(
+            adapted,
+            trained,
+            learned=config.domains if config.extend else data.learned,
+            held=adapted.domains if config.extend else data.learned,
+        )
+        return _result(config, folder, adapted, data, cost, attached, console)
+
+
+def _module(config: DictConfig, adapted: PictureCodec) -> CodecModule:
+    """The method's training of a codec."""
+    settings = {**plain(config.method.training), "adapted": adapted}
+    settings.pop("_partial_", None)  # as configurations of methods had it for Hydra's instantiate
+    module: CodecModule = MODULES.make(settings)
+    return module
+
+
+def _data(
+    config: DictConfig,
+    names: Sequence[str],
+    module: CodecModule,
+    trainer: L.Trainer,
+    *,
+    done: int,
+    console: Console,
+) -> DomainsDataModule:
+    """The images of a run, prepared; with the latents of training images where they are kept.
+
+    Raises:
+        UserError: images are missing, or fewer than processes.
+    """
     data: DomainsDataModule = instantiate(
         config.data, domains=names[1:], learned=_learned(config, names), done=done, console=console
     )
@@ -105,31 +165,11 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         and module.encoder is not None
         and not module.encoder.reads_y
     ):
-        adapted.to(trainer.strategy.root_device)
+        module.adapted.to(trainer.strategy.root_device)
         data.latents = module.encoder.cached(
             data.data_dir / "latents", data.crop, pixels=data.latent_pixels, console=console
         )
-    console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
-    if not trainer.is_global_zero:
-        _fit(trainer, module, data, config, folder)
-        return {}  # the first process measures
-    with tracking.tracked(config, folder) as loggers:
-        trainer.loggers = loggers
-        _fit(trainer, module, data, config, folder)
-        if best.best_model_path:
-            module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
-        adapted.to("cpu")
-        adapted.check_base_unchanged()
-        trained = trainable(adapted)
-        adapted.finish()
-        pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
-        cost = parameters(
-            adapted,
-            trained,
-            learned=config.domains if config.extend else data.learned,
-            held=adapted.domains if config.extend else data.learned,
-        )
-        return _result(config, folder, adapted, data, cost, loggers, console)
+    return data
 
 
 def _fit(
@@ -312,7 +352,7 @@ def _result(
     adapted: PictureCodec,
     data: DomainsDataModule,
     cost: dict[str, Any],
-    loggers: list[Any],
+    attached: list[Any],
     console: Console,
 ) -> dict[str, Any]:
     """Code the test pictures, write pack, tables and pictures, print the table."""
@@ -335,7 +375,7 @@ def _result(
             ),
             "parameters": cost,
         },
-        "git_commit": tracking.git_commit(),
+        "git_commit": loggers.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
     if config.extend:
@@ -345,7 +385,7 @@ def _result(
     for number, example in enumerate(examples.kept):
         with atomic_path(folder / "pictures" / f"{example.domain}_{number}.png") as temporary:
             comparison(example).save(temporary, format="PNG")
-    log_result(loggers, summary, adapted.domains, examples.kept)
+    log_result(attached, summary, adapted.domains, examples.kept)
     out = Console(record=True)
     out.print(table(summary))
     if config.extend:

@@ -1,1 +1,0 @@
-"""Adapting a frozen codec at its decoder: sites, adapter bank, gate, the decoder swap, packs."""

@@ -1,0 +1,1 @@
+"""Adapters in a frozen decoder: formula, sites, kinds, bank, gate."""

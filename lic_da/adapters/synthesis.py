@@ -1,0 +1,187 @@
+"""The adapted synthesis transform, which takes the place of a codec's ``g_s``.
+
+::
+
+              ┌──────┐ logits            v
+    ŷ ──┬────►│ gate ├────────► blend ───────┐
+        │     └──────┘                       ▼
+        │     ┌───────┐   ┌────────┐   ┌────────┐
+        └────►│ g_s 0 ├ … ┤ site 3 ├ … ┤ site 6 ├──► x̂
+              └───────┘   └────────┘   └────────┘
+                             v mixes the adapters of all domains, the same v at every site
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lic_da.adapters.bank import AdapterBank
+from lic_da.adapters.gate import Gate, GateInput
+from lic_da.adapters.kinds import AdapterKind
+from lic_da.adapters.merge import MergedSum, MergedWeights
+from lic_da.adapters.sites import Site
+from lic_da.codecs.models.gdn import freeze_gdn
+from lic_da.errors import UserError, unknown
+
+BLENDS = ("weighted", "top1", "oracle", "base")
+"""v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
+
+
+class AdaptedSynthesis(nn.Module):
+    """A frozen ``g_s`` with a bank of adapters and a gate.
+
+    Args:
+        g_s: the synthesis transform; it is frozen and kept in eval mode.
+        latent_channels: M, channels of the latent.
+        sites: where adapters act.
+        domains: names of the domains, the source first.
+        kind: of the adapters.
+        gate_mid: channels inside the gate.
+        gate_input: what it reads.
+        threshold: the blend ``weighted`` leaves out adapters whose v is below it; the largest stays.
+    """
+
+    def __init__(
+        self,
+        g_s: nn.Module,
+        latent_channels: int,
+        sites: Sequence[Site],
+        domains: Sequence[str],
+        *,
+        kind: AdapterKind,
+        gate_mid: int,
+        gate_input: GateInput = "latent",
+        threshold: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.base = g_s.requires_grad_(False).eval()
+        self.sites = tuple(sites)
+        self.domains = tuple(domains)
+        self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)
+        freeze_gdn(self.base)
+        self.gate = Gate(latent_channels, gate_mid, len(domains))
+        self.gate_input = gate_input
+        self.threshold = threshold
+        self.blend = "weighted"
+        self.domain: str | None = None
+        self.last_v: Tensor | None = None
+        self._merged = [MergedWeights() for _ in sites]
+
+    def train(self, mode: bool = True) -> AdaptedSynthesis:
+        """Adapters and gate follow ``mode``; the frozen base stays in eval mode."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    @contextmanager
+    def blending(self, blend: str, domain: str | None = None) -> Iterator[None]:
+        """Use another blend inside the block.
+
+        Args:
+            blend: one of ``BLENDS``.
+            domain: name of the domain, for ``oracle``.
+
+        Raises:
+            UserError: unknown blend or domain, or ``oracle`` without a domain.
+        """
+        check_blend(blend, domain, self.domains)
+        before = self.blend, self.domain
+        self.blend, self.domain = blend, domain
+        try:
+            yield
+        finally:
+            self.blend, self.domain = before
+
+    @property
+    def needs_gate(self) -> bool:
+        """Whether the current blend is made of the gate's v."""
+        return self.blend in ("weighted", "top1")
+
+    def blend_weights(self, y_hat: Tensor, signalled: Tensor | None = None) -> Tensor | None:
+        """V of shape ``(B, K+1)`` for the current blend, or None for ``base``.
+
+        Args:
+            y_hat: decoded latents, ``(B, M, H, W)``.
+            signalled: v as the encoder has sent it, for a gate that reads y.
+        """
+        if self.blend == "base":
+            return None
+        if self.blend == "oracle":
+            assert self.domain is not None
+            label = self.domains.index(self.domain)
+            return one_hot(torch.full((len(y_hat),), label, device=y_hat.device), len(self.domains))
+        if signalled is not None:
+            v = signalled
+        elif self.gate_input == "signalled":
+            raise RuntimeError("The gate reads y: its v must be given.")
+        else:
+            v = self.gate(y_hat).float().softmax(dim=1)
+        if self.blend == "top1":
+            return one_hot(v.argmax(dim=1), len(self.domains))
+        return without_tiny(v, self.threshold) if self.threshold else v
+
+    def forward(self, y_hat: Tensor, v: Tensor | None = None) -> Tensor:
+        """Decode latents.
+
+        Args:
+            y_hat: decoded latents, ``(B, M, H, W)``.
+            v: weights of the adapters, ``(B, K+1)``; None: as the blend says.
+
+        Returns:
+            Images ``(B, 3, H', W')``, not clamped.
+        """
+        if v is None:
+            v = self.blend_weights(y_hat)
+        with self.mixed_by(v) as transform:
+            decoded: Tensor = transform(y_hat)
+        return decoded
+
+    @contextmanager
+    def mixed_by(self, v: Tensor | None) -> Iterator[nn.Module]:
+        """The transform with adapters mixed by one v, for as many latents as there are; merged once.
+
+        Args:
+            v: weights of the adapters, ``(B, K+1)``, or ``(1, K+1)`` for latents of any number;
+                None: no adapters.
+
+        Yields:
+            ŷ ``(B, M, H, W)`` to images ``(B, 3, H', W')``, not clamped; it holds inside the block.
+        """
+        self.last_v = None if v is None else v.detach()
+        modules = [self.base.get_submodule(site.at) for site in self.sites]
+        try:
+            if v is not None:
+                for site, module, merged in zip(self.sites, modules, self._merged, strict=True):
+                    adapters = MergedSum(self.bank.at(site), v, merged)
+                    module.forward = partial(site.adapted, module, module.forward, adapters)
+            yield self.base
+        finally:
+            for module in modules:
+                module.__dict__.pop("forward", None)  # its class's own shows again
+
+
+def one_hot(labels: Tensor, domains: int) -> Tensor:
+    """``(B,)`` labels -> ``(B, K+1)`` float32."""
+    return F.one_hot(labels, domains).float()
+
+
+def without_tiny(v: Tensor, threshold: float) -> Tensor:
+    """V ``(B, K+1)`` with entries below the threshold at zero, but never the largest; rows add up to 1."""
+    kept = v.where((v >= threshold) | (v == v.amax(dim=1, keepdim=True)), 0)
+    return kept / kept.sum(dim=1, keepdim=True)
+
+
+def check_blend(blend: str, domain: str | None, domains: Sequence[str]) -> None:
+    """Raise a UserError unless blend and domain go together."""
+    if blend not in BLENDS:
+        raise unknown("blend", blend, BLENDS)
+    if blend == "oracle" and domain is None:
+        raise UserError("The blend 'oracle' needs the name of a domain.")
+    if domain is not None and domain not in domains:
+        raise unknown("domain", domain, domains)

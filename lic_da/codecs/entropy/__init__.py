@@ -1,0 +1,1 @@
+"""Entropy decoding, and what identifies decoded latents."""

@@ -1,0 +1,385 @@
+"""Pictures to streams and back by a CompressAI codec, and what every such codec has in common.
+
+``PictureCodec`` is what commands, measurements and packs work with. How a codec was adapted is its
+subclass's business: it lists its *blends*, the ways in which it can code, the one that it is judged by
+first. ``ModelCodec`` codes with one CompressAI model.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from compressai.models import CompressionModel
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lic_da.codecs import fingerprints, zoo
+from lic_da.codecs.checkpoints import is_table, put
+from lic_da.codecs.entropy import decode
+from lic_da.codecs.entropy.checksum import symbol_checksum
+from lic_da.codecs.latents import encoder_latent
+from lic_da.codecs.spatial import tiling
+from lic_da.errors import UserError, unknown
+from lic_da.io.bitstream import Stream, StreamError, check_fits
+from lic_da.io.images import MIN_SIDE, RGB
+
+
+def pad(x: Tensor, stride: int) -> Tensor:
+    """Continue images ``(B, 3, H, W)`` at right and bottom to multiples of ``stride``."""
+    bottom, right = (-side % stride for side in x.shape[2:])
+    if not (bottom or right):
+        return x
+    below = x[..., -1:, :].expand(*x.shape[:2], bottom, -1)
+    x = torch.cat([x, below], dim=2)
+    return torch.cat([x, x[..., -1:].expand(*x.shape[:3], right)], dim=3)
+
+
+def to_8_bit(x_hat: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded."""
+    return x_hat.mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+class PictureCodec(ABC):
+    """A codec as a method has adapted it, ready to code pictures.
+
+    Attributes:
+        method: name of the method, for tables and packs.
+        blends: ways to code, the one that the method is judged by first; ``base`` is the unadapted codec.
+        weights_file: of a pack, its tensors.
+        stored_under: part of the codec whose tensors a pack holds, which their names there leave out.
+        codec: the CompressAI model that is trained.
+        config: the ``codec`` configuration it was built from.
+        fingerprint: SHA-256 of the base weights.
+    """
+
+    method: str
+    blends: ClassVar[tuple[str, ...]]
+    weights_file: ClassVar[str] = "weights.safetensors"
+    stored_under: ClassVar[str] = ""
+    codec: CompressionModel
+    config: DictConfig
+    fingerprint: str
+
+    @classmethod
+    @abstractmethod
+    def new(cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True) -> Self:
+        """The untrained codec of a command's configuration.
+
+        Args:
+            config: with ``codec``, ``method`` and whatever else the method wants.
+            domains: names of all domains, the source first.
+            weights: load the base weights; without them they are random.
+        """
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, config: DictConfig) -> Self:
+        """The untrained codec that ``config.yaml`` of a pack describes."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What :meth:`rebuild` needs beside codec, quality, method and domains."""
+
+    @property
+    @abstractmethod
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, the source first."""
+
+    @abstractmethod
+    def is_trained(self, name: str) -> bool:
+        """Whether training changes the tensor of ``codec`` that has this name."""
+
+    @abstractmethod
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """State dict of the base codec as it is now, by CompressAI's names."""
+
+    @abstractmethod
+    def blending(self, blend: str, domain: str | None = None) -> AbstractContextManager[None]:
+        """Use another blend inside the block.
+
+        Raises:
+            UserError: as :meth:`check_blend`.
+        """
+
+    @abstractmethod
+    def string_weights(self, blend: str) -> str:
+        """Fingerprint of the weights that write the strings with a blend."""
+
+    @property
+    @abstractmethod
+    def model(self) -> CompressionModel:
+        """The CompressAI model that codes with the current blend."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Stream:
+        """Code one image with the current blend.
+
+        Args:
+            x: ``(1, 3, H, W)`` in [0, 1], or uint8.
+        """
+
+    @abstractmethod
+    def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
+        """Parts of the picture, ``(1, 3, h, w)`` in [0, 1]; they go on where it was padded.
+
+        Raises:
+            StreamError: the stream was made with other weights, or its latents decode to other values
+                than were encoded.
+        """
+
+    def finish(self) -> None:  # noqa: B027
+        """Called when training has ended and before pictures are coded: tables are made here."""
+
+    def added_parameters(self) -> dict[str, Any]:
+        """Numbers of parameters that the method puts beside those of the base codec, by their names."""
+        return {"adapters": {"per_domain": 0, "total": 0}, "gate": 0}
+
+    def check_blend(self, blend: str, domain: str | None = None) -> None:
+        """Raise a UserError unless there is such a blend, and such a domain if one is named."""
+        if blend not in self.blends:
+            raise unknown("blend", blend, self.blends)
+        if domain is not None and domain not in self.domains:
+            raise unknown("domain", domain, self.domains)
+
+    @property
+    def stride(self) -> int:
+        """Sides of coded images are padded to multiples of this."""
+        return int(self.config.stride)
+
+    @property
+    def modules(self) -> tuple[CompressionModel, ...]:
+        """All CompressAI models it consists of."""
+        return (self.codec,)
+
+    @property
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.Beside]]:
+        """The synthesis transform that is trained, and what acts in it beside its layers."""
+        return self.codec.g_s, ()
+
+    def to(self, device: torch.device | str) -> None:
+        """Move all weights to a device."""
+        for module in self.modules:
+            module.to(device)
+
+    def eval(self) -> None:
+        """Put all models into eval mode, without which rounding is noise."""
+        for module in self.modules:
+            module.eval()
+
+    def check_base_unchanged(self) -> None:
+        """Raise a RuntimeError if the base weights are not those the codec was built with."""
+        now = zoo.fingerprint(self.base_weights())
+        if now != self.fingerprint:
+            raise RuntimeError(f"The base weights have changed: {self.fingerprint} became {now}.")
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Tensors that training changes, entropy-coding tables included, by their names in a pack."""
+        return {
+            name.removeprefix(self.stored_under): value
+            for name, value in self.codec.state_dict().items()
+            if self.is_trained(name)
+        }
+
+    def load_trained(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        """Copy trained tensors into the codec; tables may be missing.
+
+        Args:
+            tensors: by their names in a pack.
+            origin: where they come from, for the message.
+
+        Raises:
+            UserError: names or shapes differ; the message says which.
+        """
+        own = {k: v for k, v in self.trained_state().items() if not is_table(k)}
+        given = {k: v for k, v in tensors.items() if not is_table(k)}
+        wrong = sorted(
+            key
+            for key in own.keys() | given.keys()
+            if key not in own or key not in given or own[key].shape != given[key].shape
+        )
+        if wrong:
+            raise UserError(
+                f"{origin} does not fit this codec and these domains; first differences: "
+                f"{', '.join(wrong[:4])}."
+            )
+        put(self.codec, {f"{self.stored_under}{key}": value for key, value in tensors.items()})
+
+    @torch.inference_mode()
+    def decode(self, stream: Stream) -> Tensor:
+        """Decode one image with the current blend.
+
+        Returns:
+            ``(1, 3, H, W)`` in [0, 1].
+
+        Raises:
+            StreamError: as :meth:`pieces`.
+        """
+        x_hat: Tensor | None = None
+        for rows, columns, piece in self.pieces(stream):
+            if x_hat is None:
+                x_hat = piece.new_empty(*piece.shape[:2], stream.height, stream.width)
+            part = x_hat[..., rows, columns]
+            part.copy_(piece[..., : part.shape[2], : part.shape[3]])
+        assert x_hat is not None
+        return x_hat
+
+    def compress(self, image: Any) -> bytes:
+        """Code a picture.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
+
+        Returns:
+            Contents of a ``.lic`` file.
+        """
+        if hasattr(image, "convert"):
+            image = np.array(image.convert("RGB"))
+        pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
+        if min(pixels.shape[:2]) < MIN_SIDE:
+            raise UserError(f"A picture needs at least {MIN_SIDE} pixels a side.")
+        x = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
+        return self.encode(x.to(next(self.codec.parameters()).device)).to_bytes()
+
+    @torch.inference_mode()
+    def decompress(
+        self, data: bytes | Stream, blend: str | None = None, domain: str | None = None
+    ) -> RGB:
+        """Decode a picture.
+
+        Args:
+            data: contents of a ``.lic`` file, or a stream that was read from it.
+            blend: one of ``blends``; None: the first of them.
+            domain: for ``oracle``, the domain whose adapters to use.
+
+        Returns:
+            ``(H, W, 3)`` uint8 array.
+
+        Raises:
+            StreamError: as :meth:`pieces`, or the bytes are no stream or a damaged one.
+        """
+        stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
+        pixels = np.empty((stream.height, stream.width, 3), np.uint8)
+        with self.blending(blend or self.blends[0], domain):
+            for rows, columns, piece in self.pieces(stream):
+                part = pixels[rows, columns]
+                eight = to_8_bit(piece)[0].permute(1, 2, 0).cpu().numpy()
+                part[:] = eight[: part.shape[0], : part.shape[1]]
+        return pixels
+
+
+@dataclass
+class ModelCodec:
+    """One CompressAI model that codes pictures.
+
+    Attributes:
+        codec: the model.
+        config: the ``codec`` configuration.
+        fingerprint: SHA-256 that its streams carry.
+        memory: bytes of activations; larger pictures are coded in tiles.
+    """
+
+    codec: CompressionModel
+    config: DictConfig
+    fingerprint: str
+    memory: int = tiling.MEMORY
+
+    @property
+    def stride(self) -> int:
+        """Sides of coded images are padded to multiples of this."""
+        return int(self.config.stride)
+
+    @property
+    def title(self) -> str:
+        """The codec in words."""
+        return f"{self.config.name}, quality {self.config.quality}"
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Stream:
+        """Code one image.
+
+        Args:
+            x: ``(1, 3, H, W)`` in [0, 1], or uint8.
+
+        Returns:
+            The stream; its strings are those of the model.
+        """
+        return self._encode(x)[0]
+
+    def _encode(self, x: Tensor) -> tuple[Stream, Tensor]:
+        """The stream of one image, and y."""
+        height, width = x.shape[2:]
+        check_fits(width, height, self.stride)
+        with ExitStack() as stack:
+            stack.enter_context(tiling.tiled_analysis(self.codec, self._analysis, self.memory))
+            checksum = stack.enter_context(symbol_checksum(self.codec, "encode"))
+            y = stack.enter_context(encoder_latent(self.codec))
+            coded = self.codec.compress(pad(x, self.stride))
+        shape = tuple(int(side) for side in coded["shape"])
+        assert len(shape) == 2
+        stream = Stream(
+            fingerprint=bytes.fromhex(self.fingerprint)[:8],
+            width=width,
+            height=height,
+            shape=shape,
+            strings=tuple(strings[0] for strings in coded["strings"]),
+            latent_crc=checksum.value,
+        )
+        return stream, y[0]
+
+    def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
+        """See :meth:`PictureCodec.pieces`."""
+        y_hat = self.latent(stream)
+        yield from self._shown(self.codec.g_s, y_hat)
+
+    def latent(self, stream: Stream) -> Tensor:
+        """ŷ of a stream that is one of this codec, and decodes to what was encoded."""
+        if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
+            here = f"but this is {self.title} ({self.fingerprint[:16]}…)"
+            if fingerprints.find(stream.fingerprint) is None:
+                raise StreamError(
+                    f"The stream was made with weights {stream.fingerprint.hex()}…, which are no base "
+                    f"codec of this package, {here}. Use the pack or the codec that wrote it."
+                )
+            raise StreamError(
+                "The stream was made with the base codec "
+                f"{fingerprints.describe(stream.fingerprint)}, {here}. "
+                "Use a pack of that codec, or the codec alone."
+            )
+        padded = [-(-side // self.stride) for side in (stream.height, stream.width)]
+        if list(stream.shape) != padded:
+            raise StreamError("The stream's latent does not have the size that its picture needs.")
+        elements = math.prod(padded) * (self.stride // self._synthesis.scale) ** 2
+        y_hat, checksum = decode.decode_latent(
+            self.codec, stream.strings, stream.shape, self.codec.M * elements
+        )
+        if checksum != stream.latent_crc:
+            raise StreamError(
+                "The latents decode to other values than were encoded, so the picture would be garbage. "
+                "The stream was probably written by another version of the codec or other hardware."
+            )
+        return y_hat
+
+    def _shown(self, transform: Any, y_hat: Tensor) -> Iterator[tiling.Piece]:
+        """Parts of the picture that a transform makes of a latent, clamped to [0, 1]."""
+        for rows, columns, piece in tiling.synthesise(
+            transform, y_hat, self._synthesis, self.memory
+        ):
+            yield rows, columns, piece.clamp_(0, 1)
+
+    @cached_property
+    def _analysis(self) -> tiling.Geometry:
+        return tiling.analysis_geometry(self.codec.g_a)
+
+    @cached_property
+    def _synthesis(self) -> tiling.Geometry:
+        return tiling.synthesis_geometry(self.codec.g_s, self.codec.M)

@@ -1,0 +1,1 @@
+"""Architectures of codecs that CompressAI does not have, or not in this form."""

@@ -1,0 +1,57 @@
+"""A mean-scale hyperprior whose streams can be read elsewhere.
+
+The decoder of a hyperprior computes the scale of every symbol's distribution by a network. It has to
+come to the table that the encoder came to: one other table, and all that follows is garbage. In single
+precision another number of threads, instruction set or device rounds sums otherwise, and now and then a
+scale falls on the other side of a table's limit. In double precision it differs by some 1e-16 of itself
+instead of 1e-7, and pictures where that matters are not met in practice. Where it happens, the checksum
+of the latents in the stream tells.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from compressai import models
+from torch import Tensor, nn
+
+from lic_da.codecs.spatial import tiling
+
+_TILE = 1 << 26
+"""Bytes of activations; the layers of larger latents are computed in tiles."""
+
+
+class DoubleInEval(nn.Sequential):
+    """Layers that compute in double precision outside of training; their weights stay as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``nn.Sequential``; the result has the type of ``x``, rounded once."""
+        if self.training:
+            result: Tensor = super().forward(x)
+            return result
+        layers = copy.deepcopy(nn.Sequential(*self)).to(torch.float64)
+        geometry = tiling.synthesis_geometry(layers, x.shape[1])
+        height, width = (side * geometry.scale for side in x.shape[2:])
+        whole: Tensor | None = None
+        for rows, columns, piece in tiling.synthesise(layers, x.double(), geometry, _TILE):
+            if whole is None:
+                whole = x.new_empty(*piece.shape[:2], height, width)
+            whole[..., rows, columns] = piece
+        assert whole is not None
+        return whole
+
+
+class MeanScaleHyperprior(models.MeanScaleHyperprior):
+    """CompressAI's mean-scale hyperprior (Minnen et al. 2018, arXiv 1809.02736) with :class:`DoubleInEval`
+    as ``h_s``. Weights are interchangeable with those of CompressAI's class.
+
+    Args:
+        N: channels of the transforms.
+        M: channels of the latent.
+    """
+
+    def __init__(self, N: int, M: int, **kwargs: Any) -> None:  # noqa: N803
+        super().__init__(N, M, **kwargs)
+        self.h_s: nn.Module = DoubleInEval(*self.h_s.children())

@@ -1,0 +1,1 @@
+"""Transforms by parts of an image: tiles and crops."""

@@ -1,0 +1,1 @@
+"""Latents of training images, kept on disk."""

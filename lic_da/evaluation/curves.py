@@ -1,0 +1,346 @@
+"""Rate-distortion curves out of the runs of a sweep, and what they save against base and anchors.
+
+A series is what remains of runs when only the quality differs: one method, codec, set of domains and
+seed, with a point a quality. Scores are averaged over pictures first; Bjøntegaard deltas are taken
+between the mean curves.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from lic_da.config import flat
+from lic_da.errors import UserError
+from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
+from lic_da.evaluation.classical import METHOD as CLASSICAL
+from lic_da.evaluation.measure import (
+    Point,
+    judged,
+    mean,
+    read_points,
+)
+from lic_da.io.files import atomic_path, read_json, read_yaml
+from lic_da.migrations import run_settings
+
+BD_COLUMNS = (
+    "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
+    "interpolation", "points", "images", "series", "reason",
+)  # fmt: skip
+_LABELLED = (
+    "domains", "unseen", "data.domains", "data.unseen", "data.seed", "method.name",
+    "method.training.seed",
+)  # fmt: skip
+
+
+def without_effect(config: DictConfig) -> tuple[str, ...]:
+    """Dotted names of settings of ``conf/train.yaml`` that the result of a run does not depend on."""
+    names = (
+        *("name", "ckpt_path", "logger", "report", "trust"),
+        *("codec.qualities", "data.num_workers", "data.cache_gb"),
+    )
+    cached = OmegaConf.select(config, "data.latent_cache")
+    return names if cached else (*names, "data.latent_pixels")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        config: its ``config.yaml``.
+        summary: its ``summary.json``.
+        points: its ``rd_points.csv``.
+    """
+
+    folder: Path
+    config: DictConfig
+    summary: dict[str, Any]
+    points: tuple[Point, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a run.
+
+        Raises:
+            UserError: files of it are missing or damaged.
+        """
+        try:
+            config = OmegaConf.create(run_settings(read_yaml(folder / "config.yaml")))
+            summary = read_json(folder / "summary.json")
+        except (OSError, UserError, ValueError) as error:
+            raise UserError(f"{folder} does not hold a finished run ({error}).") from error
+        assert isinstance(config, DictConfig)
+        return cls(folder, config, summary, tuple(read_points(folder / "rd_points.csv")))
+
+    @property
+    def quality(self) -> int:
+        """Quality of the codec."""
+        return int(self.config.codec.quality)
+
+    def validated(self) -> dict[str, float]:
+        """PSNR in dB of the validation pictures at the end, mixed by the gate, of each domain.
+
+        Raises:
+            UserError: the run has no log, or is of another method.
+        """
+        prefix = "val/psnr_weighted/"
+        found: dict[str, float] = {}
+        logs = self.folder.glob("logs/version_*/metrics.csv")
+        for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+            with open(log, encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    values = ((k, v) for k, v in row.items() if k.startswith(prefix) and v)
+                    found |= {key.removeprefix(prefix): float(value) for key, value in values}
+        if not found:
+            raise UserError(f"{self.folder} has no log of validations by the gate.")
+        return found
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that tells its series from another, as dotted key and value."""
+        config = OmegaConf.create(OmegaConf.to_container(self.config, resolve=True))
+        assert isinstance(config, DictConfig)
+        for key in (*without_effect(config), "extended_from", "codec.quality"):
+            OmegaConf.update(config, key, None, force_add=True)
+        return flat(cast(dict[str, Any], OmegaConf.to_container(config)))
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs that differ in quality alone, the lowest quality first.
+
+    Attributes:
+        label: short and unique in its sweep: domains, and whatever else tells it from the others.
+        runs: at least one.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec."""
+        return str(self.runs[0].config.codec.name)
+
+    @property
+    def method(self) -> str:
+        """How the codec was adapted."""
+        return self.runs[0].points[0].method
+
+    @property
+    def source(self) -> str:
+        """Name of the source domain."""
+        return str(self.runs[0].config.data.source)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the domains it was made for, the source first, whether that was trained on or not."""
+        return tuple(dict.fromkeys(p.domain for p in self.runs[0].points if p.seen))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains it was tested on, the seen ones first."""
+        return tuple(dict.fromkeys(p.domain for p in self.runs[0].points))
+
+    def blends(self, domain: str) -> tuple[str, ...]:
+        """Blends that were measured on a domain."""
+        return tuple(dict.fromkeys(p.blend for p in self.runs[0].points if p.domain == domain))
+
+    def points(self, domain: str, blend: str) -> list[Point]:
+        """Points of a domain and blend, of all qualities."""
+        return [p for r in self.runs for p in r.points if (p.domain, p.blend) == (domain, blend)]
+
+    @property
+    def judged(self) -> str:
+        """The blend that the method is judged by."""
+        return judged(p.blend for p in self.runs[0].points) or "base"
+
+    @property
+    def same_rates(self) -> bool:
+        """Whether it codes pictures by the base codec's strings, so that its gains are at equal rates."""
+        rows = (row for r in self.runs for row in r.summary["domains"].values())
+        return not any("bpp_base" in row for row in rows)
+
+    def kind(self, domain: str) -> str:
+        """``source``, ``seen`` or ``unseen``."""
+        if domain == self.source:
+            return "source"
+        return "seen" if domain in self.trained else "unseen"
+
+    def gate(self, domain: str) -> dict[str, float]:
+        """Mean v over a domain's pictures and all qualities; empty if there is no gate."""
+        gates = [p.gate for p in self.points(domain, "weighted") if p.gate]
+        return {d: mean(g[d] for g in gates) for d in gates[0]} if gates else {}
+
+
+def series_of(runs: Iterable[Run]) -> list[Series]:
+    """Sort runs into series.
+
+    Raises:
+        UserError: runs that should be comparable are not: other base weights or other test pictures.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
+    ordered = [tuple(sorted(runs, key=lambda r: r.quality)) for runs in groups.values()]
+    labels = _labels([runs[0] for runs in ordered])
+    series = [Series(label, runs) for label, runs in zip(labels, ordered, strict=True)]
+    _check_comparable(series)
+    return sorted(series, key=lambda s: (-len(s.trained), s.label))
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """A label for each series, given a run of each: its domains, and what else tells it apart."""
+    settings = [run.settings for run in runs]
+    keys = sorted({key for s in settings for key in s})
+    methods = [run.points[0].method for run in runs]
+    differ = [k for k in keys if _differs(k, settings, methods)]
+    # The codec's name stands for all that comes with it, as the domains do.
+    codecs = len({s["codec.name"] for s in settings}) > 1
+    hidden = (*_LABELLED, *(("codec.", "data.", "method.") if codecs else ()))
+    labels: list[str] = []
+    for run, values in zip(runs, settings, strict=True):
+        parts = ["+".join(values["domains"])]
+        if codecs:
+            parts.append(values["codec.name"])
+        if len(set(methods)) > 1:
+            parts.append(run.points[0].method)
+        told = [k for k in differ if k in values and not k.startswith(hidden)]
+        parts += [f"{k.split('.')[-1]}={values[k]}" for k in told]
+        label = ", ".join(dict.fromkeys(parts))
+        labels.append(f"{label} ({len(labels) + 1})" if label in labels else label)
+    return labels
+
+
+def _differs(key: str, settings: Sequence[dict[str, Any]], methods: Sequence[str]) -> bool:
+    """Whether a setting differs between series; one of a method, between series of that method."""
+    groups: dict[str, set[str]] = {}
+    for values, method in zip(settings, methods, strict=True):
+        group = method if key.startswith("method.") else ""
+        groups.setdefault(group, set()).add(json.dumps(values.get(key)))
+    return any(len(values) > 1 for values in groups.values())
+
+
+def _check_comparable(series: Sequence[Series]) -> None:
+    pictures: dict[str, tuple[frozenset[str], Path]] = {}
+    weights: dict[tuple[str, int], tuple[str, Path]] = {}
+    for run in (r for s in series for r in s.runs):
+        for domain in {p.domain for p in run.points}:
+            names = frozenset(p.image for p in run.points if p.domain == domain)
+            known, where = pictures.setdefault(domain, (names, run.folder))
+            if known != names:
+                raise UserError(
+                    f"{run.folder.name} and {where.name} were tested on different pictures of domain "
+                    f"'{domain}'. Remove the older one and run the sweep again."
+                )
+        own = run.summary["base_fingerprint"]
+        base, where = weights.setdefault((run.config.codec.name, run.quality), (own, run.folder))
+        if base != own:
+            raise UserError(
+                f"{run.folder.name} and {where.name} have different base weights. Remove the older one "
+                "and run the sweep again."
+            )
+
+
+def curve(points: Iterable[Point]) -> Curve:
+    """Mean curve: bpp and PSNR averaged over the pictures of each quality."""
+    by_quality: dict[int, list[Point]] = {}
+    for p in points:
+        by_quality.setdefault(p.quality, []).append(p)
+    return Curve.of(
+        [(mean(p.bpp for p in ps), mean(p.psnr for p in ps)) for ps in by_quality.values()]
+    )
+
+
+def anchor_curves(anchors: Iterable[Point]) -> dict[tuple[str, str], Curve]:
+    """Mean curves of classical codecs, by (label of the codec, domain)."""
+    groups: dict[tuple[str, str], list[Point]] = {}
+    for p in anchors:
+        assert p.method == CLASSICAL
+        groups.setdefault((p.codec, p.domain), []).append(p)
+    return {key: curve(points) for key, points in groups.items()}
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A row of ``bd_rate.csv``: what a blend of a series saves on a domain against an anchor.
+
+    ``anchor`` is ``base`` or the label of a classical codec; ``points`` is the number of points of the
+    series' curve, ``images`` how many pictures each is a mean of. ``reason`` says why there is no number.
+    """
+
+    domain: str
+    seen: bool
+    codec: str
+    method: str
+    blend: str
+    anchor: str
+    bd_rate_percent: float
+    bd_psnr_db: float
+    interpolation: str
+    points: int
+    images: int
+    series: str
+    reason: str
+
+
+def savings(series: Iterable[Series], anchors: Iterable[Point] = ()) -> list[Saving]:
+    """Bjøntegaard deltas of every domain, series and blend, against the base codec and all anchors.
+
+    Args:
+        series: what is judged.
+        anchors: points of classical codecs.
+    """
+    classical = anchor_curves(anchors)
+    rows = []
+    for s in series:
+        for domain in s.domains:
+            base = curve(s.points(domain, "base"))
+            others = {label: c for (label, d), c in classical.items() if d == domain}
+            for blend in s.blends(domain):
+                points = s.points(domain, blend)
+                test = curve(points)
+                against = others if blend == "base" else {"base": base, **others}
+                for anchor, anchor_curve in against.items():
+                    for interpolation in INTERPOLATIONS:
+                        result = delta(anchor_curve, test, interpolation)
+                        rows.append(
+                            Saving(
+                                domain=domain,
+                                seen=domain in s.trained,
+                                codec=s.codec,
+                                method=s.method,
+                                blend=blend,
+                                anchor=anchor,
+                                bd_rate_percent=result.bd_rate_percent,
+                                bd_psnr_db=result.bd_psnr_db,
+                                interpolation=interpolation,
+                                points=len(test.bpp),
+                                images=len(points) // len(s.runs),
+                                series=s.label,
+                                reason=result.reason,
+                            )
+                        )
+    return rows
+
+
+def write_savings(rows: Iterable[Saving], path: Path) -> None:
+    """Write ``bd_rate.csv``; percentages and decibels get four decimals."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(BD_COLUMNS)
+        for row in rows:
+            values = (getattr(row, column) for column in BD_COLUMNS)
+            writer.writerow(
+                ("nan" if math.isnan(v) else f"{v:.4f}") if isinstance(v, float) else v
+                for v in values
+            )

@@ -1,0 +1,296 @@
+"""Rate and distortion by real coding: every picture becomes a stream and is decoded from it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure as ms_ssim_index,
+)
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from lic_da.codecs import zoo
+from lic_da.codecs.image_codec import PictureCodec, pad, to_8_bit
+from lic_da.codecs.latents import encoder_latent
+from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.errors import UserError, unknown
+from lic_da.io.bitstream import Stream
+from lic_da.io.files import atomic_path
+from lic_da.io.images import read_rgb
+
+_MS_SSIM_MIN_SIDE = 161  # five scales of an 11-tap window
+
+
+@dataclass
+class Point:
+    """One picture coded at one quality and decoded with one blend: a row of ``rd_points.csv``.
+
+    ``bpp`` counts the entropy-coded strings; ``file_bytes`` is the whole ``.lic`` file. Distortions
+    are taken between 8-bit RGB pictures. ``ms_ssim`` is nan for sides of 160 pixels or less. Times
+    are seconds; ``decode_s`` includes entropy decoding. ``gate`` is v, a number a seen domain.
+    """
+
+    run: str
+    codec: str
+    quality: int
+    lmbda: float
+    method: str
+    blend: str
+    domain: str
+    seen: bool
+    image: str
+    width: int
+    height: int
+    string_bytes: int
+    file_bytes: int
+    bpp: float
+    bpp_estimated: float
+    psnr: float
+    ms_ssim: float
+    encode_s: float
+    decode_s: float
+    gate: dict[str, float]
+
+
+JUDGED = ("weighted", "adapted")
+"""The blend that a method is judged by: adapters as the gate weighs them, or the trained codec."""
+
+
+def judged(blends: Iterable[str]) -> str | None:
+    """The one of ``JUDGED`` that is there; None: neither."""
+    there = set(blends)
+    return next((b for b in JUDGED if b in there), None)
+
+
+def check_blends(blends: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Raise a UserError unless these are ways to decode from which gains can be told.
+
+    Args:
+        blends: what the user wants to measure; None: all.
+        known: those of the method, the one it is judged by first.
+    """
+    for blend in blends or ():
+        if blend not in known:
+            raise unknown("blend", blend, known)
+    if blends is not None and not {"base", known[0]} <= set(blends):
+        raise UserError(f"evaluation.blends must hold base and {known[0]}: gains are theirs.")
+
+
+Decoded = Callable[[LabelledPicture, Tensor, dict[str, Tensor]], None]
+"""Called with a picture, its pixels and the decoded pixels of every blend, uint8 ``(3, H, W)``."""
+
+
+def measure(
+    adapted: PictureCodec,
+    pictures: Sequence[LabelledPicture],
+    *,
+    run: str,
+    blends: Sequence[str] | None = None,
+    ms_ssim: bool = True,
+    decoded: Decoded | None = None,
+    console: Console | None = None,
+) -> list[Point]:
+    """Code and decode pictures; pictures are read one at a time.
+
+    Args:
+        adapted: the codec.
+        pictures: what to code. For those of domains that the codec does not know, ``oracle`` is
+            left out.
+        run: name of the run, for the rows.
+        blends: which ways to decode; None: all that the codec has.
+        ms_ssim: compute MS-SSIM (it takes longer than decoding).
+        decoded: called for every picture.
+        console: where progress is shown.
+
+    Returns:
+        One point a picture and blend.
+
+    Raises:
+        StreamError: a stream decodes to something else than was encoded.
+    """
+    points: list[Point] = []
+    adapted.eval()
+    for entry in track(
+        pictures, "Coding test pictures", console=console or Console(quiet=True), transient=True
+    ):
+        original = to_tensor(read_rgb(entry.path))
+        x = original[None].float().div(255)
+        seen = entry.domain in adapted.domains
+        coded: dict[str, _Coded] = {}  # blends mostly share their strings
+        images: dict[str, Tensor] = {}
+        scores: dict[bytes, tuple[float, float]] = {}
+        for blend in sorted(blends or adapted.blends, key=adapted.blends.index):
+            if blend == "oracle" and not seen:
+                continue
+            with adapted.blending(blend, entry.domain if blend == "oracle" else None):
+                weights = adapted.string_weights(blend)
+                if weights not in coded:
+                    coded[weights] = _code(adapted, x)
+                own = coded[weights]
+                began = time.perf_counter()
+                x_hat = adapted.decode(own.stream)
+                decode_s = time.perf_counter() - began
+                v = getattr(adapted.model.g_s, "last_v", None)
+            image = to_8_bit(x_hat)[0].cpu()
+            images[blend] = image
+            # top1 and oracle mostly give the same picture, which is scored once.
+            key = image.numpy().tobytes()
+            if key not in scores:
+                scores[key] = score(image, original, ms_ssim=ms_ssim)
+            stream = own.stream
+            pixels = stream.width * stream.height
+            points.append(
+                Point(
+                    run=run,
+                    codec=adapted.config.name,
+                    quality=adapted.config.quality,
+                    lmbda=zoo.lmbda(adapted.config),
+                    method=adapted.method,
+                    blend=blend,
+                    domain=entry.domain,
+                    seen=seen,
+                    image=entry.picture.name,
+                    width=stream.width,
+                    height=stream.height,
+                    string_bytes=stream.string_bytes,
+                    file_bytes=own.file_bytes,
+                    # v is paid for where it is used
+                    bpp=stream.bpp
+                    if blend in ("weighted", "top1")
+                    else 8 * stream.string_bytes / pixels,
+                    bpp_estimated=own.estimated_bits / pixels,
+                    psnr=scores[key][0],
+                    ms_ssim=scores[key][1],
+                    encode_s=own.seconds,
+                    decode_s=decode_s,
+                    gate={}
+                    if v is None
+                    else dict(zip(adapted.domains, v[0].tolist(), strict=True)),
+                )
+            )
+        if decoded is not None:
+            decoded(entry, original, images)
+    return points
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A picture as coded with the current blend."""
+
+    stream: Stream
+    file_bytes: int
+    seconds: float
+    estimated_bits: float
+
+
+def _code(adapted: PictureCodec, x: Tensor) -> _Coded:
+    with encoder_latent(adapted.model) as seen:
+        began = time.perf_counter()
+        data = adapted.encode(x).to_bytes()
+        seconds = time.perf_counter() - began
+    y = seen[0] if len(seen) == 1 else None  # of large pictures there are parts
+    return _Coded(Stream.from_bytes(data), len(data), seconds, estimated_bits(adapted, x, y))
+
+
+class _Computed(nn.Module):
+    """Takes the place of a transform whose output is there already."""
+
+    def __init__(self, out: Tensor) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out
+
+
+@torch.inference_mode()
+def estimated_bits(adapted: PictureCodec, x: Tensor, y: Tensor | None = None) -> float:
+    """Σ −log2 of the likelihoods that the entropy model gives; nothing is decoded for it.
+
+    Args:
+        adapted: the codec.
+        x: one image in [0, 1], ``(1, 3, H, W)``.
+        y: its latent before quantisation, of a codec that calls g_a once; None: it is computed.
+    """
+    codec = adapted.model
+    g_a, g_s = codec.g_a, codec.g_s
+    codec.g_s = nn.Identity()
+    if y is not None:
+        codec.g_a = _Computed(y)
+    try:
+        likelihoods = codec(pad(x, adapted.stride))["likelihoods"]
+    finally:
+        codec.g_a, codec.g_s = g_a, g_s
+    return float(sum(-p.double().log2().sum() for p in likelihoods.values()))
+
+
+def score(image: Tensor, original: Tensor, *, ms_ssim: bool = True) -> tuple[float, float]:
+    """PSNR in dB and MS-SSIM of two uint8 pictures ``(3, H, W)``."""
+    a, b = image[None].float(), original[None].float()
+    psnr = peak_signal_noise_ratio(a, b, data_range=255.0).item()
+    if not ms_ssim or min(a.shape[2:]) < _MS_SSIM_MIN_SIDE:
+        return psnr, math.nan
+    index = ms_ssim_index(a, b, data_range=255.0)
+    assert isinstance(index, Tensor)
+    return psnr, index.item()
+
+
+def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) -> None:
+    """Write ``rd_points.csv``; the gate's v gets one column a domain, ``gate_<domain>``."""
+    plain = [f.name for f in fields(Point) if f.name != "gate"]
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.DictWriter(
+            file, plain + [f"gate_{d}" for d in domains], restval="", lineterminator="\n"
+        )
+        writer.writeheader()
+        for point in points:
+            row = asdict(point)
+            row |= {f"gate_{d}": v for d, v in row.pop("gate").items()}
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+_NUMBERS = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in fields(Point)}
+
+
+def read_points(path: Path) -> list[Point]:
+    """Read ``rd_points.csv``.
+
+    Raises:
+        UserError: no such file, or it is not such a table.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [_point(row) for row in rows]
+    except FileNotFoundError:
+        raise UserError(f"There is no {path}.") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a table of rate-distortion points ({error}).") from error
+
+
+def _point(row: dict[str, str]) -> Point:
+    gate = {k.removeprefix("gate_"): float(v) for k, v in row.items() if k[:5] == "gate_" and v}
+    values = {}
+    for name, number in _NUMBERS.items():
+        if name in ("gate", "seen"):
+            continue
+        values[name] = number(row[name]) if number else row[name]
+    return Point(**values, seen=row["seen"] == "True", gate=gate)  # type: ignore[arg-type]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean; nan of nothing."""
+    items = list(values)
+    return sum(items) / len(items) if items else math.nan

@@ -1,0 +1,1 @@
+"""Images to ``.lic`` files and back, one or a folder of them."""

@@ -1,0 +1,198 @@
+"""One thing done for a file or for every file of a folder, with a progress bar and a summary.
+
+A file that fails is reported, and the others go on. With several workers every one is a process with
+its own share of the cores.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lic_da.errors import UserError
+from lic_da.io.files import STDOUT
+from lic_da.io.listing import Rule, files_of
+from lic_da.surroundings import granted_cpus, printable
+from lic_da.workers import DIED, Workers
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to read and the file to write."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        pixels: of the picture.
+        bits: of the picture's strings, which bpp counts.
+        error: what went wrong, in one line; None: nothing.
+    """
+
+    job: Job
+    pixels: int = 0
+    bits: int = 0
+    error: str | None = None
+
+
+Work = Callable[[Job], Outcome]
+"""Does a job; it goes to other processes, so it can be pickled."""
+
+
+def plan(source: Path, target: Path | str, rule: Rule, new_suffix: str) -> list[Job]:
+    """Jobs for a file, or for all files below a folder that a rule takes.
+
+    Subfolders are kept. Where two files would get one name, such as ``a.png`` and ``a.jpg``, they
+    keep their suffixes: ``a.png.lic`` and ``a.jpg.lic``. What is left out is told of on stderr.
+
+    Args:
+        source: a file or a folder.
+        target: likewise; a file goes into a folder that is there, or whose name ends in ``/``.
+        rule: which files of a folder count.
+        new_suffix: of the files that are written.
+
+    Raises:
+        UserError: no such file or folder, or nothing to do in it.
+    """
+    meant = str(target).endswith(os.sep)  # a folder, whether it is there or not
+    target = Path(target)
+    if source.exists() and not source.is_dir():
+        inside = meant or target.is_dir()
+        return [Job(source, target / f"{source.stem}{new_suffix}" if inside else target)]
+    if not source.is_dir():
+        raise UserError(f"There is no file or folder {source}.")
+    if target == STDOUT:
+        raise UserError(f"{source} is a folder: only a single file can go to standard output.")
+    if target.is_file():
+        raise UserError(f"{source} is a folder, so {target} must be one, but it is a file.")
+    listing = files_of(source, rule)
+    if not listing.names:
+        raise UserError(
+            f"There are no files to work on in {source}"
+            + (f"; left out: {listing.told()}." if listing.left_out else ".")
+        )
+    if listing.left_out:
+        print(f"Left out: {listing.told()}", file=sys.stderr)
+    names = [Path(name) for name in listing.names]
+    short = [str(name.with_suffix(new_suffix)) for name in names]
+    count = Counter(name.casefold() for name in short)
+    new = [
+        a if count[a.casefold()] == 1 else f"{b}{new_suffix}"
+        for a, b in zip(short, names, strict=True)
+    ]
+    twice = [name for name, n in Counter(name.casefold() for name in new).items() if n > 1]
+    if twice:
+        raise UserError(f"Several files in {source} would become {twice[0]}; rename one of them.")
+    return [Job(source / a, target / b) for a, b in zip(names, new, strict=True)]
+
+
+def run(
+    work: Work,
+    jobs: Sequence[Job],
+    verb: str,
+    *,
+    overwrite: bool,
+    workers: int,
+    pictures: bool = False,
+) -> bool:
+    """Do jobs, with a progress bar on stderr, and print a line that sums up.
+
+    Args:
+        work: what to do.
+        jobs: what for.
+        verb: what is done, for the summary: ``"Compressed"``.
+        overwrite: replace files that exist. Else they are kept, which is an error for a single file.
+        workers: processes; 1: this one.
+        pictures: are read, by decoders that may end their process: several are then never read in this
+            one, so that one of them cannot take the others with it.
+
+    Returns:
+        Whether all went well.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    kept = [job for job in jobs if not overwrite and job.target.is_file()]
+    if kept and len(jobs) == 1:
+        raise UserError(f"{kept[0].target} exists; --overwrite replaces it.")
+    todo = [job for job in jobs if job not in set(kept)]
+    console = Console(stderr=True)
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    began = time.perf_counter()
+    good: list[Outcome] = []
+    with Progress(*columns, console=console, transient=True, disable=len(todo) < 2) as progress:
+        task = progress.add_task(verb, total=len(todo))
+        for outcome in _outcomes(work, todo, workers, pictures):
+            progress.advance(task)
+            if outcome.error is None:
+                good.append(outcome)
+            else:
+                message = printable(f"error: {outcome.error}")
+                console.print(message, markup=False, highlight=False, soft_wrap=True)
+    seconds = time.perf_counter() - began
+    told = sys.stderr if any(job.target == STDOUT for job in jobs) else sys.stdout
+    print(_summary(verb, good, len(jobs), len(kept), seconds), file=told, flush=True)
+    return len(good) == len(todo)
+
+
+def _summary(verb: str, good: Sequence[Outcome], total: int, kept: int, seconds: float) -> str:
+    bits, pixels = sum(o.bits for o in good), sum(o.pixels for o in good)
+    parts = [f"{verb} {len(good)} of {total} images"]
+    if pixels:
+        parts.append(f"{pixels / 1e6:.1f} megapixels")
+        parts.append(f"{bits / pixels:.3f} bpp")
+    parts.append(f"{seconds:.1f} s")
+    line = ", ".join(parts)
+    if kept:
+        line += f"; {kept} existed and were kept (--overwrite replaces them)"
+    failed = total - kept - len(good)
+    return line + (f"; {failed} failed" if failed else "")
+
+
+def _outcomes(work: Work, jobs: Sequence[Job], workers: int, pictures: bool) -> Iterator[Outcome]:
+    size = min(workers, len(jobs))
+    if size <= 1 and not (pictures and len(jobs) > 1):
+        yield from (_attempt(work, job) for job in jobs)
+        return
+    with Workers(size, _share_cores, (max(1, granted_cpus() // size),)) as processes:
+        for number, outcome in processes.outcomes(functools.partial(_attempt, work), jobs):
+            if outcome is DIED:
+                reason = "the process that worked on it died, probably for want of memory"
+                outcome = Outcome(jobs[number], error=f"{jobs[number].source}: {reason}")
+            yield outcome
+
+
+def _share_cores(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _attempt(work: Work, job: Job) -> Outcome:
+    """Do a job; whatever goes wrong with one file is told and does not stop the others."""
+    try:
+        return work(job)
+    except UserError as error:
+        message = str(error)
+        named = str(job.source) in message or str(job.target) in message
+        return Outcome(job, error=message if named else f"{job.source}: {message}")
+    except Exception as error:
+        return Outcome(job, error=f"{job.source}: {type(error).__name__}: {error}")

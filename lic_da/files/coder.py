@@ -1,0 +1,167 @@
+"""Pictures to ``.lic`` files and back, as the command line does it, with a pack or a codec alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lic_da.codecs import fingerprints
+from lic_da.config import CONF, available
+from lic_da.errors import UserError, unknown
+from lic_da.files.batch import Job, Outcome
+from lic_da.io.bitstream import Stream
+from lic_da.io.files import output_path, read_yaml, user_path
+
+if TYPE_CHECKING:
+    from lic_da.codecs.image_codec import PictureCodec
+
+_ALONE = ("natural",)  # a codec alone has adapters of one domain, which are zero and not used
+
+
+@dataclass(frozen=True)
+class Coder:
+    """Codes files; it holds names only, so that it can go to other processes.
+
+    Attributes:
+        pack: folder of a pack; None: a base codec alone.
+        codec: name of the base codec alone; None: the one that a stream was made with.
+        quality: of the base codec alone; None: as the stream, or as the codec's configuration.
+        blend: how to code; None: as the pack's method is judged by.
+            A base codec alone knows ``base`` only.
+        domain: for the blend ``oracle``.
+        format: ``png`` or ``webp``.
+        trust: packages outside lic_da whose classes the pack may name.
+    """
+
+    pack: Path | None = None
+    codec: str | None = None
+    quality: int | None = None
+    blend: str | None = None
+    domain: str | None = None
+    format: str = "png"
+    trust: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Load what is known before any file is read.
+
+        Raises:
+            UserError: pack, codec, quality, blend or domain do not exist or do not go together.
+        """
+        if self.pack is not None:
+            codec = load(self.pack, self.trust)
+            codec.check_blend(self.blend or codec.blends[0], self.domain)
+        elif self.codec is not None:
+            _alone(self.codec, self.quality)
+        if self.domain is not None and self.blend != "oracle":
+            raise UserError("--domain names the adapters for --blend oracle: give both.")
+
+    def compress(self, job: Job) -> Outcome:
+        """Code a picture as a stream."""
+        from lic_da.io.images import read_rgb
+
+        if self.pack is None and self.codec is None:
+            raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
+        codec = load(self.pack, self.trust) if self.pack else _alone(str(self.codec), self.quality)
+        blend = self.blend or codec.blends[0] if self.pack else "base"
+        with codec.blending(blend):
+            data = codec.compress(read_rgb(job.source))
+        with output_path(job.target) as temporary:
+            temporary.write_bytes(data)
+        return _outcome(job, Stream.from_bytes(data))
+
+    def decompress(self, job: Job) -> Outcome:
+        """Decode a stream to a picture without further loss."""
+        from lic_da.io.images import save_lossless
+
+        stream = Stream.read(job.source)
+        codec = load(self.pack, self.trust) if self.pack else self._of(stream)
+        pixels = codec.decompress(stream, self.blend if self.pack else "base", self.domain)
+        save_lossless(job.target, pixels, self.format)
+        return _outcome(job, stream)
+
+    def _of(self, stream: Stream) -> PictureCodec:
+        """The base codec that is named, as far as it is not that which made the stream."""
+        base = fingerprints.find(stream.fingerprint)
+        if base is None and self.codec is None:
+            raise UserError(
+                f"The stream was made with weights {stream.fingerprint.hex()}…, which are none of this "
+                "package's base codecs. Use --pack and the pack that wrote it, or --codec and --quality."
+            )
+        name = self.codec or (base.codec if base else "")
+        same = base.quality if base is not None and base.codec == name else None
+        return _alone(name, self.quality or same)
+
+
+def _outcome(job: Job, stream: Stream) -> Outcome:
+    return Outcome(
+        job, stream.width * stream.height, round(stream.bpp * stream.width * stream.height)
+    )
+
+
+def load(folder: Path, trust: Sequence[str] = ()) -> PictureCodec:
+    """The codec of a pack; the last one is kept. For ``trust`` see :func:`lic_da.methods.pack.load`."""
+    return _load(folder.resolve(), tuple(trust))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path, trust: tuple[str, ...]) -> PictureCodec:
+    from lic_da.methods import pack
+
+    return pack.load(folder, trust=trust)
+
+
+@functools.lru_cache(maxsize=2)
+def _alone(name: str, quality: int | None) -> PictureCodec:
+    """A base codec whose adapters are zero."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from lic_da.methods.adapters.codec import AdaptedCodec
+
+    if name not in available("codec"):
+        raise unknown("codec", name, available("codec"))
+    config = OmegaConf.load(CONF / "codec" / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    if quality is not None:
+        config.quality = quality
+    return AdaptedCodec.build(config, _ALONE)
+
+
+def default_pack() -> Path | None:
+    """The pack that is meant if none is named: LIC_DA_PACK, ``conf/cli.yaml``, or the last run's.
+
+    Returns:
+        Its folder; None: there has been no run.
+    """
+    if os.environ.get("LIC_DA_PACK"):
+        return user_path(os.environ["LIC_DA_PACK"])
+    config = _plain(CONF / "cli.yaml")
+    if config.get("pack") is not None:
+        return user_path(config["pack"])
+    outputs = user_path(config.get("outputs", "outputs"))
+    places = ("*", "sweeps/*/*")  # runs, jobs of sweeps
+    packs = [p for place in places for p in outputs.glob(f"{place}/pack/*.safetensors")]
+    return max(packs, key=lambda file: file.stat().st_mtime).parent if packs else None
+
+
+def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
+    """Names of a pack's domains, without loading it.
+
+    Returns:
+        The names; None: it is no pack over the base weights whose fingerprint begins with these bytes.
+    """
+    config = _plain(folder / "config.yaml")
+    if not str(config.get("base_fingerprint")).startswith(fingerprint.hex()):
+        return None
+    return [str(name) for name in config.get("domains", [])]
+
+
+def _plain(file: Path) -> dict[str, Any]:
+    """A YAML file as it stands; empty if there is none that can be read."""
+    try:
+        return read_yaml(file)
+    except (FileNotFoundError, UserError):
+        return {}

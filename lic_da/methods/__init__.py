@@ -1,0 +1,1 @@
+"""How codecs are adapted: what all methods share, and a folder for each."""

@@ -1,0 +1,112 @@
+"""What the frozen parts of a codec give a training: latents of crops and pictures, each computed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from lic_da.codecs.image_codec import PictureCodec, pad
+from lic_da.codecs.latents import LatentFormat, decoder_latent, encoder_latent
+from lic_da.codecs.spatial import tiling
+from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
+from lic_da.data.latents.cache import Latent, LatentCache
+from lic_da.data.latents.crops import LatentCrops
+
+_TILE = 1 << 26
+"""Bytes of activations of a large picture's tile: what fits into a processor's caches is encoded faster."""
+
+
+class FrozenEncoder:
+    """The frozen encoder of a codec whose decoder is trained, and what is known of its latents.
+
+    Args:
+        adapted: the codec.
+        reads_y: whether the gate reads y, and not ŷ.
+    """
+
+    def __init__(self, adapted: PictureCodec, *, reads_y: bool = False) -> None:
+        self.adapted = adapted
+        self.reads_y = reads_y
+        self._crops: CropSynthesis | None = None
+        self._pictures: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def cached(
+        self, folder: Path, crop: int, *, pixels: int, console: Console | None = None
+    ) -> LatentCrops:
+        """Let crops come from the cache; :meth:`decode` then knows of their margin.
+
+        Args:
+            folder: of all caches.
+            crop: side of the crops in pixels.
+            pixels: of a picture that are coded, about.
+            console: where is said what goes on.
+        """
+        codec = self.adapted.codec
+        transform, beside = self.adapted.synthesis_parts
+        try:
+            self._crops = CropSynthesis(transform, codec.M, crop, beside)
+        except CannotBeCut:
+            self._crops = None
+        geometry = tiling.analysis_geometry(codec.g_a)
+        kept = LatentFormat.of(codec)
+        side = geometry.side(1 << 12, 1 << 12, _TILE)
+        halo = geometry.halo or 0
+        worth_it = side is not None and (side + 2 * halo) ** 2 < 2 * side**2
+        memory = _TILE if worth_it else tiling.MEMORY
+
+        @torch.inference_mode()
+        def encode(pixels: Tensor) -> Latent:
+            x = pixels[None].to(next(codec.parameters()).device)
+            with tiling.tiled_analysis(codec, geometry, memory if x.is_cpu else tiling.MEMORY):
+                return kept.stored(decoder_latent(codec, x)[0])
+
+        return LatentCrops(
+            LatentCache(folder, self.adapted.fingerprint, encode, console),
+            kept.restored,
+            crop=crop,
+            stride=self.adapted.stride,
+            scale=geometry.scale,
+            margin=None if self._crops is None else self._crops.margin,
+            pixels=pixels,
+        )
+
+    def of_crops(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """ŷ of a batch of crops, with the margin where there is one; and what the gate reads."""
+        if "latent" not in batch:
+            return self._encoded(batch["image"])
+        y_hat: Tensor = batch["latent"]
+        if self._crops is None:
+            return y_hat, y_hat
+        under = slice(self._crops.margin, self._crops.margin + self._crops.side)
+        return y_hat, y_hat[..., under, under]
+
+    def of_picture(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The same of a validation picture, which is encoded only the first time."""
+        file = batch["file"]
+        if file not in self._pictures:
+            self._pictures[file] = self._encoded(pad(batch["image"], self.adapted.stride))
+        return self._pictures[file]
+
+    def decode(self, transform: nn.Module, y_hat: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Decode a batch of crops.
+
+        Args:
+            transform: the synthesis transform.
+            y_hat: as :meth:`of_crops` gives it.
+            batch: that it was given for.
+        """
+        if "latent" in batch and self._crops is not None:
+            assert isinstance(transform, nn.Sequential)
+            return self._crops(transform, y_hat, batch["inside"])
+        decoded: Tensor = transform(y_hat)
+        return decoded
+
+    @torch.no_grad()
+    def _encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with encoder_latent(self.adapted.codec) as y:
+            y_hat = decoder_latent(self.adapted.codec, x)
+        return y_hat, y[0] if self.reads_y else y_hat

@@ -1,0 +1,1 @@
+"""The methods ``finetune``, ``finetune_decoder`` and ``scratch``: all or half of the codec is trained."""

@@ -1,0 +1,18 @@
+"""``python -m lic_da.pretrain`` (``make pretrain``): train base codecs on photographs."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from lic_da.command import command
+from lic_da.pretraining.program import pretrain
+
+
+@command("pretrain")
+def main(config: DictConfig) -> None:
+    """Train all configured qualities."""
+    pretrain(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sweeps: their jobs, what they saved together, the report."""

@@ -1,0 +1,379 @@
+"""The report of a sweep: one HTML file with everything in it, for people."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from torch import Tensor
+
+from lic_da.evaluation.bd_rate import Curve
+from lic_da.evaluation.curves import (
+    Saving,
+    Series,
+    anchor_curves,
+    curve,
+)
+from lic_da.evaluation.images import Example, most_changed
+from lic_da.evaluation.measure import Point
+from lic_da.io.files import write_text
+
+KINDS = {"source": "Source domain", "seen": "Seen domains", "unseen": "Unseen domains"}
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_CROP = 320
+# Colours that stand out from white and from black alike.
+_BLEND_COLOURS = {
+    "base": "#8a8f98",
+    "weighted": "#2f81f7",
+    "top1": "#1fa68c",
+    "oracle": "#e0821e",
+    "adapted": "#2f81f7",
+}
+_SERIES_COLOURS = ("#2f81f7", "#d6559a", "#1fa68c", "#e0821e", "#8a63d2", "#7a9a01")
+_ANCHOR_COLOURS = ("#c2a02d", "#b3627a", "#6a8caf", "#7d9c5b")
+_DASHES = {
+    "weighted": "solid",
+    "top1": "dash",
+    "oracle": "dot",
+    "base": "solid",
+    "adapted": "solid",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the sweep, for the list of what was run."""
+
+    name: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A picture chosen to be shown, and why: the largest gain of its domain, say, or "worst"."""
+
+    domain: str
+    image: str
+    gain: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as it is shown: a crop of original, base and adapted as data URIs."""
+
+    pick: Pick
+    bpp_base: float
+    bpp_adapted: float
+    psnr_base: float
+    psnr_adapted: float
+    size: str
+    part: str
+    original: str
+    base: str
+    adapted: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report says.
+
+    Attributes:
+        title: name of the sweep.
+        jobs: of the sweep.
+        series: finished jobs as series.
+        savings: rows of ``bd_rate.csv``.
+        anchors: points of classical codecs.
+        anchor_names: full names of the classical codecs, with their settings.
+        shown: pictures to look at, of ``shown_quality`` of the first series.
+        worst: pictures with the smallest gains.
+        shown_quality: the quality that pictures and gains of pictures are of.
+        notes: what else a reader should know.
+        command: that made the sweep.
+        versions: of everything that matters.
+    """
+
+    title: str
+    jobs: Sequence[Job]
+    series: Sequence[Series]
+    savings: Sequence[Saving]
+    anchors: Sequence[Point]
+    anchor_names: Sequence[str]
+    shown: Sequence[Shown]
+    worst: Sequence[Shown]
+    shown_quality: int
+    notes: Sequence[str]
+    command: str
+    versions: dict[str, str]
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report as one HTML file that asks for nothing from elsewhere."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": _signed, "number": _number}
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    domains = list(dict.fromkeys(d for s in report.series for d in s.domains))
+    html = template.render(
+        report=report,
+        kinds=KINDS,
+        judged=" / ".join(dict.fromkeys(s.judged for s in report.series)),
+        savings_table=_savings_table(report),
+        anchor_table=_anchor_table(report),
+        anchor_labels=list(dict.fromkeys(p.codec for p in report.anchors)),
+        gates=[
+            (s, [(d, s.kind(d), s.gate(d)) for d in s.domains])
+            for s in report.series
+            if any(s.gate(d) for d in s.domains)
+        ],
+        rates_differ=any(not s.same_rates for s in report.series),
+        first_rates_differ=not report.series[0].same_rates,
+        domains=domains,
+        kind_of={
+            d: " / ".join(dict.fromkeys(s.kind(d) for s in report.series if d in s.domains))
+            for d in domains
+        },
+        figures={
+            **{f"rd-{d}": _json(_rd_figure(d, report)) for d in domains},
+            "gains": _json(_gain_figure(report)),
+        },
+        shown_by_domain={d: [s for s in report.shown if s.pick.domain == d] for d in domains},
+        plotly=get_plotlyjs(),
+    )
+    write_text(path, html)
+
+
+def gains(series: Series, quality: int) -> dict[tuple[str, str], float]:
+    """Gain of the series' judged blend over ``base`` in dB at one quality, by (domain, picture)."""
+    points = {
+        b: {(p.domain, p.image): p.psnr for d in series.domains for p in series.points(d, b)
+            if p.quality == quality}
+        for b in ("base", series.judged)
+    }  # fmt: skip
+    return {key: psnr - points["base"][key] for key, psnr in points[series.judged].items()}
+
+
+def pick(by_picture: dict[tuple[str, str], float], per_domain: int, worst: int) -> list[Pick]:
+    """Choose pictures by their gains: of each domain from the largest to the smallest, and the worst.
+
+    Args:
+        by_picture: gain in dB by (domain, picture).
+        per_domain: how many a domain; with three they are the largest, the median and the smallest gain.
+        worst: how many of the smallest gains of all domains, with ``why`` "worst".
+    """
+    picks = []
+    for domain in dict.fromkeys(d for d, _ in by_picture):
+        own = sorted(((g, n) for (d, n), g in by_picture.items() if d == domain), reverse=True)
+        ranks = np.unique(np.linspace(0, len(own) - 1, min(per_domain, len(own))).round())
+        for rank in ranks.astype(int):
+            gain, name = own[rank]
+            why = {0: "largest gain", len(own) - 1: "smallest gain"}.get(int(rank), "between")
+            if why == "between" and per_domain == 3:
+                why = "median gain"
+            if len(own) == 1:
+                why = "the only picture"
+            picks.append(Pick(domain, name, gain, why))
+    least = sorted(by_picture.items(), key=lambda item: item[1])[:worst]
+    return picks + [Pick(d, n, g, "worst") for (d, n), g in least]
+
+
+def shown(choice: Pick, example: Example, bpp_base: float, bpp_adapted: float) -> Shown:
+    """A picture made ready to be shown: the square that changed most, losslessly."""
+    y, x, side = most_changed(example, _CROP)
+    height, width = example.original.shape[1:]
+    base, adapted = example.psnr
+
+    def crop(pixels: Tensor) -> str:
+        return _data_uri(pixels[:, y : y + side, x : x + side])
+
+    return Shown(
+        pick=choice,
+        bpp_base=bpp_base,
+        bpp_adapted=bpp_adapted,
+        psnr_base=base,
+        psnr_adapted=adapted,
+        size=f"{width}×{height}",
+        part=f"{side}×{side} at ({x}, {y})",
+        original=crop(example.original),
+        base=crop(example.base),
+        adapted=crop(example.adapted),
+    )
+
+
+def _data_uri(pixels: Tensor) -> str:
+    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    file = io.BytesIO()
+    image.save(file, format="WEBP", lossless=True, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class _Cell:
+    value: float
+    reason: str
+
+
+def _cells(report: Report, series: Series, domain: str, field: str) -> dict[tuple[str, str], _Cell]:
+    """Akima figures by (blend, anchor)."""
+    return {
+        (r.blend, r.anchor): _Cell(getattr(r, field), r.reason)
+        for r in report.savings
+        if (r.series, r.domain, r.interpolation) == (series.label, domain, "akima")
+    }
+
+
+def _savings_table(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the BD-rate table against the base codec, by kind of domain."""
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for s in report.series:
+        for domain in s.domains:
+            rate = _cells(report, s, domain, "bd_rate_percent")
+            psnr = _cells(report, s, domain, "bd_psnr_db")
+            blends = [b for b in _BLEND_COLOURS if b != "base" and (b, "base") in rate]
+            rows[s.kind(domain)].append(
+                {
+                    "series": s.label,
+                    "domain": domain,
+                    "judged": s.judged,
+                    "images": _images(s, domain),
+                    "rate": {b: rate[b, "base"] for b in blends},
+                    "psnr": {b: psnr[b, "base"] for b in blends},
+                }
+            )
+    return {kind: own for kind, own in rows.items() if own}
+
+
+def _images(series: Series, domain: str) -> int:
+    return len(series.points(domain, "base")) // len(series.runs)
+
+
+def _anchor_table(report: Report) -> list[dict[str, Any]]:
+    """Rows of the table against classical codecs: base and adapted, a domain and series."""
+    rows = []
+    for s in report.series:
+        for domain in s.domains:
+            rate = _cells(report, s, domain, "bd_rate_percent")
+            for blend in ("base", s.judged):
+                cells = {a: c for (b, a), c in rate.items() if b == blend and a != "base"}
+                if cells:
+                    rows.append(
+                        {"series": s.label, "domain": domain, "blend": blend, "rate": cells}
+                    )
+    return rows
+
+
+def _rd_figure(domain: str, report: Report) -> go.Figure:
+    """Curves of one domain: every series and blend, and the classical codecs."""
+    figure = go.Figure()
+    learned: list[Curve] = []
+    bases: set[str] = set()
+    own = [s for s in report.series if domain in s.domains]
+    for number, s in enumerate(own):
+        for blend in sorted(s.blends(domain), key=list(_BLEND_COLOURS).index):
+            if blend == "base" and s.codec in bases:
+                continue
+            bases |= {s.codec} if blend == "base" else set()
+            c = curve(s.points(domain, blend))
+            learned.append(c)
+            several = len(own) > 1 and blend != "base"
+            figure.add_trace(
+                _trace(
+                    c,
+                    f"{blend}, {s.label}" if several else blend,
+                    _SERIES_COLOURS[number % len(_SERIES_COLOURS)]
+                    if several
+                    else _BLEND_COLOURS[blend],
+                    _DASHES[blend],
+                    [f"q{r.quality}" for r in s.runs],
+                    shown=not several or blend == s.judged,
+                )
+            )
+    labels = list(dict.fromkeys(p.codec for p in report.anchors))
+    for (label, d), c in anchor_curves(report.anchors).items():
+        if d == domain:
+            colour = _ANCHOR_COLOURS[labels.index(label) % len(_ANCHOR_COLOURS)]
+            points = [p for p in report.anchors if (p.codec, p.domain) == (label, domain)]
+            settings = sorted({p.quality for p in points})
+            figure.add_trace(_trace(c, label, colour, "dot", [f"quality {q}" for q in settings]))
+    x, y = _ranges(learned)
+    figure.update_xaxes(title="rate, bits per pixel", range=x)
+    figure.update_yaxes(title="PSNR, dB", range=y)
+    return figure
+
+
+def _trace(
+    c: Curve, name: str, colour: str, dash: str, texts: Sequence[str], *, shown: bool = True
+) -> go.Scatter:
+    return go.Scatter(
+        x=list(c.bpp),
+        y=list(c.psnr),
+        name=name,
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={"size": 7},
+        text=list(texts),
+        hovertemplate="%{text}: %{x:.4f} bpp, %{y:.3f} dB",
+        visible=True if shown else "legendonly",
+    )
+
+
+def _ranges(curves: Iterable[Curve]) -> tuple[list[float], list[float]]:
+    """Axes that show the learned curves well; anchors go on beyond them."""
+    bpp = [v for c in curves for v in c.bpp]
+    psnr = [v for c in curves for v in c.psnr]
+    margin = 0.15 * (max(psnr) - min(psnr)) + 0.3
+    return [0, 1.25 * max(bpp)], [min(psnr) - margin, max(psnr) + margin]
+
+
+def _gain_figure(report: Report) -> go.Figure:
+    """Gain of every test picture at one quality, a strip a domain."""
+    figure = go.Figure()
+    s = report.series[0]
+    by_picture = gains(s, report.shown_quality)
+    for domain in s.domains:
+        own = {n: g for (d, n), g in by_picture.items() if d == domain}
+        figure.add_trace(
+            go.Box(
+                y=list(own.values()),
+                text=[n.rsplit("/", 1)[-1] for n in own],
+                name=domain,
+                boxpoints="all",
+                pointpos=0,
+                jitter=0.6,
+                marker={"color": _BLEND_COLOURS["weighted"], "size": 5, "opacity": 0.75},
+                line={"color": _BLEND_COLOURS["base"], "width": 1},
+                fillcolor="rgba(0,0,0,0)",
+                hovertemplate="%{text}: %{y:+.3f} dB<extra></extra>",
+                hoveron="points",
+                showlegend=False,
+            )
+        )
+    figure.update_yaxes(title=f"gain over base at quality {report.shown_quality}, dB")
+    return figure
+
+
+def _json(figure: go.Figure) -> str:
+    figure.update_layout(template="none")
+    text: str = plotly.io.to_json(figure, remove_uids=True)
+    return text.replace("</", "<\\/")
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")

@@ -1,0 +1,336 @@
+"""What a sweep saved, as tables, a report and a W&B run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import math
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lic_da.config import plain
+from lic_da.errors import UserError
+from lic_da.io.files import (
+    read_text,
+    read_yaml,
+    write_json,
+    write_text,
+)
+from lic_da.sweeps import jobs
+
+if TYPE_CHECKING:
+    from lic_da.data.datamodule import LabelledPicture
+    from lic_da.evaluation.classical import ClassicalCodec
+    from lic_da.evaluation.curves import Saving, Series
+    from lic_da.evaluation.measure import Point
+    from lic_da.sweeps.report import Pick, Shown
+
+_VERSIONS = (
+    "torch", "compressai", "lightning", "bjontegaard", "pillow", "pillow-jxl-plugin", "wandb",
+)  # fmt: skip
+
+
+def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, Any]:
+    """Write ``rd_points.csv``, ``bd_rate.csv``, ``summary.json`` and ``report.html``; log them to W&B.
+
+    Args:
+        sweep: folder of the sweep.
+        report: ``conf/report``.
+        logger: ``conf/logger``.
+
+    Returns:
+        The contents of ``summary.json``.
+
+    Raises:
+        UserError: no job is finished, or jobs cannot be compared.
+    """
+    from lic_da import surroundings
+    from lic_da.evaluation.classical import METHOD, anchors_of
+    from lic_da.evaluation.curves import (
+        Run,
+        savings,
+        series_of,
+        write_savings,
+    )
+    from lic_da.evaluation.measure import read_points, write_points
+    from lic_da.sweeps.report import Job, Report, write_report
+    from lic_da.tracking import loggers
+    from lic_da.tracking.results import log_sweep
+
+    console = Console(stderr=True)
+    classical = anchors_of(report.anchors, plain(report.get("classical") or {}))
+    surroundings.wandb_mode(logger.mode)
+    states = jobs.states(sweep)
+    runs = [Run.read(s.folder) for s in states if s.state == "done"]
+    if not runs:
+        raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
+    series = series_of(runs)
+    pictures, incomplete, notes = _test_pictures(series, console)
+    # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
+    whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
+    anchors, more = _anchors(classical, whole, Path(runs[0].config.data.data_dir), console)
+    notes += more
+    gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
+    points = [p for s in series for r in s.runs for p in r.points]
+    write_points([*points, *anchors], sweep / "rd_points.csv", gate_domains)
+    # What is reported is what can be computed again from the table, to the last digit.
+    anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method == METHOD]
+    rows = savings(series, anchors)
+    table = sweep / "bd_rate.csv"
+    write_savings(rows, table)
+    versions = _versions(series, loggers.git_commit())
+    summary = _summary(sweep, states, series, rows, versions)
+    write_json(sweep / "summary.json", summary)
+    quality = series[0].runs[len(series[0].runs) // 2].quality
+    try:
+        shown = _shown(series[0], quality, pictures, report, console)
+    except UserError as error:
+        shown = []
+        notes.append(f"No pictures are shown. {error}")
+    content = Report(
+        title=sweep.name,
+        jobs=[Job(s.folder.name, s.state, s.reason) for s in states],
+        series=series,
+        savings=rows,
+        anchors=anchors,
+        anchor_names=[codec.name for codec in classical],
+        shown=[s for s in shown if s.pick.why != "worst"],
+        worst=[s for s in shown if s.pick.why == "worst"],
+        shown_quality=quality,
+        notes=notes,
+        command=sweep_command(sweep, series),
+        versions=versions,
+    )
+    write_report(content, sweep / "report.html")
+    logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
+    done = logged.is_file() and read_text(logged) == digest
+    if not done and log_sweep(sweep, logger, series, anchors, rows, summary):
+        write_text(logged, digest)
+    Console().print(_table(rows), highlight=False)
+    print(
+        f"Tables rd_points.csv, bd_rate.csv and summary.json are in {sweep}\n"
+        f"Report: {sweep / 'report.html'}"
+    )
+    return summary
+
+
+def _test_pictures(
+    series: Sequence[Series], console: Console
+) -> tuple[dict[str, list[LabelledPicture]], set[str], list[str]]:
+    """Test pictures a domain that all runs were tested on, as far as they are still there.
+
+    Returns:
+        The pictures; domains some of whose pictures are gone; and what there is to say of that.
+    """
+    from lic_da.data.datamodule import LabelledPicture
+    from lic_da.data.domains import prepare
+
+    trained = list(dict.fromkeys(d for s in series for d in s.trained))
+    pictures: dict[str, list[LabelledPicture]] = {}
+    incomplete: set[str] = set()
+    notes = []
+    for s in series:
+        data_dir = Path(s.runs[0].config.data.data_dir)
+        for domain in s.domains:
+            if domain in pictures:
+                continue
+            pictures[domain] = []
+            try:
+                images = prepare(domain, data_dir, console=console)
+            except UserError as error:
+                notes.append(f"{domain}: its pictures cannot be had, so nothing is shown. {error}")
+                incomplete.add(domain)
+                continue
+            tested = {p.image for p in s.runs[0].points if p.domain == domain}
+            label = trained.index(domain) if domain in trained else -1
+            pictures[domain] = [
+                LabelledPicture(p, images.path(p), domain, label)
+                for p in images.split("test")
+                if p.name in tested
+            ]
+            if len(pictures[domain]) < len(tested):
+                notes.append(
+                    f"{domain}: {len(tested) - len(pictures[domain])} of {len(tested)} pictures are no "
+                    "longer there; classical codecs were left out on it."
+                )
+                incomplete.add(domain)
+    return pictures, incomplete, notes
+
+
+def _anchors(
+    codecs: Sequence[ClassicalCodec],
+    pictures: dict[str, list[LabelledPicture]],
+    data_dir: Path,
+    console: Console,
+) -> tuple[list[Point], list[str]]:
+    """Points of the classical codecs, and which of them cannot be had here."""
+    from lic_da.evaluation.classical import measure_anchor
+
+    flat = [entry for own in pictures.values() for entry in own]
+    points: list[Point] = []
+    notes = []
+    for codec in codecs:
+        try:
+            points += measure_anchor(codec, flat, data_dir / "anchors", console)
+        except UserError as error:
+            notes.append(f"Left out: {error}")
+            console.print(notes[-1], highlight=False, soft_wrap=True)
+    return points, notes
+
+
+def _shown(
+    series: Series,
+    quality: int,
+    pictures: dict[str, list[LabelledPicture]],
+    report: DictConfig,
+    console: Console,
+) -> list[Shown]:
+    """Some pictures of every domain and the worst ones, decoded again from the pack of a run."""
+    from lic_da.evaluation.images import Examples
+    from lic_da.evaluation.measure import measure
+    from lic_da.methods.pack import load
+    from lic_da.sweeps.report import gains, pick, shown
+
+    picks: list[Pick] = pick(gains(series, quality), report.examples, report.worst)
+    entries = {(e.domain, e.picture.name): e for own in pictures.values() for e in own}
+    chosen = {(p.domain, p.image): entries[p.domain, p.image] for p in picks
+              if (p.domain, p.image) in entries}  # fmt: skip
+    run = next(r for r in series.runs if r.quality == quality)
+    examples = Examples(per_domain=len(chosen))
+    points = measure(
+        load(run.folder / "pack"),
+        list(chosen.values()),
+        run=run.folder.name,
+        blends=["base", series.judged],
+        ms_ssim=False,
+        decoded=examples,
+        console=console,
+    )
+    by_name = dict(zip(chosen, examples.kept, strict=True))
+    bpp = {(p.domain, p.image, p.blend): p.bpp for p in points}
+    return [
+        shown(
+            p,
+            by_name[p.domain, p.image],
+            bpp[p.domain, p.image, "base"],
+            bpp[p.domain, p.image, series.judged],
+        )
+        for p in picks
+        if (p.domain, p.image) in by_name
+    ]
+
+
+def _versions(series: Sequence[Series], commit: str) -> dict[str, str]:
+    """Commits that the runs were made at and that they are summarised at, and packages as they are now."""
+    made = sorted({r.summary.get("git_commit", "unknown") for s in series for r in s.runs})
+    commits = {"lic_da commit": ", ".join(made)}
+    if made != [commit]:
+        commits["summarised at"] = commit
+    installed = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return {**commits, "Python": platform.python_version(), **installed}
+
+
+def sweep_command(sweep: Path, series: Sequence[Series]) -> str:
+    """The command line that makes the sweep: what was asked last, with all qualities asked or done."""
+    stored = sweep / "multirun.yaml"
+    if not stored.is_file():
+        return "The sweep's own command was not kept."
+    overrides = read_yaml(stored)["hydra"]["overrides"]["task"]
+    qualities = {str(r.quality) for s in series for r in s.runs}
+    arguments = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group != "codec.quality":
+            arguments.append(str(override.input_line))
+        elif override.is_sweep_override():
+            qualities |= set(override.sweep_string_iterator())
+        else:
+            qualities.add(str(override.value()))
+    arguments.append("codec.quality=" + ",".join(sorted(qualities, key=lambda q: (len(q), q))))
+    return shlex.join(["python", "-m", "lic_da.train", "-m", *arguments])
+
+
+def _summary(
+    sweep: Path,
+    states: Sequence[jobs.JobState],
+    series: Sequence[Series],
+    rows: Sequence[Saving],
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """``summary.json``: jobs, series with gains, gate and Akima BD-rates a domain; nan is null."""
+    return {
+        "sweep": sweep.name,
+        "jobs": [
+            {"name": s.folder.name, "state": s.state, "reason": s.reason or None} for s in states
+        ],
+        "series": [
+            {
+                "label": s.label,
+                "codec": s.codec,
+                "method": s.method,
+                "domains": list(s.trained),
+                "qualities": [r.quality for r in s.runs],
+                "tested": {d: _domain(s, d, rows) for d in s.domains},
+            }
+            for s in series
+        ],
+        "versions": versions,
+    }
+
+
+def _domain(series: Series, domain: str, rows: Sequence[Saving]) -> dict[str, Any]:
+    own = [r for r in rows if (r.series, r.domain) == (series.label, domain)]
+    akima = [r for r in own if r.interpolation == "akima"]
+    deltas: dict[str, dict[str, Any]] = {}
+    for r in akima:
+        deltas.setdefault(r.blend, {})[r.anchor] = {
+            "bd_rate_percent": None if math.isnan(r.bd_rate_percent) else r.bd_rate_percent,
+            "bd_psnr_db": None if math.isnan(r.bd_psnr_db) else r.bd_psnr_db,
+            **({"reason": r.reason} if r.reason else {}),
+        }
+    return {
+        "kind": series.kind(domain),
+        "images": own[0].images if own else 0,
+        "gain_db": {
+            str(r.quality): r.summary["domains"][domain].get("gain", {}) for r in series.runs
+        },
+        "gate": series.gate(domain),
+        "against": deltas,
+    }
+
+
+def _table(rows: Sequence[Saving]) -> Table:
+    """BD-rates against the base codec, for the terminal."""
+    table = Table(
+        title="BD-rate in % (BD-PSNR in dB) against the base codec, Akima",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    akima = [r for r in rows if (r.anchor, r.interpolation) == ("base", "akima")]
+    several = len({r.series for r in akima}) > 1
+    blends = list(dict.fromkeys(r.blend for r in akima))
+    for name in (*(["series"] if several else []), "domain"):
+        table.add_column(name)
+    for blend in blends:
+        table.add_column(blend, justify="right", no_wrap=True)
+    for series, domain in dict.fromkeys((r.series, r.domain) for r in akima):
+        own = {r.blend: r for r in akima if (r.series, r.domain) == (series, domain)}
+        seen = next(iter(own.values())).seen
+        cells = [
+            f"{own[b].bd_rate_percent:+.2f} ({own[b].bd_psnr_db:+.2f})" if b in own else "–"
+            for b in blends
+        ]
+        table.add_row(*([series] if several else []), domain if seen else f"{domain}*", *cells)
+    reasons = sorted({r.reason for r in akima if r.reason})
+    table.caption = "\n".join(["* never trained on", *(f"nan: {reason}" for reason in reasons)])
+    table.caption_justify = "left"
+    return table

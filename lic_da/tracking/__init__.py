@@ -1,0 +1,1 @@
+"""Where numbers go: Weights & Biases and CSV files."""

@@ -1,0 +1,212 @@
+"""Results of runs and sweeps in Weights & Biases: scalars, charts and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from lic_da.evaluation.curves import (
+    BD_COLUMNS,
+    Saving,
+    Series,
+    anchor_curves,
+    curve,
+)
+from lic_da.evaluation.images import Example, comparison
+from lic_da.evaluation.measure import JUDGED, Point
+from lic_da.tracking import loggers
+
+
+def log_result(
+    loggers: Sequence[Logger],
+    summary: dict[str, Any],
+    domains: Sequence[str],
+    examples: Sequence[Example],
+) -> None:
+    """Log the test result to W&B, if it is there: scalars, confusion matrix, table of pictures."""
+    runs = [logger.experiment for logger in loggers if isinstance(logger, WandbLogger)]
+    if not runs:
+        return
+    import wandb
+
+    scalars: dict[str, Any] = {}
+    if summary["gate_accuracy"] is not None:
+        scalars["test/gate_accuracy"] = summary["gate_accuracy"]
+    for name, row in summary["domains"].items():
+        for kind in ("psnr", "ms_ssim", "gain"):
+            scalars |= {f"test/{kind}_{blend}/{name}": v for blend, v in row.get(kind, {}).items()}
+        scalars |= {f"test/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
+        scalars[f"test/bpp/{name}"] = row["bpp"]
+        if "bpp_base" in row:
+            scalars[f"test/bpp_base/{name}"] = row["bpp_base"]
+    tables = {}
+    told = {n: r["predicted"] for n, r in summary["domains"].items() if "predicted" in r}
+    if told:
+        tables["test/confusion"] = wandb.Table(["domain", *domains])
+    for name, predicted in told.items():
+        tables["test/confusion"].add_data(name, *(predicted[d] for d in domains))
+    pictures = wandb.Table(
+        ["domain", "image", "original", "base", "adapted", "error map", "psnr base", "psnr adapted"]
+    )
+    for e in examples:
+        panels = [
+            wandb.Image(pixels.permute(1, 2, 0).numpy())
+            for pixels in (e.original, e.base, e.adapted, e.error_map())
+        ]
+        pictures.add_data(e.domain, e.name, *panels, *e.psnr)
+    for run in runs:
+        run.summary.update(scalars)
+        run.log(
+            {
+                **tables,
+                "test/pictures": pictures,
+                "test/comparisons": [
+                    wandb.Image(comparison(e), caption=f"{e.domain}: {e.name}") for e in examples
+                ],
+            }
+        )
+
+
+def log_sweep(
+    sweep: Path,
+    logger: DictConfig,
+    series: Sequence[Series],
+    anchors: Sequence[Point],
+    savings: Sequence[Saving],
+    summary: dict[str, Any],
+) -> bool:
+    """The summary run of a sweep: BD-rates as scalars, curves as charts, the gate's v and all tables.
+
+    It belongs to the group of the sweep's jobs. Summarised again with another result, a sweep gets
+    another such run, so that none is ever written over.
+
+    Args:
+        sweep: folder of the sweep.
+        logger: ``conf/logger``.
+        series: of the sweep.
+        anchors: points of classical codecs.
+        savings: rows of ``bd_rate.csv``.
+        summary: contents of ``summary.json``; its series become the run's config.
+
+    Returns:
+        Whether there is such a run now: W&B may be turned off.
+    """
+    grouped = OmegaConf.merge(logger, {"group": logger.group or sweep.name})
+    assert isinstance(grouped, DictConfig)
+    loggers.forget(sweep)
+    settings = [{k: v for k, v in s.items() if k != "tested"} for s in summary["series"]]
+    run = loggers.begin(grouped, sweep, "summary", {"series": settings}, f"{sweep.name} summary")
+    if run is None:
+        return False
+    try:
+        _log_sweep(run, series, anchors, savings)
+    except BaseException:
+        loggers.forget(sweep)
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+    return True
+
+
+def _log_sweep(
+    run: Any, series: Sequence[Series], anchors: Sequence[Point], savings: Sequence[Saving]
+) -> None:
+    import wandb
+
+    # Gains have the quality as their axis; all else is one number or one chart.
+    run.define_metric("quality", hidden=True)
+    for metrics in ("gain/*", "bpp/*"):
+        run.define_metric(metrics, step_metric="quality")
+    for quality in sorted({r.quality for s in series for r in s.runs}):
+        run.log({"quality": quality, **_means(series, quality)})
+    scalars = {}
+    for r in savings:
+        shown = r.anchor == "base" or r.blend in ("base", *JUDGED)
+        if shown and r.interpolation == "akima" and not math.isnan(r.bd_rate_percent):
+            against = "" if r.anchor == "base" else f"_against_{r.anchor.lower().replace(' ', '_')}"
+            name = f"{r.domain}/{_prefix(series, r.series)}{r.blend}"
+            scalars[f"bd_rate{against}/{name}"] = r.bd_rate_percent
+            if not math.isnan(r.bd_psnr_db):
+                scalars[f"bd_psnr{against}/{name}"] = r.bd_psnr_db
+    charts = {
+        f"rd/{domain}": _rd_chart(domain, series, anchors)
+        for domain in dict.fromkeys(d for s in series for d in s.domains)
+    }
+    tables = {"tables/bd_rate": wandb.Table(list(BD_COLUMNS))}
+    for r in savings:
+        tables["tables/bd_rate"].add_data(*(getattr(r, column) for column in BD_COLUMNS))
+    for s in series:
+        chosen = {domain: v for domain in s.domains if (v := s.gate(domain))}
+        if not chosen:
+            continue
+        gate = wandb.Table(["domain", "kind", *s.trained])
+        for domain, v in chosen.items():
+            gate.add_data(domain, s.kind(domain), *(v[d] for d in s.trained))
+        tables[f"gate/{_prefix(series, s.label)}mean_v"] = gate
+    tables["tables/rd_means"] = _rd_means(series, anchors)
+    run.log({**scalars, **charts, **tables})
+
+
+def _prefix(series: Sequence[Series], label: str) -> str:
+    """What tells the series of a sweep apart in names; nothing if there is one."""
+    return f"{label}/" if len(series) > 1 else ""
+
+
+def _means(series: Sequence[Series], quality: int) -> dict[str, float]:
+    values = {}
+    for s in series:
+        for run in (r for r in s.runs if r.quality == quality):
+            for domain, row in run.summary["domains"].items():
+                name = f"{domain}/{_prefix(series, s.label)}"
+                values[f"bpp/{name.rstrip('/')}"] = row["bpp"]
+                values |= {f"gain/{name}{b}": g for b, g in row.get("gain", {}).items()}
+    return values
+
+
+def _curves(
+    series: Sequence[Series], anchors: Sequence[Point]
+) -> Iterator[tuple[str, str, tuple[float, ...], tuple[float, ...]]]:
+    """(domain, name, bpp, PSNR) of all mean curves."""
+    for s in series:
+        for domain in s.domains:
+            for blend in s.blends(domain):
+                c = curve(s.points(domain, blend))
+                yield domain, f"{_prefix(series, s.label)}{blend}", c.bpp, c.psnr
+    for (label, domain), c in anchor_curves(anchors).items():
+        yield domain, label, c.bpp, c.psnr
+
+
+def _rd_chart(domain: str, series: Sequence[Series], anchors: Sequence[Point]) -> Any:
+    import wandb
+
+    names, xs, ys = [], [], []
+    highest = max(b for s in series for b in curve(s.points(domain, "base")).bpp)
+    for d, name, bpp, psnr in _curves(series, anchors):
+        # Anchors go on to rates at which the learned curves could not be told apart.
+        near = [(x, y) for x, y in zip(bpp, psnr, strict=True) if x <= 1.5 * highest]
+        if d == domain and near:
+            names.append(name)
+            xs.append([x for x, _ in near])
+            ys.append([y for _, y in near])
+    return wandb.plot.line_series(
+        xs=xs,
+        ys=ys,
+        keys=names,
+        title=f"{domain}: PSNR in dB over bits per pixel",
+        xname="bpp",
+    )
+
+
+def _rd_means(series: Sequence[Series], anchors: Sequence[Point]) -> Any:
+    import wandb
+
+    table = wandb.Table(["domain", "curve", "bpp", "psnr"])
+    for domain, name, bpp, psnr in _curves(series, anchors):
+        for point in zip(bpp, psnr, strict=True):
+            table.add_data(domain, name, *point)
+    return table
