@@ -20,6 +20,9 @@ app = typer.Typer(
     help="Code pictures with a learned codec whose decoder is adapted to several domains.",
 )
 
+results = typer.Typer(no_args_is_help=True, help="Results of runs and sweeps for other tools.")
+app.add_typer(results, name="results")
+
 FORMATS = ("png", "webp")
 _LIC = ".lic"
 
@@ -154,6 +157,41 @@ def info(
             continue
         print(printable(("\n" if number else "") + "\n".join(f"{k:12} {v}" for k, v in lines)))
     _leave(good)
+
+
+@results.command()
+def export(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_SWEEP", help="Its folder, under outputs/.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A .json file for one curve, or a folder for all.")
+    ],
+    format: Annotated[str, typer.Option(help="compressai: what compressai.utils.plot reads.")],
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(help="Domain whose test images count; repeatable. Default: the seen ones."),
+    ] = None,
+    blend: Annotated[
+        str | None, typer.Option(help="Way to decode. Default: the method's own; in a folder all.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series of the sweep, as its tables name it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the curve, for legends.")] = None,
+) -> None:
+    """Write rate-distortion curves for other tools.
+
+    The JSON has means over test images, an entry a quality: bpp, psnr-rgb, ms-ssim-rgb (linear), seconds.
+    """
+    from lic_da import results as written
+
+    if format not in written.FORMATS:
+        raise unknown("format", format, written.FORMATS)
+    files = written.export(
+        source, target, domains=domain or (), blend=blend, label=series, name=name
+    )
+    print(printable(f"{files[0]}" if len(files) == 1 else f"{len(files)} curves in {target}"))
 
 
 def _told(

@@ -8,6 +8,7 @@ from rich.console import Console
 from lic_da.command import command
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path, write_json
+from lic_da.migrations import metric_names
 
 
 @command("evaluate")
@@ -15,7 +16,8 @@ def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.data.datamodule import LabelledPicture, listed
     from lic_da.data.domains import load_domain, prepare, refuse_shared_files
-    from lic_da.evaluation.summary import measure_into, table
+    from lic_da.evaluation.metrics import METRICS
+    from lic_da.evaluation.summary import measure_into, metrics_table, table
     from lic_da.methods.pack import load
 
     console = Console(stderr=True)
@@ -23,6 +25,8 @@ def main(config: DictConfig) -> None:
         raise UserError("Give the folder of a pack: pack=outputs/NAME/pack.")
     pack = user_path(config.pack)
     adapted = load(pack, trust=listed(config.trust))
+    names_of_metrics = metric_names(config)
+    METRICS.chosen(names_of_metrics)
     for blend in config.blends or ():
         if blend not in adapted.blends:
             raise unknown("blend", blend, adapted.blends)
@@ -38,10 +42,12 @@ def main(config: DictConfig) -> None:
         pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
-        folder, adapted, pictures, blends=config.blends, ms_ssim=config.ms_ssim, console=console
+        folder, adapted, pictures, blends=config.blends, metrics=names_of_metrics, console=console
     )
     write_json(folder / "summary.json", summary)
     Console().print(table(summary))
+    if others := metrics_table(summary):
+        Console().print(others)
     print(f"Tables rd_points.csv and summary.json are in {folder}")
 
 

@@ -7,7 +7,7 @@ their import paths, under ``_target_`` or ``kind``. Format 2 names them by regis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lic_da.errors import UserError
@@ -62,10 +62,39 @@ def named(settings: Any) -> Any:
 def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``config.yaml`` of a run, of whatever age."""
     migrated: dict[str, Any] = named(settings)
+    evaluation = migrated.get("evaluation")
+    if isinstance(evaluation, dict):
+        names = metric_names(evaluation)
+        evaluation.pop("ms_ssim", None)
+        evaluation["metrics"] = names
     method = migrated.get("method")
     if isinstance(method, dict) and method.get("codec") in NAMES:
         method["codec"] = NAMES[method["codec"]]
     return migrated
+
+
+def metric_names(evaluation: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics that are asked for, ``psnr`` first.
+
+    ``ms_ssim: true`` or ``false`` is how older settings say it.
+
+    Args:
+        evaluation: ``metrics`` (of settings that lack it: PSNR and MS-SSIM) and maybe ``ms_ssim``.
+
+    Raises:
+        UserError: ``metrics`` is no list of names.
+    """
+    listed, older = evaluation.get("metrics"), evaluation.get("ms_ssim")
+    names = ["psnr", "ms_ssim"] if listed is None else listed
+    if not _is_list_of_names(names):
+        raise UserError(f"metrics must be a list of names, such as [psnr, ms_ssim], not {names!r}.")
+    kept = [name for name in names if name != "ms_ssim" or older is not False]
+    return list(dict.fromkeys(("psnr", *kept, *(["ms_ssim"] if older is True else []))))
+
+
+def _is_list_of_names(value: Any) -> bool:
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return listed and all(isinstance(name, str) for name in value)
 
 
 def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

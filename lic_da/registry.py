@@ -87,7 +87,7 @@ class Registry(Generic[T]):
         path = NAMES.get(path, path)
         if path in self._entries or "." not in path:
             return self.find(path)
-        found = _located(path, self.sort)
+        found = located(path, self.sort)
         if not inspect.isclass(found) or (
             self._base and not issubclass(found, _imported(self._base))
         ):
@@ -133,7 +133,7 @@ def _imported(path: str) -> type:
     return found
 
 
-def _located(path: str, sort: str) -> Any:
+def located(path: str, sort: str) -> Any:
     """What an import path names; it has to be defined in the package that the path begins with."""
     parts = path.split(".")
     found: Any = None

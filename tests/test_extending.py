@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import shlex
@@ -89,6 +91,7 @@ def test_each_extension_touches_the_files_that_the_page_says() -> None:
         ],
         "A method": ["conf/method/absolute.yaml", "mine/methods.py"],
         "A classical codec": ["conf/report/mine.yaml"],
+        "A metric": ["mine/metrics.py"],
     }  # fmt: skip
 
 
@@ -123,3 +126,57 @@ def test_method_classical_codec_and_a_quality_of_ones_own_stand_in_a_sweep(outsi
     assert {p.codec for p in points if p.method == "classical"} == {"JPEG", "fast_webp"}
     assert {p.quality for p in points if p.codec == "fast_webp"} == {1, 40, 80}
     assert "WebP (Pillow, method 0)" in (sweep / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def measured(outside: Path) -> tuple[Path, str]:
+    """A sweep with a metric of one's own and a published curve beside it, and what was printed."""
+    curve = {"name": "VTM", "results": {"bpp": [0.2, 0.4], "psnr-rgb": [24.0, 26.0]}}
+    (outside / "vtm.json").write_text(json.dumps(curve))
+    anchors = "report.anchors=[{kind:compressai_json,path:vtm.json,domain:blobs}]"
+    out = run(
+        *(outside, command("A metric"), *QUICK),
+        *("logger=none", anchors, "hydra.sweep.dir=outputs/metric"),
+    )
+    return outside / "outputs" / "metric", out
+
+
+def test_a_metric_of_ones_own_is_in_the_csv_the_tables_and_the_report(
+    measured: tuple[Path, str],
+) -> None:
+    sweep, out = measured
+    points = read_points(sweep / "rd_points.csv")
+    header = (sweep / "rd_points.csv").read_text().splitlines()[0]
+    assert ",psnr,ms_ssim,mae,encode_s," in header
+    ours = [p for p in points if p.method == "adapters"]
+    base = {p.image: p.more["mae"] for p in ours if p.blend == "base"}
+    assert base and all(0 < error < 255 for error in base.values())
+    (job,) = (path.parent for path in sweep.glob("*/summary.json"))
+    summary = json.loads((job / "summary.json").read_text())
+    mean = sum(p.more["mae"] for p in ours if p.blend == "base" and p.domain == "blobs") / sum(
+        p.blend == "base" and p.domain == "blobs" for p in ours
+    )
+    assert summary["domains"]["blobs"]["mae"]["base"] == pytest.approx(mean, rel=1e-5)
+    table = (job / "table.txt").read_text()
+    assert re.search(rf"MAE, levels \(lower is better\) +blobs +{mean:.2f}", table), table
+    assert "MAE" in out
+    report = (sweep / "report.html").read_text()
+    assert '<section id="metric-mae">' in report and '"rd-mae-blobs"' in report
+    assert "−10·log10(MAE), dB" in report
+    with open(sweep / "bd_rate_mae.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"bd_rate_percent", "bd_mae_db"} <= rows[0].keys()
+    assert {r["domain"] for r in rows} == {"photos", "blobs"}
+    assert {r["reason"] for r in rows} == {"fewer than 4 points"}  # of one quality
+
+
+def test_a_published_curve_is_an_anchor_of_the_sweep(measured: tuple[Path, str]) -> None:
+    sweep, _ = measured
+    rows = [p for p in read_points(sweep / "rd_points.csv") if p.method == "published"]
+    assert [(p.codec, p.domain, p.bpp, p.psnr) for p in rows] == [
+        ("VTM", "blobs", 0.2, 24.0), ("VTM", "blobs", 0.4, 26.0),
+    ]  # fmt: skip
+    with open(sweep / "bd_rate.csv", newline="") as file:
+        anchors = {(r["anchor"], r["domain"]) for r in csv.DictReader(file)}
+    assert ("VTM", "blobs") in anchors and ("VTM", "photos") not in anchors
+    assert "VTM (published curve, vtm.json)" in (sweep / "report.html").read_text()

@@ -52,7 +52,7 @@ def test_files_of_a_hundred_pictures_score_as_measured(
         names[name] = entry.path
         (tmp_path / "in" / entry.domain).mkdir(parents=True, exist_ok=True)
         shutil.copy(entry.path, tmp_path / "in" / name)
-    measure_into(tmp_path / "run", adapted, pictures, blends=["base", "weighted"], ms_ssim=False)
+    measure_into(tmp_path / "run", adapted, pictures, blends=["base", "weighted"], metrics=["psnr"])
     expected = {(p.image, p.blend): p.psnr for p in read_points(tmp_path / "run" / "rd_points.csv")}
 
     said = lic_da("compress", tmp_path / "in", tmp_path / "lic", "--pack", tmp_path / "pack")

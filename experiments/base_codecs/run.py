@@ -60,7 +60,7 @@ def learned(codec: str, pictures: Sequence[LabelledPicture], console: Console) -
             pictures,
             run="base",
             blends=["base"],
-            ms_ssim=False,
+            metrics=["psnr"],
             console=console,
         )
     return points

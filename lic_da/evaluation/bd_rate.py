@@ -17,7 +17,10 @@ MIN_OVERLAP = 0.1
 
 @dataclass(frozen=True)
 class Curve:
-    """A rate-distortion curve: bpp and PSNR in dB, a pair a quality."""
+    """A rate-distortion curve: bpp and PSNR in dB, a pair a quality.
+
+    The curve of another metric has in the place of PSNR what :attr:`Scale.axis` of that metric says.
+    """
 
     bpp: tuple[float, ...]
     psnr: tuple[float, ...]
@@ -42,13 +45,16 @@ class Delta:
     reason: str = ""
 
 
-def delta(anchor: Curve, test: Curve, interpolation: str = "akima") -> Delta:
+def delta(
+    anchor: Curve, test: Curve, interpolation: str = "akima", quantity: str = "PSNR"
+) -> Delta:
     """Bjøntegaard delta of ``test`` against ``anchor`` (Bjøntegaard 2001, VCEG-M33).
 
     Args:
         anchor: what is compared with.
         test: what is judged.
         interpolation: ``akima`` or ``pchip``.
+        quantity: what the curves have over the rate, for reasons.
 
     Returns:
         nan with a reason where a curve has too few points or falls, or the curves hardly overlap.
@@ -56,10 +62,12 @@ def delta(anchor: Curve, test: Curve, interpolation: str = "akima") -> Delta:
     if min(len(anchor.bpp), len(test.bpp)) < MIN_POINTS:
         return Delta(math.nan, math.nan, f"fewer than {MIN_POINTS} points")
     if not all(map(math.isfinite, (*anchor.bpp, *anchor.psnr, *test.bpp, *test.psnr))):
-        return Delta(math.nan, math.nan, "a picture is reproduced exactly: its PSNR is infinite")
+        return Delta(
+            math.nan, math.nan, f"a picture is reproduced exactly: its {quantity} is infinite"
+        )
     if not (_rises(anchor) and _rises(test)):
-        return Delta(math.nan, math.nan, "PSNR does not rise with the rate")
-    if reason := _apart(anchor.psnr, test.psnr, "PSNR ranges"):
+        return Delta(math.nan, math.nan, f"{quantity} does not rise with the rate")
+    if reason := _apart(anchor.psnr, test.psnr, f"{quantity} ranges"):
         return Delta(math.nan, math.nan, reason)
     common = {"method": interpolation, "require_matching_points": False, "min_overlap": 0}
     curves = (anchor.bpp, anchor.psnr, test.bpp, test.psnr)

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.errors import UserError, unknown
-from lic_da.evaluation.measure import Point, score
+from lic_da.evaluation.compressai_json import PublishedCurve
+from lic_da.evaluation.measure import CLASSICAL, Point, score
 from lic_da.io.files import read_json, write_text
 from lic_da.io.images import RGB, read_rgb
 from lic_da.surroundings import granted_cpus
 
-METHOD = "classical"
+METHOD = CLASSICAL
 """``method`` of the points of classical codecs; their ``blend`` is ``none``."""
 
 
@@ -69,6 +70,12 @@ class ClassicalCodec:
         Image.fromarray(pixels).save(file, format=self.format, quality=quality, **self.settings)
         with Image.open(file) as image:
             return len(file.getvalue()), to_tensor(np.asarray(image.convert("RGB")))
+
+    def measured(
+        self, pictures: Sequence[LabelledPicture], cache: Path, console: Console | None = None
+    ) -> list[Point]:
+        """See :func:`measure_anchor`."""
+        return measure_anchor(self, pictures, cache, console)
 
     def check(self) -> None:
         """Raise a UserError if Pillow cannot write the format here."""
@@ -126,15 +133,23 @@ JPEG_XL = ClassicalCodec(
 ANCHORS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF, "jpegxl": JPEG_XL}
 
 
-def anchors_of(names: Iterable[str], own: Mapping[str, Mapping[str, Any]]) -> list[ClassicalCodec]:
-    """The classical codecs of these names.
+Anchor = ClassicalCodec | PublishedCurve
+"""What is compared with: it has a ``name``, a ``label``, and what it ``measured`` on test images."""
+
+
+def anchors_of(
+    names: Iterable[str | Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]
+) -> list[Anchor]:
+    """The classical codecs of these names, and published curves.
 
     Args:
-        names: keys of :data:`ANCHORS` or of ``own``.
+        names: ``report.anchors``: keys of :data:`ANCHORS` or of ``own``, or entries
+            ``{kind: compressai_json, path: …, domain: …}``, see
+            :class:`~lic_da.evaluation.compressai_json.PublishedCurve`.
         own: the user's, ``report.classical``: name -> arguments of :class:`ClassicalCodec`.
 
     Raises:
-        UserError: there is none of such a name, or its entry is not what it must be.
+        UserError: there is none of such a name, two have one label, or an entry is not what it must be.
     """
     known = dict(ANCHORS)
     for key, entry in own.items():
@@ -149,10 +164,30 @@ def anchors_of(names: Iterable[str], own: Mapping[str, Mapping[str, Any]]) -> li
         if not qualities or not all(type(q) is int for q in qualities):
             raise UserError(f"{where}.qualities must be a list of whole numbers.")
         known[key] = replace(codec, qualities=qualities)
+    found: list[Anchor] = []
     for name in names:
-        if name not in known:
+        if isinstance(name, Mapping):
+            if name.get("kind") != "compressai_json":
+                raise unknown("kind of report.anchors", name.get("kind"), ["compressai_json"])
+            found.append(PublishedCurve.of(name))
+        elif name in known:
+            found.append(known[name])
+        else:
             raise unknown("classical codec", name, known)
-    return [known[name] for name in names]
+    _check_labels(found)
+    return found
+
+
+def _check_labels(anchors: Sequence[Anchor]) -> None:
+    """Raise a UserError if two curves of one domain would have one name."""
+    for number, anchor in enumerate(anchors):
+        for other in anchors[:number]:
+            domains = {a.domain for a in (anchor, other) if isinstance(a, PublishedCurve)}
+            apart = len(domains) == 2  # each on a domain of its own
+            if anchor.label == other.label and not apart:
+                raise UserError(
+                    f"report.anchors: two of them are called {anchor.label}: give one another label."
+                )
 
 
 def measure_anchor(

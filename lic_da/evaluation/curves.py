@@ -20,13 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from lic_da.config import flat
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
-from lic_da.evaluation.classical import METHOD as CLASSICAL
 from lic_da.evaluation.measure import (
+    ANCHORS,
     Point,
     judged,
     mean,
     read_points,
 )
+from lic_da.evaluation.metrics import METRICS, Scale, scales
 from lic_da.io.files import atomic_path, read_json, read_yaml
 from lic_da.migrations import run_settings
 
@@ -34,6 +35,7 @@ BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
     "interpolation", "points", "images", "series", "reason",
 )  # fmt: skip
+PSNR = METRICS["psnr"].scale
 _LABELLED = (
     "domains", "unseen", "data.domains", "data.unseen", "data.seed", "method.name",
     "method.training.seed",
@@ -170,6 +172,16 @@ class Series:
         rows = (row for r in self.runs for row in r.summary["domains"].values())
         return not any("bpp_base" in row for row in rows)
 
+    @property
+    def metrics(self) -> tuple[Scale, ...]:
+        """Metrics beside PSNR that there are scores of."""
+        known = {scale.name: scale for run in self.runs for scale in scales(run.summary)}
+        return tuple(
+            scale
+            for name, scale in known.items()
+            if name != "psnr" and any(not math.isnan(p.score(name)) for p in self.runs[0].points)
+        )
+
     def kind(self, domain: str) -> str:
         """``source``, ``seen`` or ``unseen``."""
         if domain == self.source:
@@ -251,23 +263,31 @@ def _check_comparable(series: Sequence[Series]) -> None:
             )
 
 
-def curve(points: Iterable[Point]) -> Curve:
-    """Mean curve: bpp and PSNR averaged over the pictures of each quality."""
+def curve(points: Iterable[Point], metric: Scale = PSNR) -> Curve:
+    """Mean curve: bpp and scores averaged over the pictures of each quality that have a score.
+
+    A metric that is told in decibels is averaged first, as :meth:`Scale.on_axis` says.
+    """
     by_quality: dict[int, list[Point]] = {}
     for p in points:
-        by_quality.setdefault(p.quality, []).append(p)
+        if not math.isnan(p.score(metric.name)):
+            by_quality.setdefault(p.quality, []).append(p)
     return Curve.of(
-        [(mean(p.bpp for p in ps), mean(p.psnr for p in ps)) for ps in by_quality.values()]
+        [
+            (mean(p.bpp for p in ps), metric.on_axis(mean(p.score(metric.name) for p in ps)))
+            for ps in by_quality.values()
+        ]
     )
 
 
-def anchor_curves(anchors: Iterable[Point]) -> dict[tuple[str, str], Curve]:
-    """Mean curves of classical codecs, by (label of the codec, domain)."""
+def anchor_curves(anchors: Iterable[Point], metric: Scale = PSNR) -> dict[tuple[str, str], Curve]:
+    """Mean curves of the anchors that have scores, by (label of the anchor, domain)."""
     groups: dict[tuple[str, str], list[Point]] = {}
     for p in anchors:
-        assert p.method == CLASSICAL
+        assert p.method in ANCHORS
         groups.setdefault((p.codec, p.domain), []).append(p)
-    return {key: curve(points) for key, points in groups.items()}
+    curves = {key: curve(points, metric) for key, points in groups.items()}
+    return {key: c for key, c in curves.items() if c.bpp}
 
 
 @dataclass(frozen=True)
@@ -276,6 +296,7 @@ class Saving:
 
     ``anchor`` is ``base`` or the label of a classical codec; ``points`` is the number of points of the
     series' curve, ``images`` how many pictures each is a mean of. ``reason`` says why there is no number.
+    Of another metric than PSNR ``bd_psnr_db`` is the difference of that metric, in decibels too.
     """
 
     domain: str
@@ -293,26 +314,34 @@ class Saving:
     reason: str
 
 
-def savings(series: Iterable[Series], anchors: Iterable[Point] = ()) -> list[Saving]:
+def savings(
+    series: Iterable[Series], anchors: Iterable[Point] = (), metric: Scale = PSNR
+) -> list[Saving]:
     """Bjøntegaard deltas of every domain, series and blend, against the base codec and all anchors.
 
     Args:
         series: what is judged.
-        anchors: points of classical codecs.
+        anchors: points of classical codecs and of published curves.
+        metric: at equal scores of which rates are compared; one that is ``compared``. Domains without
+            scores are left out.
     """
-    classical = anchor_curves(anchors)
+    classical = anchor_curves(anchors, metric)
     rows = []
     for s in series:
         for domain in s.domains:
-            base = curve(s.points(domain, "base"))
+            base = curve(s.points(domain, "base"), metric)
+            if not base.bpp:
+                continue
             others = {label: c for (label, d), c in classical.items() if d == domain}
             for blend in s.blends(domain):
-                points = s.points(domain, blend)
-                test = curve(points)
+                points = [
+                    p for p in s.points(domain, blend) if not math.isnan(p.score(metric.name))
+                ]
+                test = curve(points, metric)
                 against = others if blend == "base" else {"base": base, **others}
                 for anchor, anchor_curve in against.items():
                     for interpolation in INTERPOLATIONS:
-                        result = delta(anchor_curve, test, interpolation)
+                        result = delta(anchor_curve, test, interpolation, metric.title)
                         rows.append(
                             Saving(
                                 domain=domain,
@@ -333,11 +362,14 @@ def savings(series: Iterable[Series], anchors: Iterable[Point] = ()) -> list[Sav
     return rows
 
 
-def write_savings(rows: Iterable[Saving], path: Path) -> None:
-    """Write ``bd_rate.csv``; percentages and decibels get four decimals."""
+def write_savings(rows: Iterable[Saving], path: Path, metric: Scale = PSNR) -> None:
+    """Write ``bd_rate.csv``, or of another metric ``bd_rate_<metric>.csv``, with ``bd_<metric>_db``.
+
+    Percentages and decibels get four decimals.
+    """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(BD_COLUMNS)
+        writer.writerow(c.replace("psnr", metric.name) for c in BD_COLUMNS)
         for row in rows:
             values = (getattr(row, column) for column in BD_COLUMNS)
             writer.writerow(

@@ -6,28 +6,24 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure as ms_ssim_index,
-)
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import PictureCodec, pad, to_8_bit
 from lic_da.codecs.latents import encoder_latent
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.errors import UserError, unknown
+from lic_da.evaluation import metrics as scoring
+from lic_da.evaluation.metrics import METRICS
 from lic_da.io.bitstream import Stream
 from lic_da.io.files import atomic_path
 from lic_da.io.images import read_rgb
-
-_MS_SSIM_MIN_SIDE = 161  # five scales of an 11-tap window
 
 
 @dataclass
@@ -35,8 +31,9 @@ class Point:
     """One picture coded at one quality and decoded with one blend: a row of ``rd_points.csv``.
 
     ``bpp`` counts the entropy-coded strings; ``file_bytes`` is the whole ``.lic`` file. Distortions
-    are taken between 8-bit RGB pictures. ``ms_ssim`` is nan for sides of 160 pixels or less. Times
-    are seconds; ``decode_s`` includes entropy decoding. ``gate`` is v, a number a seen domain.
+    are taken between 8-bit RGB pictures. ``ms_ssim`` is nan for sides of 160 pixels or less, and where
+    it was not asked for. Times are seconds; ``decode_s`` includes entropy decoding. ``gate`` is v, a
+    number a seen domain; ``more`` are the scores of all other metrics by their names.
     """
 
     run: str
@@ -59,7 +56,16 @@ class Point:
     encode_s: float
     decode_s: float
     gate: dict[str, float]
+    more: dict[str, float] = field(default_factory=dict)
 
+    def score(self, metric: str) -> float:
+        """The score by a metric's name; nan if it was not measured."""
+        own = {"psnr": self.psnr, "ms_ssim": self.ms_ssim}
+        return own[metric] if metric in own else self.more.get(metric, math.nan)
+
+
+CLASSICAL, PUBLISHED = ANCHORS = ("classical", "published")
+"""``method`` of what is only compared with: classical codecs, and curves read from files."""
 
 JUDGED = ("weighted", "adapted")
 """The blend that a method is judged by: adapters as the gate weighs them, or the trained codec."""
@@ -95,7 +101,7 @@ def measure(
     *,
     run: str,
     blends: Sequence[str] | None = None,
-    ms_ssim: bool = True,
+    metrics: Sequence[str] = ("psnr", "ms_ssim"),
     decoded: Decoded | None = None,
     console: Console | None = None,
 ) -> list[Point]:
@@ -107,7 +113,7 @@ def measure(
             left out.
         run: name of the run, for the rows.
         blends: which ways to decode; None: all that the codec has.
-        ms_ssim: compute MS-SSIM (it takes longer than decoding).
+        metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`; PSNR is always measured.
         decoded: called for every picture.
         console: where progress is shown.
 
@@ -116,7 +122,9 @@ def measure(
 
     Raises:
         StreamError: a stream decodes to something else than was encoded.
+        UserError: there is no such metric, or something that it needs is not installed.
     """
+    chosen = METRICS.chosen(metrics)
     points: list[Point] = []
     adapted.eval()
     for entry in track(
@@ -127,7 +135,7 @@ def measure(
         seen = entry.domain in adapted.domains
         coded: dict[str, _Coded] = {}  # blends mostly share their strings
         images: dict[str, Tensor] = {}
-        scores: dict[bytes, tuple[float, float]] = {}
+        scores: dict[bytes, dict[str, float]] = {}
         for blend in sorted(blends or adapted.blends, key=adapted.blends.index):
             if blend == "oracle" and not seen:
                 continue
@@ -145,7 +153,7 @@ def measure(
             # top1 and oracle mostly give the same picture, which is scored once.
             key = image.numpy().tobytes()
             if key not in scores:
-                scores[key] = score(image, original, ms_ssim=ms_ssim)
+                scores[key] = {m.scale.name: m.score(image, original) for m in chosen}
             stream = own.stream
             pixels = stream.width * stream.height
             points.append(
@@ -168,13 +176,14 @@ def measure(
                     if blend in ("weighted", "top1")
                     else 8 * stream.string_bytes / pixels,
                     bpp_estimated=own.estimated_bits / pixels,
-                    psnr=scores[key][0],
-                    ms_ssim=scores[key][1],
+                    psnr=scores[key]["psnr"],
+                    ms_ssim=scores[key].get("ms_ssim", math.nan),
                     encode_s=own.seconds,
                     decode_s=decode_s,
                     gate={}
                     if v is None
                     else dict(zip(adapted.domains, v[0].tolist(), strict=True)),
+                    more={k: s for k, s in scores[key].items() if k not in ("psnr", "ms_ssim")},
                 )
             )
         if decoded is not None:
@@ -235,18 +244,20 @@ def estimated_bits(adapted: PictureCodec, x: Tensor, y: Tensor | None = None) ->
 
 def score(image: Tensor, original: Tensor, *, ms_ssim: bool = True) -> tuple[float, float]:
     """PSNR in dB and MS-SSIM of two uint8 pictures ``(3, H, W)``."""
-    a, b = image[None].float(), original[None].float()
-    psnr = peak_signal_noise_ratio(a, b, data_range=255.0).item()
-    if not ms_ssim or min(a.shape[2:]) < _MS_SSIM_MIN_SIDE:
-        return psnr, math.nan
-    index = ms_ssim_index(a, b, data_range=255.0)
-    assert isinstance(index, Tensor)
-    return psnr, index.item()
+    return (
+        scoring.psnr(image, original),
+        scoring.ms_ssim(image, original) if ms_ssim else math.nan,
+    )
 
 
 def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) -> None:
-    """Write ``rd_points.csv``; the gate's v gets one column a domain, ``gate_<domain>``."""
-    plain = [f.name for f in fields(Point) if f.name != "gate"]
+    """Write ``rd_points.csv``.
+
+    The gate's v gets one column a domain, ``gate_<domain>``; further metrics get one each after MS-SSIM.
+    """
+    more = list(dict.fromkeys(name for point in points for name in point.more))
+    plain = [f.name for f in fields(Point) if f.name not in ("gate", "more")]
+    plain[plain.index("encode_s") : plain.index("encode_s")] = more
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -257,7 +268,7 @@ def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) ->
         writer.writeheader()
         for point in points:
             row = asdict(point)
-            row |= {f"gate_{d}": v for d, v in row.pop("gate").items()}
+            row |= {f"gate_{d}": v for d, v in row.pop("gate").items()} | row.pop("more")
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
@@ -265,7 +276,7 @@ _NUMBERS = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in field
 
 
 def read_points(path: Path) -> list[Point]:
-    """Read ``rd_points.csv``.
+    """Read ``rd_points.csv``, also one of before there were further metrics.
 
     Raises:
         UserError: no such file, or it is not such a table.
@@ -284,10 +295,13 @@ def _point(row: dict[str, str]) -> Point:
     gate = {k.removeprefix("gate_"): float(v) for k, v in row.items() if k[:5] == "gate_" and v}
     values = {}
     for name, number in _NUMBERS.items():
-        if name in ("gate", "seen"):
+        if name in ("gate", "more", "seen"):
             continue
         values[name] = number(row[name]) if number else row[name]
-    return Point(**values, seen=row["seen"] == "True", gate=gate)  # type: ignore[arg-type]
+    # Every other column is a metric, also one that is not known here.
+    others = row.keys() - _NUMBERS.keys()
+    more = {k: float(row[k]) for k in row if k in others and k[:5] != "gate_" and row[k]}
+    return Point(**values, seen=row["seen"] == "True", gate=gate, more=more)  # type: ignore[arg-type]
 
 
 def mean(values: Iterable[float]) -> float:

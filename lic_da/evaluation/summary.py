@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from lic_da.evaluation.measure import (
     measure,
     write_points,
 )
+from lic_da.evaluation.metrics import (
+    METRICS,
+    Scale,
+    scales,
+    written,
+)
 
 
 def measure_into(
@@ -29,7 +36,7 @@ def measure_into(
     pictures: Sequence[LabelledPicture],
     *,
     blends: Sequence[str] | None,
-    ms_ssim: bool,
+    metrics: Sequence[str] = ("psnr", "ms_ssim"),
     decoded: Decoded | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -40,19 +47,20 @@ def measure_into(
         adapted: the codec.
         pictures: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
         blends: which ways to decode; None: all.
-        ms_ssim: compute MS-SSIM.
+        metrics: names of metrics; PSNR is always measured.
         decoded: called for every picture.
         console: where progress is shown.
 
     Returns:
-        What :func:`summarise` says; the run, method, codec, quality and the base weights as they are now.
+        What :func:`summarise` says; the run, method, codec, quality, the base weights as they are now, and
+        how to read the metrics.
     """
     points = measure(
         adapted,
         pictures,
         run=folder.name,
         blends=blends,
-        ms_ssim=ms_ssim,
+        metrics=metrics,
         decoded=decoded,
         console=console,
     )
@@ -63,6 +71,7 @@ def measure_into(
         "codec": adapted.config.name,
         "quality": adapted.config.quality,
         "base_fingerprint": zoo.fingerprint(adapted.base_weights()),
+        "metrics": written(METRICS.chosen(metrics)),
         **summarise(points, adapted.domains),
     }
 
@@ -81,9 +90,10 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
 
     Returns:
         ``{"domains": {name: {…}}, "gate_accuracy": …, "weighted_minus_oracle_db": …}``. Of a domain:
-        ``images``, ``seen``, ``bpp`` (``bpp_base`` where the base codec's is another), ``psnr`` and
-        ``ms_ssim`` for every blend, ``gain`` in dB over the base for every other blend, ``gate`` (mean v),
-        and for seen domains ``gate_accuracy`` and ``predicted`` (how many pictures went to which domain).
+        ``images``, ``seen``, ``bpp`` (``bpp_base`` where the base codec's is another), ``psnr``,
+        ``ms_ssim`` and all other metrics for every blend, ``gain`` in dB over the base for every other
+        blend, ``gate`` (mean v), and for seen domains ``gate_accuracy`` and ``predicted`` (how many
+        pictures went to which domain).
     """
     names = list(dict.fromkeys(p.domain for p in points))
     summary = {name: _domain([p for p in points if p.domain == name], domains) for name in names}
@@ -112,11 +122,10 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
         "seen": some[0].seen,
         "bpp": mean(p.bpp for p in some),
         "psnr": {b: mean(p.psnr for p in rows) for b, rows in by_blend.items()},
-        "ms_ssim": {
-            b: mean(p.ms_ssim for p in rows if p.ms_ssim == p.ms_ssim)
-            for b, rows in by_blend.items()
-        },
     }
+    for metric in ("ms_ssim", *dict.fromkeys(name for p in points for name in p.more)):
+        scores = {b: [p.score(metric) for p in rows] for b, rows in by_blend.items()}
+        result[metric] = {b: mean(s for s in own if s == s) for b, own in scores.items()}
     if "base" in by_blend:
         base = result["psnr"]["base"]
         result["gain"] = {b: psnr - base for b, psnr in result["psnr"].items() if b != "base"}
@@ -154,6 +163,40 @@ def table(summary: dict[str, Any]) -> Table:
         rich.add_row(name if row["seen"] else f"{name}*", str(row["images"]), *row_of(row))
     rich.caption = "\n".join(_notes(summary) if adapters else _retrained_notes(summary))
     return rich
+
+
+def metrics_table(summary: dict[str, Any]) -> Table | None:
+    """Scores by all metrics beside PSNR: a row a metric and domain; None: there are no others."""
+    rich = Table(
+        title="Other metrics",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column in ("metric", "domain"):
+        rich.add_column(column, no_wrap=True)
+    for column in ("base", "adapted", "difference"):
+        rich.add_column(column, justify="right", no_wrap=True)
+    for scale in scales(summary):
+        for domain, row in summary["domains"].items() if scale.name != "psnr" else ():
+            cells = _metric_cells(scale, row.get(scale.name, {}))
+            if cells:
+                rich.add_row(_told(scale), domain if row["seen"] else f"{domain}*", *cells)
+    return rich if rich.rows else None
+
+
+def _told(scale: Scale) -> str:
+    return f"{scale.title}{f', {scale.unit}' if scale.unit else ''} ({scale.better} is better)"
+
+
+def _metric_cells(scale: Scale, scores: dict[str, float]) -> list[str]:
+    """Scores of base and adapted codec, and their difference; empty: there is no score."""
+    if all(math.isnan(score) for score in scores.values()):
+        return []
+    base = scores.get("base", math.nan)
+    adapted = scores.get(judged(scores) or "", math.nan)
+    return [scale.shown(base), scale.shown(adapted), scale.shown(adapted - base, signed=True)]
 
 
 _ADAPTERS_COLUMNS = ("images", "bpp", "base", "adapted", "weighted", "top1", "oracle", "gate")

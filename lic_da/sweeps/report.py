@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lic_da.evaluation.bd_rate import Curve
 from lic_da.evaluation.curves import (
+    PSNR,
     Saving,
     Series,
     anchor_curves,
@@ -27,6 +28,7 @@ from lic_da.evaluation.curves import (
 )
 from lic_da.evaluation.images import Example, most_changed
 from lic_da.evaluation.measure import Point
+from lic_da.evaluation.metrics import Scale
 from lic_da.io.files import write_text
 
 KINDS = {"source": "Source domain", "seen": "Seen domains", "unseen": "Unseen domains"}
@@ -95,14 +97,15 @@ class Report:
         jobs: of the sweep.
         series: finished jobs as series.
         savings: rows of ``bd_rate.csv``.
-        anchors: points of classical codecs.
-        anchor_names: full names of the classical codecs, with their settings.
+        anchors: points of classical codecs and of published curves.
+        anchor_names: their full names, with their settings.
         shown: pictures to look at, of ``shown_quality`` of the first series.
         worst: pictures with the smallest gains.
         shown_quality: the quality that pictures and gains of pictures are of.
         notes: what else a reader should know.
         command: that made the sweep.
         versions: of everything that matters.
+        metrics: others than PSNR, with their rows of ``bd_rate_<metric>.csv``, none if it has no BD-rate.
     """
 
     title: str
@@ -117,6 +120,7 @@ class Report:
     notes: Sequence[str]
     command: str
     versions: dict[str, str]
+    metrics: Sequence[tuple[Scale, Sequence[Saving]]] = ()
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -131,7 +135,8 @@ def write_report(report: Report, path: Path) -> None:
         report=report,
         kinds=KINDS,
         judged=" / ".join(dict.fromkeys(s.judged for s in report.series)),
-        savings_table=_savings_table(report),
+        savings_table=_savings_table(report, report.savings),
+        metrics=_metrics(report, domains),
         anchor_table=_anchor_table(report),
         anchor_labels=list(dict.fromkeys(p.codec for p in report.anchors)),
         gates=[
@@ -148,6 +153,12 @@ def write_report(report: Report, path: Path) -> None:
         },
         figures={
             **{f"rd-{d}": _json(_rd_figure(d, report)) for d in domains},
+            **{
+                f"rd-{metric.name}-{d}": _json(_rd_figure(d, report, metric))
+                for metric, _ in report.metrics
+                for d in domains
+                if _measured(report, d, metric)
+            },
             "gains": _json(_gain_figure(report)),
         },
         shown_by_domain={d: [s for s in report.shown if s.pick.domain == d] for d in domains},
@@ -226,23 +237,45 @@ class _Cell:
     reason: str
 
 
-def _cells(report: Report, series: Series, domain: str, field: str) -> dict[tuple[str, str], _Cell]:
+def _cells(
+    savings: Sequence[Saving], series: Series, domain: str, field: str
+) -> dict[tuple[str, str], _Cell]:
     """Akima figures by (blend, anchor)."""
     return {
         (r.blend, r.anchor): _Cell(getattr(r, field), r.reason)
-        for r in report.savings
+        for r in savings
         if (r.series, r.domain, r.interpolation) == (series.label, domain, "akima")
     }
 
 
-def _savings_table(report: Report) -> dict[str, list[dict[str, Any]]]:
+def _measured(report: Report, domain: str, metric: Scale) -> bool:
+    """Whether a domain has scores of a metric."""
+    return any(curve(s.points(domain, "base"), metric).bpp for s in report.series)
+
+
+def _metrics(report: Report, domains: Sequence[str]) -> list[dict[str, Any]]:
+    """The other metrics: what each saves, and which domains have a chart."""
+    return [
+        {
+            "scale": metric,
+            "table": _savings_table(report, rows),
+            "domains": [d for d in domains if _measured(report, d, metric)],
+            "reasons": sorted({r.reason for r in rows if r.anchor == "base" and r.reason}),
+        }
+        for metric, rows in report.metrics
+    ]
+
+
+def _savings_table(report: Report, savings: Sequence[Saving]) -> dict[str, list[dict[str, Any]]]:
     """Rows of the BD-rate table against the base codec, by kind of domain."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for s in report.series:
         for domain in s.domains:
-            rate = _cells(report, s, domain, "bd_rate_percent")
-            psnr = _cells(report, s, domain, "bd_psnr_db")
+            rate = _cells(savings, s, domain, "bd_rate_percent")
+            psnr = _cells(savings, s, domain, "bd_psnr_db")
             blends = [b for b in _BLEND_COLOURS if b != "base" and (b, "base") in rate]
+            if not rate:
+                continue
             rows[s.kind(domain)].append(
                 {
                     "series": s.label,
@@ -265,7 +298,7 @@ def _anchor_table(report: Report) -> list[dict[str, Any]]:
     rows = []
     for s in report.series:
         for domain in s.domains:
-            rate = _cells(report, s, domain, "bd_rate_percent")
+            rate = _cells(report.savings, s, domain, "bd_rate_percent")
             for blend in ("base", s.judged):
                 cells = {a: c for (b, a), c in rate.items() if b == blend and a != "base"}
                 if cells:
@@ -275,7 +308,7 @@ def _anchor_table(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def _rd_figure(domain: str, report: Report) -> go.Figure:
+def _rd_figure(domain: str, report: Report, metric: Scale = PSNR) -> go.Figure:
     """Curves of one domain: every series and blend, and the classical codecs."""
     figure = go.Figure()
     learned: list[Curve] = []
@@ -286,7 +319,7 @@ def _rd_figure(domain: str, report: Report) -> go.Figure:
             if blend == "base" and s.codec in bases:
                 continue
             bases |= {s.codec} if blend == "base" else set()
-            c = curve(s.points(domain, blend))
+            c = curve(s.points(domain, blend), metric)
             learned.append(c)
             several = len(own) > 1 and blend != "base"
             figure.add_trace(
@@ -298,25 +331,37 @@ def _rd_figure(domain: str, report: Report) -> go.Figure:
                     else _BLEND_COLOURS[blend],
                     _DASHES[blend],
                     [f"q{r.quality}" for r in s.runs],
+                    metric,
                     shown=not several or blend == s.judged,
                 )
             )
     labels = list(dict.fromkeys(p.codec for p in report.anchors))
-    for (label, d), c in anchor_curves(report.anchors).items():
+    for (label, d), c in anchor_curves(report.anchors, metric).items():
         if d == domain:
             colour = _ANCHOR_COLOURS[labels.index(label) % len(_ANCHOR_COLOURS)]
             points = [p for p in report.anchors if (p.codec, p.domain) == (label, domain)]
             settings = sorted({p.quality for p in points})
-            figure.add_trace(_trace(c, label, colour, "dot", [f"quality {q}" for q in settings]))
-    x, y = _ranges(learned)
+            figure.add_trace(
+                _trace(c, label, colour, "dot", [f"quality {q}" for q in settings], metric)
+            )
+    x, y = _ranges(learned, margin=0.3 if metric.compared else 0.0)
     figure.update_xaxes(title="rate, bits per pixel", range=x)
-    figure.update_yaxes(title="PSNR, dB", range=y)
+    figure.update_yaxes(title=metric.axis, range=y)
     return figure
 
 
 def _trace(
-    c: Curve, name: str, colour: str, dash: str, texts: Sequence[str], *, shown: bool = True
+    c: Curve,
+    name: str,
+    colour: str,
+    dash: str,
+    texts: Sequence[str],
+    metric: Scale,
+    *,
+    shown: bool = True,
 ) -> go.Scatter:
+    digits = 3 if metric.compared else metric.digits
+    unit = " dB" if metric.compared else f" {metric.unit}".rstrip()
     return go.Scatter(
         x=list(c.bpp),
         y=list(c.psnr),
@@ -325,16 +370,16 @@ def _trace(
         line={"color": colour, "dash": dash, "width": 2},
         marker={"size": 7},
         text=list(texts),
-        hovertemplate="%{text}: %{x:.4f} bpp, %{y:.3f} dB",
+        hovertemplate=f"%{{text}}: %{{x:.4f}} bpp, %{{y:.{digits}f}}{unit}",
         visible=True if shown else "legendonly",
     )
 
 
-def _ranges(curves: Iterable[Curve]) -> tuple[list[float], list[float]]:
+def _ranges(curves: Iterable[Curve], margin: float) -> tuple[list[float], list[float]]:
     """Axes that show the learned curves well; anchors go on beyond them."""
     bpp = [v for c in curves for v in c.bpp]
     psnr = [v for c in curves for v in c.psnr]
-    margin = 0.15 * (max(psnr) - min(psnr)) + 0.3
+    margin += 0.15 * (max(psnr) - min(psnr))
     return [0, 1.25 * max(bpp)], [min(psnr) - margin, max(psnr) + margin]
 
 

@@ -29,9 +29,10 @@ from lic_da.sweeps import jobs
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
-    from lic_da.evaluation.classical import ClassicalCodec
+    from lic_da.evaluation.classical import Anchor
     from lic_da.evaluation.curves import Saving, Series
     from lic_da.evaluation.measure import Point
+    from lic_da.evaluation.metrics import Scale
     from lic_da.sweeps.report import Pick, Shown
 
 _VERSIONS = (
@@ -54,20 +55,20 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         UserError: no job is finished, or jobs cannot be compared.
     """
     from lic_da import surroundings
-    from lic_da.evaluation.classical import METHOD, anchors_of
+    from lic_da.evaluation.classical import anchors_of
     from lic_da.evaluation.curves import (
         Run,
         savings,
         series_of,
         write_savings,
     )
-    from lic_da.evaluation.measure import read_points, write_points
+    from lic_da.evaluation.measure import ANCHORS, read_points, write_points
     from lic_da.sweeps.report import Job, Report, write_report
     from lic_da.tracking import loggers
     from lic_da.tracking.results import log_sweep
 
     console = Console(stderr=True)
-    classical = anchors_of(report.anchors, plain(report.get("classical") or {}))
+    classical = anchors_of(plain(report.anchors), plain(report.get("classical") or {}))
     surroundings.wandb_mode(logger.mode)
     states = jobs.states(sweep)
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
@@ -83,10 +84,11 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     points = [p for s in series for r in s.runs for p in r.points]
     write_points([*points, *anchors], sweep / "rd_points.csv", gate_domains)
     # What is reported is what can be computed again from the table, to the last digit.
-    anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method == METHOD]
+    anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method in ANCHORS]
     rows = savings(series, anchors)
     table = sweep / "bd_rate.csv"
     write_savings(rows, table)
+    others = _other_metrics(series, anchors, sweep)
     versions = _versions(series, loggers.git_commit())
     summary = _summary(sweep, states, series, rows, versions)
     write_json(sweep / "summary.json", summary)
@@ -109,18 +111,37 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
         notes=notes,
         command=sweep_command(sweep, series),
         versions=versions,
+        metrics=others,
     )
     write_report(content, sweep / "report.html")
     logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
     done = logged.is_file() and read_text(logged) == digest
-    if not done and log_sweep(sweep, logger, series, anchors, rows, summary):
+    if not done and log_sweep(sweep, logger, series, anchors, rows, summary, others):
         write_text(logged, digest)
     Console().print(_table(rows), highlight=False)
+    for metric, own in others:
+        if own:
+            Console().print(_table(own, metric.title), highlight=False)
     print(
         f"Tables rd_points.csv, bd_rate.csv and summary.json are in {sweep}\n"
         f"Report: {sweep / 'report.html'}"
     )
     return summary
+
+
+def _other_metrics(
+    series: Sequence[Series], anchors: Sequence[Point], sweep: Path
+) -> list[tuple[Scale, list[Saving]]]:
+    """Metrics beside PSNR and what is saved by them, which is written to ``bd_rate_<metric>.csv``."""
+    from lic_da.evaluation.curves import savings, write_savings
+
+    found = []
+    for metric in dict.fromkeys(m for s in series for m in s.metrics):
+        rows = savings(series, anchors, metric) if metric.compared else []
+        found.append((metric, rows))
+        if rows:
+            write_savings(rows, sweep / f"bd_rate_{metric.name}.csv", metric)
+    return found
 
 
 def _test_pictures(
@@ -167,20 +188,18 @@ def _test_pictures(
 
 
 def _anchors(
-    codecs: Sequence[ClassicalCodec],
+    codecs: Sequence[Anchor],
     pictures: dict[str, list[LabelledPicture]],
     data_dir: Path,
     console: Console,
 ) -> tuple[list[Point], list[str]]:
-    """Points of the classical codecs, and which of them cannot be had here."""
-    from lic_da.evaluation.classical import measure_anchor
-
+    """Points of the anchors, and which of them cannot be had here."""
     flat = [entry for own in pictures.values() for entry in own]
     points: list[Point] = []
     notes = []
     for codec in codecs:
         try:
-            points += measure_anchor(codec, flat, data_dir / "anchors", console)
+            points += codec.measured(flat, data_dir / "anchors", console)
         except UserError as error:
             notes.append(f"Left out: {error}")
             console.print(notes[-1], highlight=False, soft_wrap=True)
@@ -211,7 +230,7 @@ def _shown(
         list(chosen.values()),
         run=run.folder.name,
         blends=["base", series.judged],
-        ms_ssim=False,
+        metrics=["psnr"],
         decoded=examples,
         console=console,
     )
@@ -307,10 +326,10 @@ def _domain(series: Series, domain: str, rows: Sequence[Saving]) -> dict[str, An
     }
 
 
-def _table(rows: Sequence[Saving]) -> Table:
+def _table(rows: Sequence[Saving], metric: str = "PSNR") -> Table:
     """BD-rates against the base codec, for the terminal."""
     table = Table(
-        title="BD-rate in % (BD-PSNR in dB) against the base codec, Akima",
+        title=f"BD-rate in % (BD-{metric} in dB) against the base codec, Akima",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

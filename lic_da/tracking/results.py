@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lic_da.evaluation.curves import (
     BD_COLUMNS,
+    PSNR,
     Saving,
     Series,
     anchor_curves,
@@ -19,6 +20,7 @@ from lic_da.evaluation.curves import (
 )
 from lic_da.evaluation.images import Example, comparison
 from lic_da.evaluation.measure import JUDGED, Point
+from lic_da.evaluation.metrics import Scale, scales
 from lic_da.tracking import loggers
 
 
@@ -38,7 +40,7 @@ def log_result(
     if summary["gate_accuracy"] is not None:
         scalars["test/gate_accuracy"] = summary["gate_accuracy"]
     for name, row in summary["domains"].items():
-        for kind in ("psnr", "ms_ssim", "gain"):
+        for kind in (*(scale.name for scale in scales(summary)), "gain"):
             scalars |= {f"test/{kind}_{blend}/{name}": v for blend, v in row.get(kind, {}).items()}
         scalars |= {f"test/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
         scalars[f"test/bpp/{name}"] = row["bpp"]
@@ -79,6 +81,7 @@ def log_sweep(
     anchors: Sequence[Point],
     savings: Sequence[Saving],
     summary: dict[str, Any],
+    more: Sequence[tuple[Scale, Sequence[Saving]]] = (),
 ) -> bool:
     """The summary run of a sweep: BD-rates as scalars, curves as charts, the gate's v and all tables.
 
@@ -92,6 +95,7 @@ def log_sweep(
         anchors: points of classical codecs.
         savings: rows of ``bd_rate.csv``.
         summary: contents of ``summary.json``; its series become the run's config.
+        more: other metrics, and the rows of their ``bd_rate_<metric>.csv``.
 
     Returns:
         Whether there is such a run now: W&B may be turned off.
@@ -104,7 +108,7 @@ def log_sweep(
     if run is None:
         return False
     try:
-        _log_sweep(run, series, anchors, savings)
+        _log_sweep(run, series, anchors, savings, more)
     except BaseException:
         loggers.forget(sweep)
         run.finish(exit_code=1)
@@ -114,7 +118,11 @@ def log_sweep(
 
 
 def _log_sweep(
-    run: Any, series: Sequence[Series], anchors: Sequence[Point], savings: Sequence[Saving]
+    run: Any,
+    series: Sequence[Series],
+    anchors: Sequence[Point],
+    savings: Sequence[Saving],
+    more: Sequence[tuple[Scale, Sequence[Saving]]],
 ) -> None:
     import wandb
 
@@ -124,22 +132,23 @@ def _log_sweep(
         run.define_metric(metrics, step_metric="quality")
     for quality in sorted({r.quality for s in series for r in s.runs}):
         run.log({"quality": quality, **_means(series, quality)})
-    scalars = {}
-    for r in savings:
-        shown = r.anchor == "base" or r.blend in ("base", *JUDGED)
-        if shown and r.interpolation == "akima" and not math.isnan(r.bd_rate_percent):
-            against = "" if r.anchor == "base" else f"_against_{r.anchor.lower().replace(' ', '_')}"
-            name = f"{r.domain}/{_prefix(series, r.series)}{r.blend}"
-            scalars[f"bd_rate{against}/{name}"] = r.bd_rate_percent
-            if not math.isnan(r.bd_psnr_db):
-                scalars[f"bd_psnr{against}/{name}"] = r.bd_psnr_db
-    charts = {
-        f"rd/{domain}": _rd_chart(domain, series, anchors)
-        for domain in dict.fromkeys(d for s in series for d in s.domains)
-    }
-    tables = {"tables/bd_rate": wandb.Table(list(BD_COLUMNS))}
-    for r in savings:
-        tables["tables/bd_rate"].add_data(*(getattr(r, column) for column in BD_COLUMNS))
+    scalars: dict[str, float] = {}
+    charts: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    for metric, rows in ((PSNR, savings), *more):
+        own = "" if metric == PSNR else f"_{metric.name}"
+        scalars |= _bd_scalars(series, rows, metric)
+        for domain in dict.fromkeys(d for s in series for d in s.domains):
+            chart = _rd_chart(domain, series, anchors, metric)
+            charts |= {f"rd{own}/{domain}": chart} if chart else {}
+        tables[f"tables/rd_means{own}"] = _rd_means(series, anchors, metric)
+        if rows:
+            columns: list[str | int] = [
+                column.replace("psnr", metric.name) for column in BD_COLUMNS
+            ]
+            tables[f"tables/bd_rate{own}"] = wandb.Table(columns)
+        for r in rows:
+            tables[f"tables/bd_rate{own}"].add_data(*(getattr(r, c) for c in BD_COLUMNS))
     for s in series:
         chosen = {domain: v for domain in s.domains if (v := s.gate(domain))}
         if not chosen:
@@ -148,8 +157,23 @@ def _log_sweep(
         for domain, v in chosen.items():
             gate.add_data(domain, s.kind(domain), *(v[d] for d in s.trained))
         tables[f"gate/{_prefix(series, s.label)}mean_v"] = gate
-    tables["tables/rd_means"] = _rd_means(series, anchors)
     run.log({**scalars, **charts, **tables})
+
+
+def _bd_scalars(
+    series: Sequence[Series], savings: Sequence[Saving], metric: Scale
+) -> dict[str, float]:
+    own = "" if metric == PSNR else f"_{metric.name}"
+    scalars = {}
+    for r in savings:
+        shown = r.anchor == "base" or r.blend in ("base", *JUDGED)
+        if shown and r.interpolation == "akima" and not math.isnan(r.bd_rate_percent):
+            against = "" if r.anchor == "base" else f"_against_{r.anchor.lower().replace(' ', '_')}"
+            name = f"{r.domain}/{_prefix(series, r.series)}{r.blend}"
+            scalars[f"bd_rate{own}{against}/{name}"] = r.bd_rate_percent
+            if not math.isnan(r.bd_psnr_db):
+                scalars[f"bd_{metric.name}{against}/{name}"] = r.bd_psnr_db
+    return scalars
 
 
 def _prefix(series: Sequence[Series], label: str) -> str:
@@ -169,44 +193,50 @@ def _means(series: Sequence[Series], quality: int) -> dict[str, float]:
 
 
 def _curves(
-    series: Sequence[Series], anchors: Sequence[Point]
+    series: Sequence[Series], anchors: Sequence[Point], metric: Scale
 ) -> Iterator[tuple[str, str, tuple[float, ...], tuple[float, ...]]]:
-    """(domain, name, bpp, PSNR) of all mean curves."""
+    """(domain, name, bpp, scores) of all mean curves."""
     for s in series:
         for domain in s.domains:
             for blend in s.blends(domain):
-                c = curve(s.points(domain, blend))
+                c = curve(s.points(domain, blend), metric)
                 yield domain, f"{_prefix(series, s.label)}{blend}", c.bpp, c.psnr
-    for (label, domain), c in anchor_curves(anchors).items():
+    for (label, domain), c in anchor_curves(anchors, metric).items():
         yield domain, label, c.bpp, c.psnr
 
 
-def _rd_chart(domain: str, series: Sequence[Series], anchors: Sequence[Point]) -> Any:
+def _rd_chart(
+    domain: str, series: Sequence[Series], anchors: Sequence[Point], metric: Scale
+) -> Any:
+    """The curves of a domain; None: nothing there has a score."""
     import wandb
 
     names, xs, ys = [], [], []
-    highest = max(b for s in series for b in curve(s.points(domain, "base")).bpp)
-    for d, name, bpp, psnr in _curves(series, anchors):
+    rates = [b for s in series for b in curve(s.points(domain, "base"), metric).bpp]
+    highest = max(rates, default=0)
+    for d, name, bpp, psnr in _curves(series, anchors, metric):
         # Anchors go on to rates at which the learned curves could not be told apart.
         near = [(x, y) for x, y in zip(bpp, psnr, strict=True) if x <= 1.5 * highest]
         if d == domain and near:
             names.append(name)
             xs.append([x for x, _ in near])
             ys.append([y for _, y in near])
+    if not names:
+        return None
     return wandb.plot.line_series(
         xs=xs,
         ys=ys,
         keys=names,
-        title=f"{domain}: PSNR in dB over bits per pixel",
+        title=f"{domain}: {metric.axis} over bits per pixel",
         xname="bpp",
     )
 
 
-def _rd_means(series: Sequence[Series], anchors: Sequence[Point]) -> Any:
+def _rd_means(series: Sequence[Series], anchors: Sequence[Point], metric: Scale) -> Any:
     import wandb
 
-    table = wandb.Table(["domain", "curve", "bpp", "psnr"])
-    for domain, name, bpp, psnr in _curves(series, anchors):
+    table = wandb.Table(["domain", "curve", "bpp", metric.name])
+    for domain, name, bpp, psnr in _curves(series, anchors, metric):
         for point in zip(bpp, psnr, strict=True):
             table.add_data(domain, name, *point)
     return table

@@ -139,7 +139,7 @@ def before_and_after(
         [p for p in pictures if p.domain in earlier.domains],
         run=folder.name,
         blends=blends,
-        ms_ssim=False,
+        metrics=["psnr"],
         console=console,
     )
     write_points(points, folder / BEFORE, earlier.domains)

@@ -38,7 +38,8 @@ from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.curves import without_effect
 from lic_da.evaluation.images import Examples, comparison
 from lic_da.evaluation.measure import check_blends
-from lic_da.evaluation.summary import measure_into, table
+from lic_da.evaluation.metrics import METRICS
+from lic_da.evaluation.summary import measure_into, metrics_table, table
 from lic_da.io.files import (
     atomic_path,
     read_json,
@@ -53,7 +54,7 @@ from lic_da.methods.module import CodecModule, TrainedAveraging
 from lic_da.methods.optim import check_optimiser
 from lic_da.methods.processes import check_processes, is_first
 from lic_da.methods.steps import ExactSteps
-from lic_da.migrations import run_settings
+from lic_da.migrations import metric_names, run_settings
 from lic_da.registry import MODULES
 from lic_da.tracking import loggers
 from lic_da.tracking.results import log_result
@@ -317,6 +318,7 @@ def _check(config: DictConfig) -> tuple[str, ...]:
             raise UserError(
                 f"data.{key} must be a multiple of {config.codec.stride} for this codec."
             )
+    METRICS.chosen(metric_names(config.evaluation))
     check_blends(config.evaluation.blends, pack.codec_class(config.method.codec).blends)
     return names
 
@@ -364,7 +366,7 @@ def _result(
             adapted,
             pictures,
             blends=config.evaluation.blends,
-            ms_ssim=config.evaluation.ms_ssim,
+            metrics=metric_names(config.evaluation),
             decoded=examples,
             console=console,
         ),
@@ -388,6 +390,8 @@ def _result(
     log_result(attached, summary, adapted.domains, examples.kept)
     out = Console(record=True)
     out.print(table(summary))
+    if others := metrics_table(summary):
+        out.print(others)
     if config.extend:
         out.print(extend.table(summary["before_after"]))
     for images in data.images.values():

@@ -1,0 +1,131 @@
+"""Results of runs and sweeps in the formats of other tools: ``lic-da results export``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lic_da.errors import UserError, unknown
+from lic_da.evaluation.compressai_json import content
+from lic_da.evaluation.curves import Run, Series, series_of
+from lic_da.evaluation.measure import ANCHORS, Point, read_points
+from lic_da.io.files import write_json
+from lic_da.sweeps import jobs
+
+FORMATS = ("compressai",)
+
+
+def read_series(folder: Path) -> list[Series]:
+    """The series of a run or a sweep.
+
+    Raises:
+        UserError: it is neither, or nothing of it is finished.
+    """
+    if (folder / "config.yaml").is_file():
+        return series_of([Run.read(folder)])
+    runs = [Run.read(s.folder) for s in jobs.states(folder) if s.state == "done"]
+    if not runs:
+        raise UserError(f"No job of {folder} is done, so there is nothing to export.")
+    return series_of(runs)
+
+
+def export(
+    source: Path,
+    target: Path,
+    *,
+    domains: Sequence[str] = (),
+    blend: str | None = None,
+    label: str | None = None,
+    name: str | None = None,
+) -> list[Path]:
+    """Write curves in the JSON of CompressAI's tools.
+
+    Args:
+        source: folder of a run or a sweep.
+        target: a ``.json`` file: one curve, over all images of the domains together. Anything else is a
+            folder: a file for each series, domain and blend, and for each anchor of a sweep.
+        domains: whose test images; none: of a file the seen ones, of a folder all.
+        blend: of a file, the way to decode; None: the one the method is judged by. Of a folder, None: all.
+        label: of the series to export, where a sweep has several; None: of a folder all.
+        name: of the curve, of a file; None: made of codec, method and domains.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: there is no such run, series, domain or blend.
+    """
+    series = [s for s in read_series(source) if label in (None, s.label)]
+    if not series:
+        raise unknown("series", label, [s.label for s in read_series(source)])
+    for domain in domains:
+        tested = list(dict.fromkeys(d for s in series for d in s.domains))
+        if domain not in tested:
+            raise unknown("domain", domain, tested)
+    if target.suffix == ".json":
+        if len(series) > 1:
+            raise UserError(
+                f"{source} has several series, and a file holds one curve: name one by --series, or a "
+                f"folder instead of {target}. Series: {'; '.join(s.label for s in series)}."
+            )
+        write_json(target, _curve(series[0], domains or series[0].trained, blend, name))
+        return [target]
+    if name is not None:
+        raise UserError("A name is for one curve: let OUT end in .json.")
+    files = {}
+    for file, curve in _curves(series, source, domains, blend):
+        files[target / f"{file}.json"] = curve
+    for path, curve in files.items():
+        write_json(path, curve)
+    return list(files)
+
+
+def _curves(
+    series: Sequence[Series], source: Path, domains: Sequence[str], blend: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names of files and what goes into them."""
+    for s in series:
+        before = (s.label,) if len(series) > 1 else ()
+        for domain in domains or s.domains:
+            for own in (blend,) if blend else s.blends(domain):
+                yield _slug(*before, domain, own), _curve(s, [domain], own, None)
+    table = source / "rd_points.csv"
+    if blend is None and table.is_file():
+        anchors: dict[tuple[str, str], list[Point]] = {}
+        for p in read_points(table):
+            if p.method in ANCHORS and (not domains or p.domain in domains):
+                anchors.setdefault((p.domain, p.codec), []).append(p)
+        for (domain, codec), points in anchors.items():
+            text = f"{codec}, test images of {domain}; rates of whole files"
+            yield _slug(domain, codec), content(points, codec, text, {"dataset": domain})
+
+
+def _slug(*parts: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", "_".join(parts))
+
+
+def _curve(
+    s: Series, domains: Sequence[str], blend: str | None, name: str | None
+) -> dict[str, Any]:
+    chosen = blend or s.judged
+    points = []
+    for domain in domains:
+        if chosen not in s.blends(domain):
+            raise unknown("blend", chosen, s.blends(domain), f"for domain {domain} of {s.label}")
+        points += s.points(domain, chosen)
+    tested = "+".join(domains)
+    meta = {
+        "dataset": tested,
+        "codec": s.codec,
+        "method": s.method,
+        "blend": chosen,
+        "domains": list(s.trained),
+        "series": s.label,
+        "made_by": f"lic_da {importlib.metadata.version('lic-da')}",
+    }
+    how = "base decoder" if chosen == "base" else f"{s.method}, {chosen}"
+    text = f"{s.codec}, {how}; test images of {tested}; rates of entropy-coded strings"
+    return content(points, name or f"{s.codec}, {how}, {tested}", text, meta)
