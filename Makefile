@@ -66,7 +66,7 @@ pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64 (hours on a CPU; r
 	$(PY) -m lic_da.pretrain codec=$(CODEC) $(ARGS)
 
 bench: setup  ## time adapted decoding against the base decoder: CODECS=name,name
-	$(PY) benchmarks/decoding.py --codecs $(CODECS)
+	$(PY) -m benchmarks.decoding --codecs $(CODECS)
 
 experiments/%: data  ## run an experiment, e.g. make experiments/base_codecs
-	$(PY) experiments/$*/run.py $(ARGS)
+	$(PY) -m experiments.$*.run $(ARGS)

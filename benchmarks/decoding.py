@@ -10,15 +10,13 @@ Results are written beside this file, in ``results/``.
 
 from __future__ import annotations
 
-import csv
 import gc
 import os
 import platform
 import random
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -26,14 +24,24 @@ from typing import Annotated, NamedTuple
 import matplotlib.pyplot as plt
 import torch
 import typer
-from common import HEIGHT, RESULTS, WIDTH, adapted, by_formula, smooth_picture
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.fixtures import (
+    HEIGHT,
+    RESULTS,
+    WIDTH,
+    Rounds,
+    adapted,
+    by_formula,
+    quartiles,
+    smooth_picture,
+)
+from experiments import common
 from lic_da.adapters.synthesis import AdaptedSynthesis
-from lic_da.io.files import atomic_path, write_text
+from lic_da.io.files import write_text
 
 DOMAINS = (1, 3, 9, 33, 65)
 FEW = 3
@@ -123,30 +131,14 @@ def _measurement(
     first: dict[tuple[str, int], Call],
 ) -> Measurement:
     form, count = key
-    low, middle, high = statistics.quantiles(ms, n=4)
-    ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4)
-    growth_low, growth, growth_high = statistics.quantiles(growths, n=4)
     difference = 0.0
     if form == "fold":
         reference = first["branches", count].picture
         difference = (first[key].picture - reference).abs().max().item()
         difference /= max(1.0, reference.abs().max().item())
     return Measurement(
-        codec=codec,
-        form=form,
-        domains=count,
-        median_ms=middle,
-        lower_quartile_ms=low,
-        upper_quartile_ms=high,
-        ratio=ratio,
-        ratio_lower_quartile=ratio_low,
-        ratio_upper_quartile=ratio_high,
-        growth=growth,
-        growth_lower_quartile=growth_low,
-        growth_upper_quartile=growth_high,
-        peak_mib=first[key].peak_mib,
-        max_difference=difference,
-        rounds=len(ms),
+        *(codec, form, count, *quartiles(ms), *quartiles(ratios), *quartiles(growths)),
+        *(first[key].peak_mib, difference, len(ms)),
     )
 
 
@@ -220,15 +212,13 @@ def plot(rows: Sequence[Measurement], path: Path) -> None:
     axes.minorticks_off()
     axes.legend()
     axes.set_title(f"{rows[0].codec}, {HEIGHT}×{WIDTH}", fontsize="medium")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    plt.close(figure)
+    common.save_plot(figure, path, dpi=150)
 
 
 def main(
     codecs: Annotated[str, typer.Option(help="Names in conf/codec, with commas.")],
-    rounds: int = 61,
-    slow_rounds: int = SLOW_ROUNDS,
+    rounds: Rounds = 61,
+    slow_rounds: Rounds = SLOW_ROUNDS,
     domains: str = ",".join(map(str, DOMAINS)),
     output: Path = RESULTS,
 ) -> None:
@@ -242,18 +232,7 @@ def main(
         out = table(rows)
         out.title = f"{name}, {HEIGHT}×{WIDTH}, {machine}"
         console.print(out)
-        with (
-            atomic_path(output / f"{name}.csv") as temporary,
-            open(temporary, "w", newline="") as file,
-        ):
-            writer = csv.DictWriter(
-                file, [f.name for f in fields(Measurement)], lineterminator="\n"
-            )
-            writer.writeheader()
-            writer.writerows(
-                {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
-                for row in rows
-            )
+        common.write_table(output / f"{name}.csv", rows, ".5g")
         record = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
         record.print(out)
         write_text(output / f"{name}.txt", record.export_text())

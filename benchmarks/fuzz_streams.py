@@ -12,9 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-import atheris
 import torch
 
+try:
+    import atheris
+except ModuleNotFoundError:
+    sys.exit("The fuzzer needs atheris: pip install atheris")
 with atheris.instrument_imports(include=["lic_da"]):
     from lic_da.io import bitstream
     from lic_da.methods.adapters import codec as _  # noqa: F401

@@ -7,7 +7,6 @@ beside this file, in ``results/large_image.csv``; the mosaic and its stream go t
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 import tempfile
@@ -21,13 +20,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.fixtures import RESULTS
+from experiments import common
 from lic_da.config import CONF
 from lic_da.data.domains import prepare
 from lic_da.io.bitstream import Stream
-from lic_da.io.files import atomic_path
 from lic_da.io.images import RGB, read_rgb, save_png
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def mosaic(width: int, height: int) -> RGB:
@@ -97,10 +95,7 @@ def main(
         }
         for command, (seconds, peak) in zip(("compress", "decompress"), took, strict=True)
     ]
-    with atomic_path(output) as temporary_file, open(temporary_file, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write_table(output, rows)
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*map(str, row.values()))

@@ -8,24 +8,22 @@ busy for all; ratios are medians of the ratios to the base codec within a round.
 
 from __future__ import annotations
 
-import csv
 import random
-import statistics
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import typer
-from common import RESULTS, smooth_picture
-from decoding import timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.decoding import timed
+from benchmarks.fixtures import RESULTS, Rounds, quartiles, smooth_picture
+from experiments import common
 from lic_da.errors import UserError
-from lic_da.io.files import atomic_path
 from lic_da.methods import pack
 
 
@@ -65,34 +63,14 @@ def measure(packs: list[Path], rounds: int, console: Console) -> list[Row]:
     rows = []
     for number, codec in enumerate(codecs):
         own, base = (number, codec.blends[0]), (number, "base")
-        low, middle, high = statistics.quantiles([t[own] for t in took], n=4)
-        ratios = statistics.quantiles([t[own] / t[base] for t in took], n=4)
-        rows.append(
-            Row(
-                method=codec.method,
-                codec=codec.config.name,
-                quality=codec.config.quality,
-                domains=len(codec.domains),
-                median_ms=middle,
-                lower_quartile_ms=low,
-                upper_quartile_ms=high,
-                ratio=ratios[1],
-                ratio_lower_quartile=ratios[0],
-                ratio_upper_quartile=ratios[2],
-                rounds=rounds,
-            )
-        )
+        ms, ratios = [t[own] for t in took], [t[own] / t[base] for t in took]
+        of = (codec.method, codec.config.name, codec.config.quality, len(codec.domains))
+        rows.append(Row(*of, *quartiles(ms), *quartiles(ratios), rounds))
     return rows
 
 
-def main(packs: list[Path], rounds: int = 61, output: Path = RESULTS) -> None:
-    """Measure, print the table, write it.
-
-    Args:
-        packs: folders of packs, one a method.
-        rounds: how often each is timed.
-        output: folder of the results.
-    """
+def main(packs: list[Path], rounds: Rounds = 61, output: Path = RESULTS) -> None:
+    """Measure packs, one a method, print the table and write it to a folder."""
     try:
         rows = measure(packs, rounds, Console(stderr=True))
     except UserError as error:
@@ -109,11 +87,7 @@ def main(packs: list[Path], rounds: int = 61, output: Path = RESULTS) -> None:
         )
     table.title = f"Decoding 512×768, {torch.get_num_threads()} threads, torch {torch.__version__}"
     Console().print(table)
-    with atomic_path(output / "methods.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
-        for row in rows:
-            writer.writerow(f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row))
+    common.write_table(output / "methods.csv", rows, ".4f")
 
 
 if __name__ == "__main__":

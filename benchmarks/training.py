@@ -19,17 +19,14 @@ how much of it came on top of what it held before its first step. Results are in
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import platform
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,15 +34,15 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import RESULTS, adapted, by_formula, smooth_picture
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.utils.data import default_collate
 
+from benchmarks.fixtures import RESULTS, Rounds, adapted, by_formula, quartiles, smooth_picture
+from experiments import common
 from lic_da.data.latents.crops import shown
 from lic_da.evaluation.curves import Run
-from lic_da.io.files import atomic_path
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.methods.losses import adaptation, bits_per_pixel
 from lic_da.methods.optim import optimiser_of
@@ -191,33 +188,21 @@ def measure(codec: str, device: str, rounds: int, threads: int, console: Console
     for way, measured in took.items():
         seconds = [m[0] for m in measured]
         ratios = [a[0] / b for a, b in zip(took[WAYS[0]], seconds, strict=True)]
-        low, median, high = statistics.quantiles(seconds, n=4)
-        low_ratio, ratio, high_ratio = statistics.quantiles(ratios, n=4)
         peak, step = (max(m[i] for m in measured) for i in (1, 2))
         where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} threads"
         rows.append(
             Row(
-                *(codec, where, way, size, crop, median, low, high),
-                *(ratio, low_ratio, high_ratio, size / median, peak, step, rounds),
+                *(codec, where, way, size, crop, *quartiles(seconds), *quartiles(ratios)),
+                *(size / statistics.median(seconds), peak, step, rounds),
             )
         )
     return rows
 
 
-def write(path: Path, rows: Sequence[Any]) -> None:
-    """A table as CSV."""
-    with atomic_path(path) as temporary, open(temporary, "w") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            values = asdict(row).items()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values})
-
-
 @app.command()
 def steps(
     codecs: str = ",".join(SIZES),
-    rounds: int = 15,
+    rounds: Rounds = 15,
     threads: Annotated[int, typer.Option(help="Of each process.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
@@ -232,7 +217,7 @@ def steps(
             *(f"{row.images_per_s:.1f}", f"{row.peak_mib:.0f}", f"{row.step_mib:.0f}"),
         )
     Console().print(table, f"{platform.processor()} torch {torch.__version__}")
-    write(RESULTS / f"training_{device}.csv", rows)
+    common.write_table(RESULTS / f"training_{device}.csv", rows, ".6g")
 
 
 @dataclass(frozen=True)
@@ -260,22 +245,23 @@ def same(steps: int = 500, seeds: int = 3) -> None:
     for seed in range(seeds):
         runs = {}
         for way, settings in ways.items():
-            folder = Path("outputs") / "benchmark_training" / f"{way}_{steps}_s{seed}"
+            folder = common.OUTPUTS / "benchmark_training" / f"{way}_{steps}_s{seed}"
             if not (folder / "summary.json").is_file():
-                command = [
-                    *(sys.executable, "-m", "lic_da.train", f"seed={seed}", *settings),
-                    *(f"codec.training.steps={steps}", f"hydra.run.dir={folder}", "logger=none"),
-                    *("evaluation.ms_ssim=false", "evaluation.examples=0", "unseen=[]"),
+                common.start(
+                    *("train", f"hydra.run.dir={folder}", f"seed={seed}", *settings),
+                    *(f"codec.training.steps={steps}", *common.BRIEF),
                     *("evaluation.blends=[base,weighted]", "evaluation.compatibility=1"),
-                ]
-                subprocess.run(command, check=True)
+                )
             runs[way] = Run.read(folder)
         for domain in runs["cached"].summary["domains"]:
-            tested = [run.summary["domains"][domain]["psnr"]["weighted"] for run in runs.values()]
-            validated = [run.validated()[domain] for run in runs.values()]
-            differences = [a - b for a, b in (tested, validated)]
-            rows.append(Same(seed, domain, *tested, differences[0], *validated, differences[1]))
-    write(RESULTS / "training_same.csv", rows)
+            cached, uncached = (
+                run.summary["domains"][domain]["psnr"]["weighted"] for run in runs.values()
+            )
+            cached_val, uncached_val = (run.validated()[domain] for run in runs.values())
+            test = (cached, uncached, cached - uncached)
+            validation = (cached_val, uncached_val, cached_val - uncached_val)
+            rows.append(Same(seed, domain, *test, *validation))
+    common.write_table(RESULTS / "training_same.csv", rows, ".6g")
     for seed in range(seeds):
         own = [row for row in rows if row.seed == seed]
         tested = statistics.mean(row.difference_db for row in own)
@@ -296,7 +282,7 @@ class Input:
     share: float
 
 
-_PROFILED = {"waited": "train_dataloader_next", "computed": "run_training_batch"}
+_PROFILED = ("train_dataloader_next", "run_training_batch")  # waited, computed
 
 
 @app.command()
@@ -308,28 +294,21 @@ def inputs(steps: int = 200) -> None:
     rows = []
     for way, cached in (("cached", "true"), ("uncached", "false")):
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                *(sys.executable, "-m", "lic_da.train", f"hydra.run.dir={folder}", "logger=none"),
+            common.start(
+                *("train", f"hydra.run.dir={folder}", f"data.latent_cache={cached}"),
                 *(f"codec.training.steps={steps}", f"data.batches_per_epoch={steps}"),
-                *(f"data.latent_cache={cached}", "data.val_images=1", "unseen=[]"),
-                *(
-                    "evaluation.blends=[base,weighted]",
-                    "evaluation.ms_ssim=false",
-                    "evaluation.examples=0",
-                ),
+                *("data.val_images=1", "evaluation.blends=[base,weighted]", *common.BRIEF),
                 "+trainer.profiler._target_=lightning.pytorch.profilers.SimpleProfiler",
                 *(f"+trainer.profiler.dirpath={folder}", "+trainer.profiler.filename=profile"),
-            ]
-            subprocess.run(command, check=True)
+            )
             (path,) = Path(folder).glob("*profile*.txt")
             lines = path.read_text().splitlines()
-        took = [
-            sum(float(line.split("|")[4]) for line in lines if name in line)
-            for name in _PROFILED.values()
-        ]
-        rows.append(Input(way, steps, *took, took[0] / sum(took)))
+        waited, computed = (
+            sum(float(line.split("|")[4]) for line in lines if name in line) for name in _PROFILED
+        )
+        rows.append(Input(way, steps, waited, computed, waited / (waited + computed)))
         print(rows[-1])
-    write(RESULTS / "training_inputs.csv", rows)
+    common.write_table(RESULTS / "training_inputs.csv", rows, ".6g")
 
 
 if __name__ == "__main__":

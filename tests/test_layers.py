@@ -10,7 +10,7 @@ import lic_da
 
 PACKAGE = Path(lic_da.__file__).parent
 FLOORS = (  # from the roof down; a part imports itself and what lies below its floor
-    {"cli", "describe", "evaluate", "pretrain", "summarize", "train", "workspace"},
+    {"cli", "describe", "evaluate", "pretrain", "results", "summarize", "train", "workspace"},
     {"command"},
     {"sweeps", "pretraining"},
     {"training", "files"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
@@ -32,7 +34,10 @@ from lic_da.evaluation.metrics import METRICS, Scale, scales
 from lic_da.evaluation.summary import metrics_table
 from lic_da.io.images import RGB
 from lic_da.migrations import metric_names, run_settings
-from tests.test_report import run_of
+from lic_da.sweeps.report import write_report
+from lic_da.tracking.results import log_sweep
+from tests.test_report import report_of, run_of
+from tests.wandb_records import OfflineRun
 
 MS_SSIM = METRICS["ms_ssim"].scale
 
@@ -240,3 +245,55 @@ def test_the_table_of_other_metrics_gives_each_its_digits_and_direction() -> Non
     assert "LPIPS (lower is better) b* 0.5000 0.5000 +0.0000" in lines
     assert not any(line.startswith("MS-SSIM") and " b* " in line for line in lines)
     assert metrics_table({**summary, "metrics": told[:1]}) is None
+
+
+def test_the_report_has_a_table_and_curves_of_every_metric(
+    photographs: list[RGB], tmp_path: Path, own_metric: str
+) -> None:
+    series = with_scores("ms_ssim", own_metric)
+    scale, own = METRICS["ms_ssim"].scale, METRICS[own_metric].scale
+    rows = savings(series, (), scale)
+    report = report_of(series, photographs)
+    write_report(
+        dataclasses.replace(report, metrics=[(scale, rows), (own, [])]), tmp_path / "report.html"
+    )
+    text = (tmp_path / "report.html").read_text()
+    section = text.partition('<section id="metric-ms_ssim">')[2].partition("</section>")[0]
+    (row,) = (
+        r
+        for r in rows
+        if (r.domain, r.blend, r.anchor, r.interpolation) == ("sketch", "weighted", "base", "akima")
+    )
+    assert f'data-value="{row.bd_rate_percent:.4f}"' in section
+    assert f'data-value="{row.bd_psnr_db:.4f}"' in section
+    for domain in ("natural", "sketch", "clipart"):
+        assert f'id="rd-ms_ssim-{domain}"' in section
+        assert f'"rd-ms_ssim-{domain}": {{"data"' in text
+    plain = text.partition('<section id="metric-own">')[2].partition("</section>")[0]
+    assert "not compared by a BD-rate" in plain and 'id="rd-own-sketch"' in plain
+    assert scale.axis in section and '"Own"' in text
+
+
+def test_wandb_gets_bd_rates_curves_and_means_of_every_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    series = with_scores("ms_ssim")
+    scale = METRICS["ms_ssim"].scale
+    rows = savings(series, (), scale)
+    logger = OmegaConf.create({"project": "test", "mode": "offline", "group": None})
+    summary = {"series": [{"label": "sketch", "tested": {}}]}
+    assert log_sweep(tmp_path, logger, series, (), savings(series), summary, [(scale, rows)])
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    run = OfflineRun.read(file)
+    (row,) = (
+        r for r in rows if (r.domain, r.blend, r.interpolation) == ("sketch", "weighted", "akima")
+    )
+    assert run.logged("bd_rate_ms_ssim/sketch/weighted") == pytest.approx(row.bd_rate_percent)
+    assert run.logged("bd_ms_ssim/sketch/weighted") == pytest.approx(row.bd_psnr_db)
+    assert run.logged("bd_rate/sketch/weighted") < 0
+    means = json.loads(
+        (file.parent / "files" / run.logged("tables/rd_means_ms_ssim/path")).read_text()
+    )
+    assert means["columns"] == ["domain", "curve", "bpp", "ms_ssim"]
+    assert run.logged("rd_ms_ssim/sketch_table/path")

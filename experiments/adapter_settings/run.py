@@ -8,20 +8,15 @@ same base weights are not done again.
 
 from __future__ import annotations
 
-import csv
-import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import typer
 
-from lic_da.evaluation.curves import Run
-from lic_da.io.files import atomic_path
+from experiments import common
 
 HERE = Path(__file__).parent
-RUNS = Path("outputs") / "experiment_adapter_settings"
+RUNS = common.OUTPUTS / "experiment_adapter_settings"
 DOMAINS, QUALITY = ("natural", "sketch", "comic"), 3
 COMMON = {"steps": 500, "gamma": 0.01, "lr": 1e-3, "gate_lr": 3e-3}
 CHANGES: tuple[dict[str, float], ...] = (
@@ -37,22 +32,17 @@ def train(codec: str, change: dict[str, float]) -> dict[str, str]:
     name = "_".join(f"{key}{value:g}" for key, value in change.items()) or "common"
     folder = RUNS / codec / name
     settings = {**COMMON, **change}
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "lic_da.train", "-m", f"codec={codec}"),
-            *(f"codec.quality={QUALITY}", f"domains=[{','.join(DOMAINS[1:])}]"),
-            *(f"codec.training.{key}={value}" for key, value in settings.items()),
-            *(f"hydra.sweep.dir={folder}", "logger=none", "unseen=[]", "early_stopping=null"),
-            *("evaluation.blends=[base,weighted]", "evaluation.ms_ssim=false"),
-            *("evaluation.examples=0", "evaluation.compatibility=1"),
-            *("report.anchors=[]", "report.examples=0"),
-        ],
-        check=True,
+    common.sweep(
+        folder,
+        *(f"codec={codec}", f"codec.quality={QUALITY}", f"domains=[{','.join(DOMAINS[1:])}]"),
+        *(f"codec.training.{key}={value}" for key, value in settings.items()),
+        *("early_stopping=null", "evaluation.blends=[base,weighted]", "evaluation.compatibility=1"),
+        *(*common.BRIEF, *common.NO_REPORT),
     )
-    (summary,) = folder.glob("*/summary.json")
+    (run,) = common.finished(folder)
     if not change:
-        shutil.copy(summary.with_name("table.txt"), HERE / f"{codec}.txt")
-    psnr = Run.read(summary.parent).validated()
+        common.keep(run.folder / "table.txt", HERE / f"{codec}.txt")
+    psnr = run.validated()
     return {
         "codec": codec,
         **{key: f"{value:g}" for key, value in settings.items()},
@@ -64,10 +54,7 @@ def train(codec: str, change: dict[str, float]) -> dict[str, str]:
 def main(codecs: str = "mbt2018_mean_n64") -> None:
     """Train what is missing and write the table."""
     rows = [train(codec, change) for codec in codecs.split(",") for change in CHANGES]
-    with atomic_path(HERE / "settings.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write_table(HERE / "settings.csv", rows)
 
 
 if __name__ == "__main__":

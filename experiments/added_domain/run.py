@@ -7,37 +7,55 @@ finished are not done again. Writes results.csv, before_after.csv and gains.png 
 
 from __future__ import annotations
 
-import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import typer
 from hydra import compose, initialize_config_dir
 
+from experiments import common
 from lic_da.config import CONF
-from lic_da.io.files import atomic_path
 from lic_da.training.run import train_what_is_missing
 
 HERE = Path(__file__).parent
-RUNS = Path("outputs") / "experiment_added_domain"
+RUNS = common.OUTPUTS / "experiment_added_domain"
 NEW = "clipart"
+EXTENDED = [f"domains=[{NEW}]", f"extend={RUNS / 'earlier_pack' / 'pack'}"]
 SETTINGS = {
     "earlier pack": ["domains=[sketch,comic]"],
-    "extended, replay": [f"domains=[{NEW}]", f"extend={RUNS / 'earlier_pack' / 'pack'}"],
-    "extended, frozen features": [
-        f"domains=[{NEW}]",
-        f"extend={RUNS / 'earlier_pack' / 'pack'}",
-        "own_features=0",
-    ],
-    "extended, no replay": [
-        f"domains=[{NEW}]",
-        f"extend={RUNS / 'earlier_pack' / 'pack'}",
-        "replay=false",
-    ],
+    "extended, replay": EXTENDED,
+    "extended, frozen features": [*EXTENDED, "own_features=0"],
+    "extended, no replay": [*EXTENDED, "replay=false"],
     "from the start": [f"domains=[sketch,comic,{NEW}]"],
 }
-Summaries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Test pictures of a domain, decoded with a blend after a run: PSNR, gain over the base codec in dB."""
+
+    run: str
+    domain: str
+    blend: str
+    images: int
+    psnr: float
+    gain: float
+    gate_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """PSNR of an earlier domain before and after an extension, in dB."""
+
+    run: str
+    domain: str
+    blend: str
+    before_psnr: float
+    after_psnr: float
+    difference: float
 
 
 def trained(label: str, overrides: list[str]) -> dict[str, Any]:
@@ -49,79 +67,71 @@ def trained(label: str, overrides: list[str]) -> dict[str, Any]:
     return train_what_is_missing(config, folder)
 
 
-def write_tables(summaries: Summaries) -> None:
-    """results.csv, a row a run, domain and blend; before_after.csv, of the earlier domains."""
-    with atomic_path(HERE / "results.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("run", "domain", "blend", "images", "psnr", "gain", "gate_accuracy"))
-        for label, summary in summaries.items():
-            for domain, row in summary["domains"].items():
-                right = f"{row['gate_accuracy']:.3f}" if "gate_accuracy" in row else ""
-                for blend, gain in row["gain"].items():
-                    figures = f"{row['psnr'][blend]:.3f}", f"{gain:.3f}", right
-                    writer.writerow((label, domain, blend, row["images"], *figures))
-    with atomic_path(HERE / "before_after.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("run", "domain", "blend", "before_psnr", "after_psnr", "difference"))
-        for label, domain, blend, values in changes(summaries):
-            figures = (values["before"], values["after"], values["difference"])
-            writer.writerow((label, domain, blend, *(f"{value:.4f}" for value in figures)))
-
-
-def changes(summaries: Summaries) -> list[tuple[str, str, str, dict[str, float]]]:
-    """Run, domain, blend, and PSNR before and after, of all extensions."""
+def results(label: str, summary: dict[str, Any]) -> list[Result]:
+    """A run's rows of results.csv."""
     return [
-        (label, domain, blend, values)
-        for label, summary in summaries.items()
+        Result(
+            *(label, domain, blend, row["images"], row["psnr"][blend], gain),
+            row.get("gate_accuracy"),
+        )
+        for domain, row in summary["domains"].items()
+        for blend, gain in row["gain"].items()
+    ]
+
+
+def changes(label: str, summary: dict[str, Any]) -> list[Change]:
+    """A run's rows of before_after.csv; none if it extends nothing."""
+    return [
+        Change(label, domain, blend, values["before"], values["after"], values["difference"])
         for domain, blends in summary.get("before_after", {}).items()
         for blend, values in blends.items()
     ]
 
 
-def plot(summaries: Summaries) -> None:
+def plot(found: list[Result], kept: list[Change], path: Path) -> None:
     """Gains of the weighted blend a domain and run, and what the extensions changed."""
-    figure, (gains, kept) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
-    domains = list(summaries["from the start"]["domains"])
-    width = 0.8 / len(summaries)
-    for number, (label, summary) in enumerate(summaries.items()):
-        values = [summary["domains"][d]["gain"]["weighted"] for d in domains]
-        gains.bar(np.arange(len(domains)) + number * width, values, width, label=label)
+    figure, (gains, change) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
+    by_run = {
+        label: [r for r in found if (r.run, r.blend) == (label, "weighted")] for label in SETTINGS
+    }
+    width = 0.8 / len(by_run)
+    for number, (label, rows) in enumerate(by_run.items()):
+        gains.bar(np.arange(len(rows)) + number * width, [r.gain for r in rows], width, label=label)
+    domains = [r.domain for r in by_run["from the start"]]
     gains.set_xticks(np.arange(len(domains)) + 0.4 - width / 2, domains)
     gains.set(ylabel="gain over base, dB (weighted)", title="All runs")
     gains.legend(fontsize="small")
-    rows = [r for r in changes(summaries) if r[2] == "weighted"]
-    for label in dict.fromkeys(r[0] for r in rows):
-        own = [r for r in rows if r[0] == label]
-        kept.plot(
-            [r[1] for r in own],
-            [r[3]["difference"] for r in own],
-            "o",
-            color=f"C{list(summaries).index(label)}",
-            label=label,
+    for number, label in enumerate(SETTINGS):
+        if own := [c for c in kept if (c.run, c.blend) == (label, "weighted")]:
+            points = [c.domain for c in own], [c.difference for c in own]
+            change.plot(*points, "o", color=f"C{number}", label=label)
+    change.axhspan(-0.03, 0.03, color="grey", alpha=0.2, label="±0.03 dB")
+    change.set(ylabel="change by the extension, dB (weighted)", title="Earlier domains")
+    change.legend(fontsize="small")
+    common.save_plot(figure, path)
+
+
+def write(found: list[Result], kept: list[Change], folder: Path) -> None:
+    """results.csv; before_after.csv, of the earlier domains; gains.png; says what became of them."""
+    common.write_table(folder / "results.csv", found, ".3f")
+    common.write_table(folder / "before_after.csv", kept, ".4f")
+    plot(found, kept, folder / "gains.png")
+    gain = {r.run: r.gain for r in found if (r.domain, r.blend) == (NEW, "weighted")}
+    wanted = gain["from the start"]
+    for label in (label for label in SETTINGS if label.startswith("extended")):
+        lost = min(c.difference for c in kept if (c.run, c.blend) == (label, "weighted"))
+        print(
+            f"{label}: {NEW} gains {gain[label]:.3f} dB, {100 * gain[label] / wanted:.0f} % of "
+            f"{wanted:.3f} from the start; the earlier domains change by {lost:+.3f} dB at worst"
         )
-    kept.axhspan(-0.03, 0.03, color="grey", alpha=0.2, label="±0.03 dB")
-    kept.set(ylabel="change by the extension, dB (weighted)", title="Earlier domains")
-    kept.legend(fontsize="small")
-    with atomic_path(HERE / "gains.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
 
 
 def main() -> None:
-    """Train what is missing, write tables and plot, say what became of it."""
-    summaries = {label: trained(label, overrides) for label, overrides in SETTINGS.items()}
-    write_tables(summaries)
-    plot(summaries)
-    wanted = summaries["from the start"]["domains"][NEW]["gain"]["weighted"]
-    for label in (label for label in SETTINGS if label.startswith("extended")):
-        gain = summaries[label]["domains"][NEW]["gain"]["weighted"]
-        lost = min(
-            v["difference"] for r, _, b, v in changes(summaries) if (r, b) == (label, "weighted")
-        )
-        print(
-            f"{label}: {NEW} gains {gain:.3f} dB, {100 * gain / wanted:.0f} % of {wanted:.3f} from the "
-            f"start; the earlier domains change by {lost:+.3f} dB at worst"
-        )
+    """Train what is missing, write tables and plot."""
+    runs = {label: trained(label, overrides) for label, overrides in SETTINGS.items()}
+    found = [row for label, summary in runs.items() for row in results(label, summary)]
+    write(found, [row for label, summary in runs.items() for row in changes(label, summary)], HERE)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

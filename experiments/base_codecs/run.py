@@ -7,30 +7,26 @@ rd_curves.png and training.png (how the codecs were trained) beside this file.
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import typer
+from matplotlib.axes import Axes
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from experiments import common
 from lic_da.codecs import zoo
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.domains import SOURCE_DOMAIN, prepare
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
-from lic_da.evaluation.classical import (
-    AVIF,
-    JPEG,
-    WEBP,
-    measure_anchor,
-)
+from lic_da.evaluation.classical import AVIF, JPEG, WEBP, measure_anchor
 from lic_da.evaluation.measure import Point, mean, measure
-from lic_da.io.files import atomic_path
+from lic_da.io.files import read_json
 from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
@@ -41,6 +37,18 @@ DOMAINS = (SOURCE_DOMAIN, "sketch", "comic", "clipart")
 CLASSICAL = (JPEG, WEBP, AVIF)
 Curves = dict[tuple[str, str], dict[int, tuple[float, float]]]
 """Domain and codec -> quality -> mean bpp and mean PSNR."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A test picture, coded once: bits per pixel and PSNR in dB."""
+
+    domain: str
+    codec: str
+    quality: int
+    image: str
+    bpp: float
+    psnr: float
 
 
 def configured(codec: str) -> DictConfig:
@@ -66,9 +74,9 @@ def learned(codec: str, pictures: Sequence[LabelledPicture], console: Console) -
     return points
 
 
-def averaged(points: Iterable[Point]) -> Curves:
+def averaged(points: Iterable[Coded]) -> Curves:
     """Mean bpp and PSNR over the pictures."""
-    groups: dict[tuple[str, str], dict[int, list[Point]]] = {}
+    groups: dict[tuple[str, str], dict[int, list[Coded]]] = {}
     for point in points:
         by_quality = groups.setdefault((point.domain, point.codec), {})
         by_quality.setdefault(point.quality, []).append(point)
@@ -78,7 +86,7 @@ def averaged(points: Iterable[Point]) -> Curves:
     }
 
 
-def bd_rates(curves: Curves) -> Iterable[tuple[str, ...]]:
+def bd_rates(curves: Curves) -> Iterator[dict[str, Any]]:
     """Rows of ``bd_rate.csv``: each codec against the classical ones, and the second against the first."""
     for domain in DOMAINS:
         of = {c: Curve.of([*v.values()]) for (d, c), v in curves.items() if d == domain}
@@ -90,19 +98,11 @@ def bd_rates(curves: Curves) -> Iterable[tuple[str, ...]]:
         for codec, anchor in pairs:
             for interpolation in INTERPOLATIONS:
                 result = delta(of[anchor], of[codec], interpolation)
-                figures = (f"{v:.2f}" for v in (result.bd_rate_percent, result.bd_psnr_db))
-                yield (domain, codec, anchor, interpolation, *figures, result.reason)
+                pair = {"domain": domain, "codec": codec, "anchor": anchor}
+                yield {**pair, "interpolation": interpolation, **asdict(result)}
 
 
-def write(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table beside this file."""
-    with atomic_path(HERE / name) as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def plot(curves: Curves, counts: dict[str, int]) -> None:
+def plot(curves: Curves, counts: dict[str, int], path: Path) -> None:
     """Rate-distortion curves, a panel a domain, over the rates that the learned codecs reach."""
     figure, panels = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for domain, axes in zip(DOMAINS, panels.flat, strict=True):
@@ -120,7 +120,7 @@ def plot(curves: Curves, counts: dict[str, int]) -> None:
         )
         axes.grid(alpha=0.3)
     panels[0, 0].legend(loc="lower right")
-    save(figure, "rd_curves.png")
+    common.save_plot(figure, path)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,8 @@ class Training:
 def trainings(codec: str, quality: int) -> list[Training]:
     """The trainings that led to bundled weights."""
     stem = zoo.WEIGHTS / codec / f"q{quality}"
-    told = json.loads(stem.with_suffix(".json").read_text())["training"]
-    with open(stem.with_suffix(".log.csv"), newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+    told = read_json(stem.with_suffix(".json"))["training"]
+    rows = [row for row in common.read_table(stem.with_suffix(".log.csv")) if row["val/loss"]]
     found, before = [], 0.0
     for number, training in enumerate(told):
         of_step = training["batch_size"] * training["crop"] ** 2 / 1e6
@@ -155,10 +154,9 @@ def trainings(codec: str, quality: int) -> list[Training]:
     return found
 
 
-def plot_variable(codec: str, axes: plt.Axes) -> None:
+def plot_variable(codec: str, axes: Axes) -> None:
     """As :func:`plot_training`, for a codec of variable rate, whose weights have one log."""
-    with open(zoo.WEIGHTS / codec / "all.log.csv", newline="", encoding="utf-8") as file:
-        rows = [*csv.DictReader(file)]
+    rows = common.read_table(zoo.WEIGHTS / codec / "all.log.csv")
     for quality in configured(codec).qualities:
         losses = [float(row[f"loss_q{quality}"]) for row in rows]
         axes.plot(
@@ -167,16 +165,12 @@ def plot_variable(codec: str, axes: plt.Axes) -> None:
             marker=".",
             label=f"quality {quality}",
         )
-    axes.set(
-        xlabel="megapixels trained on, all rates together",
-        title=codec,
-        ylim=(-1, 20),
-    )
+    axes.set(xlabel="megapixels trained on, all rates together", title=codec, ylim=(-1, 20))
     axes.grid(alpha=0.3)
     axes.legend()
 
 
-def plot_training() -> None:
+def plot_training(path: Path) -> None:
     """How the validation loss fell while the weights were trained, relative to where it ended."""
     figure, panels = plt.subplots(1, len(CODECS), figsize=(15, 4.4), layout="constrained")
     for codec, axes in zip(CODECS, panels, strict=True):
@@ -203,18 +197,35 @@ def plot_training() -> None:
         )
         axes.grid(alpha=0.3)
         axes.legend()
-    save(figure, "training.png")
+    common.save_plot(figure, path)
 
 
-def save(figure: plt.Figure, name: str) -> None:
-    """A plot beside this file."""
-    with atomic_path(HERE / name) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
+def write(points: Sequence[Coded], folder: Path) -> None:
+    """rd_points.csv, means.csv, bd_rate.csv and rd_curves.png; says the BD-rates."""
+    common.write_table(folder / "rd_points.csv", points, ".6g")
+    curves = averaged(points)
+    means = (
+        {
+            **{"domain": domain, "codec": codec, "quality": quality},
+            **{"bpp": f"{bpp:.4f}", "psnr": f"{psnr:.3f}"},
+        }
+        for (domain, codec), curve in curves.items()
+        for quality, (bpp, psnr) in sorted(curve.items())
+    )
+    common.write_table(folder / "means.csv", means)
+    rates = [*bd_rates(curves)]
+    common.write_table(folder / "bd_rate.csv", rates, ".2f")
+    for row in rates:
+        if row["interpolation"] == INTERPOLATIONS[0]:
+            print(
+                "{domain}: {codec} against {anchor}: BD-rate {bd_rate_percent:.2f} %".format(**row)
+            )
+    counts = {d: len({p.image for p in points if p.domain == d}) for d in DOMAINS}
+    plot(curves, counts, folder / "rd_curves.png")
 
 
 def main() -> None:
-    """Measure, write tables and plot."""
+    """Measure, write tables and plots."""
     console = Console(stderr=True)
     pictures = []
     for label, domain in enumerate(DOMAINS):
@@ -223,35 +234,11 @@ def main() -> None:
             LabelledPicture(p, images.path(p), domain, label) for p in images.split("test")
         ]
     points = [p for codec in CODECS for p in learned(codec, pictures, console)]
-    for anchor in CLASSICAL:
-        points += measure_anchor(anchor, pictures, DATA / "anchors", console)
-    write(
-        "rd_points.csv",
-        ("domain", "codec", "quality", "image", "bpp", "psnr"),
-        ((p.domain, p.codec, p.quality, p.image, f"{p.bpp:.6g}", f"{p.psnr:.6g}") for p in points),
-    )
-    curves = averaged(points)
-    write(
-        "means.csv",
-        ("domain", "codec", "quality", "bpp", "psnr"),
-        (
-            (*key, quality, f"{bpp:.4f}", f"{psnr:.3f}")
-            for key, curve in curves.items()
-            for quality, (bpp, psnr) in sorted(curve.items())
-        ),
-    )
-    rows = [*bd_rates(curves)]
-    header = (
-        *("domain", "codec", "anchor", "interpolation"),
-        *("bd_rate_percent", "bd_psnr_db", "reason"),
-    )
-    write("bd_rate.csv", header, rows)
-    for domain, codec, anchor, interpolation, rate, *_ in rows:
-        if interpolation == INTERPOLATIONS[0]:
-            console.print(f"{domain}: {codec} against {anchor}: BD-rate {rate} %")
-    plot(curves, {d: sum(p.domain == d for p in pictures) for d in DOMAINS})
-    plot_training()
+    for classical in CLASSICAL:
+        points += measure_anchor(classical, pictures, DATA / "anchors", console)
+    write([Coded(p.domain, p.codec, p.quality, p.image, p.bpp, p.psnr) for p in points], HERE)
+    plot_training(HERE / "training.png")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -8,23 +8,19 @@ in rate, so their gain is that over the base codec's curve at the same rate; the
 
 from __future__ import annotations
 
-import csv
 import math
-import subprocess
-import sys
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import typer
 from scipy.interpolate import PchipInterpolator
 
+from experiments import common
 from lic_da.data.domains import prepare
-from lic_da.evaluation.curves import Run
-from lic_da.io.files import atomic_path
 
 HERE = Path(__file__).parent
-SWEEP = Path("outputs") / "experiment_few_images"
+RUNS = common.OUTPUTS / "experiment_few_images"
 CURVES = HERE.parent / "forgetting" / "points.csv"
 SOURCE, TARGET, QUALITY = "natural", "sketch", 3
 COUNTS = (5, 10, 25, 50, 100, None)
@@ -47,31 +43,25 @@ class Result:
     source_gain: float
 
 
-def sweep(method: str, jobs: int) -> None:
+def train(method: str, jobs: int) -> None:
     """Train what is missing of a method."""
     counts = ",".join("null" if count is None else str(count) for count in COUNTS)
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "lic_da.train", "-m", f"method={method}"),
-            *(f"domains=[{TARGET}]", f"codec.quality={QUALITY}", f"data.train_images={counts}"),
-            *SETTINGS,
-            *(f"codec.training.steps={STEPS[method]}", f"hydra.sweep.dir={SWEEP / method}"),
-            *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
-            *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
-            *("report.anchors=[]", "report.examples=0"),
-        ],
-        check=True,
+    common.sweep(
+        RUNS / method,
+        *(f"method={method}", f"domains=[{TARGET}]", f"codec.quality={QUALITY}"),
+        *(f"data.train_images={counts}", f"codec.training.steps={STEPS[method]}"),
+        *(*SETTINGS, *common.BRIEF, *common.NO_REPORT),
+        jobs=jobs,
     )
 
 
 def base_curve(domain: str) -> PchipInterpolator:
     """PSNR of the base codec over the logarithm of its rate."""
-    with open(CURVES, newline="") as file:
-        points = {
-            float(row["bpp"]): float(row["psnr"])
-            for row in csv.DictReader(file)
-            if (row["domain"], row["blend"]) == (domain, "base")
-        }
+    points = {
+        float(row["bpp"]): float(row["psnr"])
+        for row in common.read_table(CURVES)
+        if (row["domain"], row["blend"]) == (domain, "base")
+    }
     bpp, psnr = zip(*sorted(points.items()), strict=True)
     return PchipInterpolator([math.log(b) for b in bpp], psnr, extrapolate=False)
 
@@ -80,8 +70,7 @@ def results(method: str, all_images: int) -> list[Result]:
     """Results of a method, by number of pictures."""
     base = {domain: base_curve(domain) for domain in (SOURCE, TARGET)}
     found = []
-    for folder in sorted(path.parent for path in (SWEEP / method).glob("*/summary.json")):
-        run = Run.read(folder)
+    for run in common.finished(RUNS / method):
         for blend in ("weighted", "oracle") if method == "adapters" else ("adapted",):
             gains, figures = {}, {}
             for domain, curve in base.items():
@@ -99,16 +88,13 @@ def results(method: str, all_images: int) -> list[Result]:
     return sorted(found, key=lambda r: (r.blend, r.train_images))
 
 
-def write(found: list[Result]) -> None:
-    """results.csv, a row a method, blend and number of pictures."""
-    with atomic_path(HERE / "results.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Result))
-        for row in found:
-            writer.writerow(f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row))
+def write(found: list[Result], folder: Path) -> None:
+    """results.csv, a row a method, blend and number of pictures, and gains.png."""
+    common.write_table(folder / "results.csv", found, ".4f")
+    plot(found, folder / "gains.png")
 
 
-def plot(found: list[Result]) -> None:
+def plot(found: list[Result], path: Path) -> None:
     """Gain on the target and on the source, over the number of pictures."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
     for axis, value, domain in zip(axes, ("gain", "source_gain"), (TARGET, SOURCE), strict=True):
@@ -126,24 +112,18 @@ def plot(found: list[Result]) -> None:
         axis.set(title=domain, xlabel=f"training pictures of {TARGET}")
         axis.set_ylabel("dB over the base codec at the same rate")
     axes[0].legend(fontsize="small")
-    with atomic_path(HERE / "gains.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    common.save_plot(figure, path)
 
 
-def main(jobs: int = 1) -> None:
-    """Train what is missing, write table and plot.
-
-    Args:
-        jobs: runs at a time.
-    """
+def main(jobs: common.Jobs = 1) -> None:
+    """Train what is missing, write table and plot."""
     if not CURVES.is_file():
         raise SystemExit(f"{CURVES} is missing: make experiments/forgetting writes it.")
     for method in STEPS:
-        sweep(method, jobs)
+        train(method, jobs)
     everything = len(prepare(TARGET, Path("data")).split("train"))
     found = [result for method in STEPS for result in results(method, everything)]
-    write(found)
-    plot(found)
+    write(found, HERE)
     for row in found:
         print(f"{row.method} {row.blend}, {row.train_images} pictures: {row.gain:+.2f} dB")
 

@@ -9,29 +9,20 @@ costs are those that ``benchmarks/methods.py`` has measured.
 
 from __future__ import annotations
 
-import csv
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar, get_type_hints
 
 import matplotlib.pyplot as plt
 import typer
 
-from lic_da.evaluation.curves import (
-    Run,
-    Saving,
-    Series,
-    curve,
-    savings,
-    series_of,
-)
-from lic_da.io.files import atomic_path
+from experiments import common
+from experiments.sweep import run as sweep_of_adapters
+from lic_da.evaluation.curves import Saving, Series, curve, savings, series_of
 
 HERE = Path(__file__).parent
-SWEEPS = Path("outputs") / "experiment_forgetting"
+SWEEPS = common.OUTPUTS / "experiment_forgetting"
 DECODE = HERE.parents[1] / "benchmarks" / "results" / "methods.csv"
 TARGETS = ("sketch", "comic")
 ALONE = "domains=" + ",".join(f"[{target}]" for target in TARGETS)
@@ -48,7 +39,7 @@ GRIDS = {
 }
 ADAPTERS = "adapters"
 FOLDERS = {
-    ADAPTERS: Path("outputs") / "experiment_sweep",
+    ADAPTERS: sweep_of_adapters.RUNS,
     **{name: SWEEPS / name for name in GRIDS},
 }
 
@@ -90,29 +81,18 @@ class Mean:
     psnr: float
 
 
-def sweep(name: str, jobs: int) -> None:
+def train(name: str, jobs: int) -> None:
     """Train what is missing of a sweep."""
     if name == ADAPTERS:
-        run = HERE.parent / "sweep" / "run.py"
-        subprocess.run([sys.executable, run, "--jobs", str(jobs)], check=True)
+        sweep_of_adapters.main(jobs=jobs)
         return
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "lic_da.train", "-m", *GRIDS[name]),
-            "codec.quality=1,2,3,4",
-            f"hydra.sweep.dir={FOLDERS[name]}",
-            *(["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []),
-            *("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
-            *("report.anchors=[]", "report.examples=0"),
-        ],
-        check=True,
-    )
+    settings = (*GRIDS[name], "codec.quality=1,2,3,4", *common.BRIEF, *common.NO_REPORT)
+    common.sweep(FOLDERS[name], *settings, jobs=jobs)
 
 
 def finished(sweep: Path) -> list[Series]:
     """Series of a sweep."""
-    folders = sorted(path.parent for path in sweep.glob("*/summary.json"))
-    return series_of(Run.read(folder) for folder in folders if (folder / "pack").is_dir())
+    return series_of(common.finished(sweep))
 
 
 def rows(sweep: Path) -> Iterator[Row]:
@@ -154,8 +134,7 @@ def decode_ratios() -> dict[str, float]:
     """Decode time over the base codec's, by method."""
     if not DECODE.is_file():
         return {}
-    with open(DECODE, newline="") as file:
-        return {row["method"]: float(row["ratio"]) for row in csv.DictReader(file)}
+    return {row["method"]: float(row["ratio"]) for row in common.read_table(DECODE)}
 
 
 def means(sweep: Path) -> Iterator[Mean]:
@@ -169,10 +148,9 @@ def means(sweep: Path) -> Iterator[Mean]:
                     yield Mean(*own, domain, blend, run.quality, bpp, psnr)
 
 
-Line = TypeVar("Line", Row, Mean)
-
-
-def updated(path: Path, kind: type[Line], new: Iterable[Line]) -> list[Line]:
+def updated(
+    path: Path, kind: Callable[..., common.Line], new: Iterable[common.Line]
+) -> list[common.Line]:
     """Write a table anew; rows of trainings that are not among the new ones stay.
 
     Args:
@@ -180,31 +158,13 @@ def updated(path: Path, kind: type[Line], new: Iterable[Line]) -> list[Line]:
         kind: of its rows.
         new: rows.
     """
+    training = attrgetter("method", "trained_on")
     lines = [*new]
-    done = {(line.method, line.trained_on) for line in lines}
+    done = {training(line) for line in lines}
     if path.is_file():
-        with open(path, newline="") as file:
-            kept = (typed(kind, row) for row in csv.DictReader(file))
-            lines += [line for line in kept if (line.method, line.trained_on) not in done]
-    names = [field.name for field in fields(kind)]
-    with atomic_path(path) as temporary, open(temporary, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for line in lines:
-            values = (f"{v:.5f}" if isinstance(v, float) else v for v in astuple(line))
-            writer.writerow("" if v is None else v for v in values)
+        lines += [line for line in common.read_rows(path, kind) if training(line) not in done]
+    common.write_table(path, lines, ".5f")
     return lines
-
-
-def typed(kind: type[Line], row: dict[str, str]) -> Line:
-    """A row of a CSV file with numbers as numbers; where one may be missing, nothing is None."""
-    values: dict[str, object] = {}
-    for name, hint in get_type_hints(kind).items():
-        if hint in (str, int, float):
-            values[name] = hint(row[name])
-        else:
-            values[name] = float(row[name]) if row[name] else None
-    return kind(**values)  # type: ignore[arg-type]
 
 
 def name(row: Row) -> str:
@@ -214,7 +174,7 @@ def name(row: Row) -> str:
     return f"{row.method}{blend}{joint}"
 
 
-def plot(comparison: list[Row]) -> None:
+def plot(comparison: list[Row], path: Path) -> None:
     """What is gained over what is forgotten."""
     figure, axes = plt.subplots(1, len(TARGETS), figsize=(9.6, 4.2), layout="constrained")
     names = list(dict.fromkeys(name(row) for row in comparison))
@@ -238,11 +198,10 @@ def plot(comparison: list[Row]) -> None:
         )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
-    with atomic_path(HERE / "forgetting.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    common.save_plot(figure, path)
 
 
-def plot_curves(points: list[Mean]) -> None:
+def plot_curves(points: list[Mean], path: Path) -> None:
     """Rate and distortion of all methods on targets and source."""
     domains = ("natural", *TARGETS)
     figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.6), layout="constrained")
@@ -268,29 +227,31 @@ def plot_curves(points: list[Mean]) -> None:
             )
         axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
         axis.legend(fontsize="xx-small")
-    with atomic_path(HERE / "rd_curves.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    common.save_plot(figure, path)
 
 
-def main(grids: str = ",".join(FOLDERS), jobs: int = 1) -> None:
+def write(folder: Path, rows: Iterable[Row], means: Iterable[Mean]) -> list[Row]:
+    """Bring both tables in a folder up to date and draw the plots; the whole comparison."""
+    comparison = updated(folder / "comparison.csv", Row, rows)
+    plot(comparison, folder / "forgetting.png")
+    plot_curves(updated(folder / "points.csv", Mean, means), folder / "rd_curves.png")
+    return comparison
+
+
+def main(grids: str = ",".join(FOLDERS), jobs: common.Jobs = 1) -> None:
     """Train what is missing, write tables and plots, say what the adapters recover.
 
-    Args:
-        grids: trainings to do, with commas.
-        jobs: runs at a time.
+    ``grids`` are trainings to do, with commas.
     """
     chosen = grids.split(",")
     for grid in chosen:
         if grid not in FOLDERS:
             raise SystemExit(f"Unknown trainings '{grid}'. Available: {', '.join(FOLDERS)}.")
     for grid in chosen:
-        sweep(grid, jobs)
-    new = [row for grid in chosen for row in rows(FOLDERS[grid])]
-    comparison = updated(HERE / "comparison.csv", Row, new)
-    found = (point for grid in chosen for point in means(FOLDERS[grid]))
-    points = updated(HERE / "points.csv", Mean, found)
-    plot(comparison)
-    plot_curves(points)
+        train(grid, jobs)
+    folders = [FOLDERS[grid] for grid in chosen]
+    found = (point for folder in folders for point in means(folder))
+    comparison = write(HERE, (row for folder in folders for row in rows(folder)), found)
     for target in TARGETS:
         gained = {name(r): r.target_bd_rate for r in comparison if r.target == target}
         share = 100 * gained["adapters oracle"] / gained["finetune_decoder"]

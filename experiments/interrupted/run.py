@@ -9,17 +9,14 @@ this file: signals, seeds, moments, and whether weights and table are the same.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,18 +25,18 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file
 
-from lic_da.io.files import atomic_path
+from experiments import common
+from lic_da.io.files import read_json
 
 HERE = Path(__file__).parent
-RUNS = Path("outputs") / "experiment_interrupted"
+RUNS = common.OUTPUTS / "experiment_interrupted"
 BEGUN = Path("logs") / "version_0" / "hparams.yaml"
 """What a run writes when its training begins."""
 SETTINGS = (
-    *("domains=[sketch]", "data.source=comic", "unseen=[]", "logger=none", "trainer=cpu"),
+    *("domains=[sketch]", "data.source=comic", "trainer=cpu", *common.BRIEF),
     *("codec.training.steps=150", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
     *("codec.training.crop=128", "data.val_images=4", "data.val_crop=256"),
-    *("evaluation.blends=[base,weighted]", "evaluation.ms_ssim=false", "evaluation.examples=0"),
-    *("evaluation.compatibility=1", "data.latent_cache=true"),
+    *("evaluation.blends=[base,weighted]", "evaluation.compatibility=1", "data.latent_cache=true"),
 )
 
 
@@ -68,7 +65,7 @@ class Result:
 
 def command(folder: Path, *more: str) -> list[str]:
     """The training in a folder."""
-    return [*(sys.executable, "-m", "lic_da.train"), *SETTINGS, f"hydra.run.dir={folder}", *more]
+    return common.command("train", *SETTINGS, f"hydra.run.dir={folder}", *more)
 
 
 def environment() -> dict[str, str]:
@@ -135,26 +132,18 @@ def table(one: Path, other: Path) -> bool:
     """Whether two runs have measured the same."""
 
     def rows(folder: Path) -> list[dict[str, str]]:
-        with open(folder / "rd_points.csv", newline="") as file:
-            return [
-                {k: v for k, v in row.items() if k not in ("run", "encode_s", "decode_s")}
-                for row in csv.DictReader(file)
-            ]
+        aside = ("run", "encode_s", "decode_s")
+        points = common.read_table(folder / "rd_points.csv")
+        return [{k: v for k, v in row.items() if k not in aside} for row in points]
 
-    summaries = [json.loads((f / "summary.json").read_text())["domains"] for f in (one, other)]
+    summaries = [read_json(folder / "summary.json")["domains"] for folder in (one, other)]
     return rows(one) == rows(other) and all(
         summaries[0][d]["psnr"] == summaries[1][d]["psnr"] for d in summaries[0]
     )
 
 
-def main(kills: int = 20, terminations: int = 8, jobs: int = 2) -> None:
-    """Run all, write results.csv.
-
-    Args:
-        kills: runs that SIGKILL ends.
-        terminations: runs that SIGTERM ends.
-        jobs: runs at a time.
-    """
+def main(kills: int = 20, terminations: int = 8, jobs: common.Jobs = 2) -> None:
+    """Run all, write results.csv: ``kills`` runs that SIGKILL ends, ``terminations`` that SIGTERM ends."""
     whole = RUNS / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     train(RUNS / "first")  # what is prepared and cached once
@@ -168,11 +157,7 @@ def main(kills: int = 20, terminations: int = 8, jobs: int = 2) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         running = [pool.submit(disturbed, *one) for one in todo]
         found = [r.result() for r in track(running, "Disturbed runs", console=Console(stderr=True))]
-    with atomic_path(HERE / "results.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Result)], lineterminator="\n")
-        writer.writeheader()
-        for result in found:
-            writer.writerow({**asdict(result), "moment_s": f"{result.moment_s:.2f}"})
+    common.write_table(HERE / "results.csv", found, ".2f")
     same = sum(r.same_weights and r.same_table for r in found)
     print(f"{same} of {len(found)} runs ended as the undisturbed one, which took {duration:.0f} s")
     if same < len(found):

@@ -8,17 +8,16 @@ file; runs that are finished are not done again.
 
 from __future__ import annotations
 
-import csv
-import json
-import subprocess
-import sys
 from pathlib import Path
 
+import typer
+
+from experiments import common
 from lic_da.codecs import zoo
-from lic_da.io.files import atomic_path
+from lic_da.io.files import read_json
 
 HERE = Path(__file__).parent
-RUNS = Path("outputs") / "experiment_pretraining"
+RUNS = common.OUTPUTS / "experiment_pretraining"
 CODEC, QUALITY, STEPS = "mbt2018_mean_n64", 3, 400
 Settings = dict[str, float]
 AS_IT_WAS: Settings = {
@@ -41,25 +40,23 @@ SCRATCH: dict[str, Settings] = {
 }
 
 
-def train(start: str, name: str, changes: Settings) -> dict[str, object]:
+def train(origin: str, name: str, changes: Settings) -> dict[str, object]:
     """A short training, unless it is there; its row."""
-    folder = RUNS / f"{start} {name}".translate(str.maketrans(" ²", "_2", "=,"))
+    folder = RUNS / f"{origin} {name}".translate(str.maketrans(" ²", "_2", "=,"))
     export = folder / "export"
-    settings = {**AS_IT_WAS, **changes}
-    command = [
-        *(sys.executable, "-m", "lic_da.pretrain", f"codec={CODEC}"),
-        *(f"qualities=[{QUALITY}]", "data.batches_per_epoch=100", "warmup=50", "compile=false"),
-        *(f"{key}={value}" for key, value in settings.items()),
+    weights = zoo.WEIGHTS / CODEC / f"q{QUALITY}.safetensors"
+    common.start(
+        *("pretrain", f"codec={CODEC}", f"qualities=[{QUALITY}]"),
+        *("data.batches_per_epoch=100", "warmup=50", "compile=false"),
+        *(f"{key}={value}" for key, value in {**AS_IT_WAS, **changes}.items()),
         *(f"folder={folder}", f"export={export}"),
-    ]
-    if start == "bundled weights":
-        command.append(f"start={zoo.WEIGHTS / CODEC / f'q{QUALITY}.safetensors'}")
-    subprocess.run(command, check=True)
-    recipe = json.loads((export / f"q{QUALITY}.json").read_text())
+        *([f"start={weights}"] if origin == "bundled weights" else []),
+    )
+    recipe = read_json(export / f"q{QUALITY}.json")
     validation, (training,) = recipe["validation"], recipe["training"]
     pixels = training["steps"] * training["batch_size"] * training["crop"] ** 2
     return {
-        "from": start,
+        "from": origin,
         "change": name,
         "steps": training["steps"],
         "megapixels": f"{pixels / 1e6:.0f}",
@@ -73,14 +70,11 @@ def train(start: str, name: str, changes: Settings) -> dict[str, object]:
 def main() -> None:
     """Train what is missing and write the table."""
     groups = (("bundled weights", GO_ON), ("scratch", SCRATCH))
-    rows = [train(start, n, changes) for start, group in groups for n, changes in group.items()]
-    with atomic_path(HERE / "limits.csv") as temporary, open(temporary, "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [train(origin, n, changes) for origin, group in groups for n, changes in group.items()]
+    common.write_table(HERE / "limits.csv", rows)
     for row in rows:
         print(*row.values(), sep="\t")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,14 +1,17 @@
-"""What benchmarks share: codecs with random adapters, pictures, and where results go."""
+"""What benchmarks share: codecs with random adapters, an image, quartiles, and where results go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
+import typer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 
 RESULTS = Path(__file__).parent / "results"
 HEIGHT, WIDTH = 512, 768
+Rounds = Annotated[int, typer.Option(min=2, help="How often each is timed.")]
 
 
 @contextmanager
@@ -56,3 +60,9 @@ def smooth_picture() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
     return F.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of two values or more, as the tables have them."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return middle, low, high

@@ -1,0 +1,145 @@
+"""What experiments and benchmarks share: start trainings, read and write tables, save plots, keep files.
+
+All paths are relative to the folder that a program is started in, which is the repository's.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import matplotlib.pyplot as plt
+import typer
+from matplotlib.figure import Figure
+
+from lic_da.evaluation.curves import Run
+from lic_da.io.files import atomic_path
+from lic_da.sweeps.jobs import states
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+OUTPUTS = Path("outputs")
+BRIEF = ("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0")
+"""Settings of a run of which only rate and PSNR are of interest."""
+NO_REPORT = ("report.anchors=[]", "report.examples=0")
+"""Settings of a sweep whose report nobody reads."""
+Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time.")]
+Line = TypeVar("Line", bound="DataclassInstance")
+
+
+def command(program: str, *settings: str) -> list[str]:
+    """Words that start ``python -m lic_da.<program>`` with Hydra overrides."""
+    return [sys.executable, "-m", f"lic_da.{program}", *settings]
+
+
+def start(program: str, *settings: str) -> None:
+    """Run ``python -m lic_da.<program>`` to its end.
+
+    Raises:
+        SystemExit: it failed, and has printed why; the exit code is the program's.
+    """
+    if code := subprocess.run(command(program, *settings), check=False).returncode:
+        raise SystemExit(code)
+
+
+def sweep(folder: Path, *settings: str, jobs: int = 1) -> None:
+    """Train what is missing of a sweep, ``python -m lic_da.train -m``; runs that are finished stay.
+
+    Args:
+        folder: of the sweep.
+        settings: Hydra overrides; those with several values span the sweep.
+        jobs: trainings at a time; more than one are started by the joblib launcher.
+
+    Raises:
+        SystemExit: as :func:`start`.
+    """
+    launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}") if jobs > 1 else ()
+    start("train", "-m", *settings, f"hydra.sweep.dir={folder}", *launcher)
+
+
+def finished(folder: Path) -> list[Run]:
+    """The finished runs of a sweep, by name.
+
+    Raises:
+        UserError: there is no such sweep, or files of a run are damaged.
+    """
+    return [Run.read(job.folder) for job in states(folder) if job.state == "done"]
+
+
+def write_table(
+    path: Path, rows: Iterable[Mapping[str, Any] | DataclassInstance], floats: str = ""
+) -> None:
+    """Write a CSV table, whole or not at all: UTF-8, a line a row, the first row's names as the header.
+
+    Args:
+        path: of the file.
+        rows: dataclasses or dictionaries, at least one; None becomes an empty cell.
+        floats: how numbers that are no integers are written, such as ``.4f``; empty: so that they are
+            read again as they were. Dictionaries may hold text where a column is to be another way.
+
+    Raises:
+        ValueError: no rows, or one that has a column which the first has not.
+    """
+    lines = [row if isinstance(row, Mapping) else dataclasses.asdict(row) for row in rows]
+    if not lines:
+        raise ValueError(f"There is nothing to write to {path}.")
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            writer.writerow(
+                {k: f"{v:{floats}}" if isinstance(v, float) else v for k, v in line.items()}
+            )
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV table, as text."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_rows(path: Path, kind: Callable[..., Line]) -> list[Line]:
+    """Rows of a CSV table that :func:`write_table` has written.
+
+    Args:
+        path: of the file.
+        kind: dataclass of the rows; its fields are text, numbers, truth values, or numbers that may be
+            missing (``float | None``).
+    """
+
+    def value(hint: Any, text: str) -> object:
+        if hint is bool:
+            return text == "True"
+        if hint in (str, int, float):
+            return hint(text)
+        return float(text) if text else None
+
+    hints = get_type_hints(kind)
+    return [
+        kind(**{k: value(hints[k], text) for k, text in row.items()}) for row in read_table(path)
+    ]
+
+
+def save_plot(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Save a figure as PNG, whole or not at all, and close it."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
+    plt.close(figure)
+
+
+def keep(source: Path, target: Path) -> None:
+    """Copy a file of a run, whole or not at all.
+
+    Args:
+        source: file.
+        target: name of the copy, or a folder that is there.
+    """
+    with atomic_path(target / source.name if target.is_dir() else target) as temporary:
+        shutil.copyfile(source, temporary)
