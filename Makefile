@@ -31,8 +31,8 @@ setup: .venv/installed  ## make .venv from requirements.lock
 	@-$(PY) -m compileall -q -j 0 .venv/lib lic_da >/dev/null 2>&1
 	@touch $@
 
-data: setup  ## bring the default domains to data/ (natural, sketch, comic, clipart)
-	$(PY) -m lic_da.data
+data: setup  ## bring domains to data/: natural, sketch, comic and clipart, or [DOMAINS=…], or DOMAINS=all
+	$(PY) -m lic_da.data $(if $(filter file,$(origin DOMAINS)),,$(DOMAINS))
 
 # Where they are not given, the configuration says them, or the pack that is extended.
 GIVEN = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC)) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lic_da.data.commands import app as data_app
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import Stream
 from lic_da.surroundings import ensure_home, printable, use_plain_output
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 results = typer.Typer(no_args_is_help=True, help="Results of runs and sweeps for other tools.")
 app.add_typer(results, name="results")
+app.add_typer(data_app, name="data")
 
 FORMATS = ("png", "webp")
 _LIC = ".lic"
@@ -184,7 +186,7 @@ def export(
 
     The JSON has means over test images, an entry a quality: bpp, psnr-rgb, ms-ssim-rgb (linear), seconds.
     """
-    from lic_da import results as written
+    from lic_da.sweeps import export as written
 
     if format not in written.FORMATS:
         raise unknown("format", format, written.FORMATS)

@@ -15,7 +15,7 @@ from lic_da.migrations import metric_names
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.data.datamodule import LabelledPicture, listed
-    from lic_da.data.domains import load_domain, prepare, refuse_shared_files
+    from lic_da.data.domains import load_domain, more_tests, prepare, refuse_shared_files
     from lic_da.evaluation.metrics import METRICS
     from lic_da.evaluation.summary import measure_into, metrics_table, table
     from lic_da.methods.pack import load
@@ -35,6 +35,8 @@ def main(config: DictConfig) -> None:
     for name in names:
         load_domain(name)
     prepared = {name: prepare(name, user_path(config.data_dir), console=console) for name in names}
+    if config.more_tests:
+        prepared = {n: more_tests(i, user_path(config.data_dir)) for n, i in prepared.items()}
     refuse_shared_files(prepared.values())
     pictures = []
     for name, images in prepared.items():

@@ -70,6 +70,9 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     method = migrated.get("method")
     if isinstance(method, dict) and method.get("codec") in NAMES:
         method["codec"] = NAMES[method["codec"]]
+    data = migrated.get("data")
+    if isinstance(data, dict):
+        data.setdefault("more_tests", False)  # runs from before it was there
     return migrated
 
 

@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from lic_da.cli import app
+from lic_da.compressai_model import PackModel, register
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation.classical import anchors_of
-from lic_da.evaluation.compressai_model import PackModel, register
 from lic_da.evaluation.curves import savings, write_savings
 from lic_da.evaluation.measure import measure, read_points
 from lic_da.evaluation.metrics import METRICS
@@ -32,7 +32,7 @@ from lic_da.io.files import write_json
 from lic_da.io.images import RGB, save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
-from lic_da.results import read_series
+from lic_da.sweeps.export import read_series
 from tests.conftest import codec_config, disturb, photo_crops
 
 PAGE = Path(__file__).parents[1] / "docs" / "interoperability.md"

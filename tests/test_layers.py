@@ -10,7 +10,16 @@ import lic_da
 
 PACKAGE = Path(lic_da.__file__).parent
 FLOORS = (  # from the roof down; a part imports itself and what lies below its floor
-    {"cli", "describe", "evaluate", "pretrain", "results", "summarize", "train", "workspace"},
+    {
+        "cli",
+        "compressai_model",
+        "describe",
+        "evaluate",
+        "pretrain",
+        "summarize",
+        "train",
+        "workspace",
+    },
     {"command"},
     {"sweeps", "pretraining"},
     {"training", "files"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PIL import Image, ImageDraw
 
 from lic_da.data.index import SPLITS, DomainImages
@@ -10,10 +12,26 @@ from lic_da.io.files import atomic_path
 _SPLIT_COLOURS = {"train": "#d0d7de", "val": "#bf8700", "test": "#0969da"}
 
 
-def write_contact_sheet(images: DomainImages, *, cell: int = 104, columns: int = 16) -> None:
-    """All pictures on one PNG, ordered by split and series; the frame's colour tells the split."""
+def write_contact_sheet(
+    images: DomainImages,
+    target: Path | None = None,
+    *,
+    split: str | None = None,
+    cell: int = 104,
+    columns: int = 16,
+) -> None:
+    """All pictures on one PNG, ordered by split and series; the frame's colour tells the split.
+
+    Args:
+        images: a prepared domain.
+        target: the PNG file; None: ``contact_sheet.png`` in the domain's folder.
+        split: ``train``, ``val`` or ``test`` alone; None: all three.
+        cell: side of a picture's place, in pixels.
+        columns: pictures in a row.
+    """
     order = {name: i for i, name in enumerate(SPLITS)}
-    pictures = sorted(images.pictures, key=lambda p: (order[p.split], p.series, p.name))[:800]
+    shown = images.pictures if split is None else images.split(split)
+    pictures = sorted(shown, key=lambda p: (order[p.split], p.series, p.name))[:800]
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * cell, rows * cell + 20), "white")
     draw = ImageDraw.Draw(sheet)
@@ -30,5 +48,5 @@ def write_contact_sheet(images: DomainImages, *, cell: int = 104, columns: int =
             (x + 1, y + 1, x + cell - 2, y + cell - 2), outline=_SPLIT_COLOURS[picture.split]
         )
         sheet.paste(thumbnail, (x + 4, y + 4), thumbnail)
-    with atomic_path(images.folder / "contact_sheet.png") as temporary:
+    with atomic_path(target or images.folder / "contact_sheet.png") as temporary:
         sheet.save(temporary, format="PNG")

@@ -19,7 +19,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lic_da.data.domains import SOURCE_DOMAIN, prepare, refuse_shared_files
+from lic_da.data.domains import (
+    SOURCE_DOMAIN,
+    more_tests,
+    prepare,
+    refuse_shared_files,
+)
 from lic_da.data.index import DomainImages, Picture
 from lic_da.data.latents.cache import Box, file_hash
 from lic_da.data.latents.crops import LatentCrops, shown
@@ -317,6 +322,7 @@ class DomainsDataModule(L.LightningDataModule):
         latent_cache: whether latents of training pictures may come from a cache, if :attr:`latents` is
             given.
         latent_pixels: of a training picture that are coded for the cache, about.
+        more_tests: test on the images of domains that are ``more_of`` these too, such as natural_more.
 
     Attributes:
         latents: of the codec that is trained; see :class:`CropDataset`.
@@ -345,6 +351,7 @@ class DomainsDataModule(L.LightningDataModule):
         done: int = 0,
         latent_cache: bool = False,
         latent_pixels: int = 1_000_000,
+        more_tests: bool = False,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
@@ -360,6 +367,7 @@ class DomainsDataModule(L.LightningDataModule):
         self.half_from, self.area_power, self.done = half_from, area_power, done
         self.console = console
         self.latent_cache, self.latent_pixels = latent_cache, latent_pixels
+        self.more_tests = more_tests
         self.latents: LatentCrops | None = None
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None
@@ -376,7 +384,9 @@ class DomainsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Bring the images to disk (once a machine)."""
         for name in (*self.domain_names, *self.unseen_names):
-            prepare(name, self.data_dir, console=self.console)
+            images = prepare(name, self.data_dir, console=self.console)
+            if self.more_tests:
+                more_tests(images, self.data_dir, self.console)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the indices.
@@ -388,6 +398,8 @@ class DomainsDataModule(L.LightningDataModule):
             return
         names = (*self.domain_names, *self.unseen_names)
         self.images = {name: prepare(name, self.data_dir) for name in names}
+        if self.more_tests:
+            self.images = {n: more_tests(i, self.data_dir) for n, i in self.images.items()}
         refuse_shared_files(self.images.values())
         for name in names:
             needed = ("train", "val", "test") if name in self.learned else ("test",)
@@ -395,7 +407,8 @@ class DomainsDataModule(L.LightningDataModule):
                 if not self.images[name].split(split):
                     raise UserError(
                         f"Domain '{name}' has no images to {split} with: it needs at least three "
-                        f"different pictures. {self.images[name].summary()}"
+                        "different pictures, and must not be test_only. "
+                        f"{self.images[name].summary()}"
                     )
 
     def pictures(self, name: str, split: str) -> list[LabelledPicture]:

@@ -15,26 +15,28 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lic_da.config import CONF, available
+from lic_da.data.alike import (
+    NEAR_IDENTICAL,
+    fingerprints,
+    mirrored_distances,
+    save_fingerprints,
+)
 from lic_da.data.contact_sheet import write_contact_sheet
 from lic_da.data.index import DomainImages, load_index, save_index
-from lic_da.data.inspection import inspect_all
-from lic_da.data.sources import (
-    FolderSource,
-    Found,
-    Source,
-    SourceUnavailable,
-)
-from lic_da.data.splits import assign_splits
+from lic_da.data.inspection import Inspected, inspect_all
+from lic_da.data.sources import Found, Source, SourceUnavailable
+from lic_da.data.splits import SHARES, assign_splits
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import read_text, user_path
 
@@ -55,6 +57,11 @@ class Domain:
         min_side: pictures with a shorter side are left out.
         limit: take at most this many pictures, chosen by their hashes; None: all.
         expected: fewer usable pictures than this are reported as an incomplete domain.
+        test_only: all images go to the test split.
+        shares: of training, validation and test images.
+        apart_from: domains whose images must not be here a second time: what is near-identical to one
+            of any split there, or its mirror image, is left out here.
+        more_of: the domain that these images are more test images of; they are kept apart from it.
     """
 
     name: str
@@ -63,6 +70,16 @@ class Domain:
     min_side: int = 16
     limit: int | None = None
     expected: int = 3
+    test_only: bool = False
+    shares: Sequence[float] = SHARES
+    apart_from: Sequence[str] = ()
+    more_of: str | None = None
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Domains that this one is kept apart from."""
+        more = () if self.more_of is None else (self.more_of,)
+        return tuple(dict.fromkeys((*more, *self.apart_from)))
 
 
 def load_domain(name: str) -> Domain:
@@ -90,11 +107,25 @@ def load_domain(name: str) -> Domain:
         for number in (domain.min_side, domain.expected, domain.limit or 1):
             if not isinstance(number, int):
                 raise TypeError(f"{number} is not a whole number")
+        _check_splits(domain)
     except Exception as error:  # instantiate wraps every mistake in the file in its own way
         raise UserError(f"{path} does not describe a domain: {error}") from error
     if not domain.sources:
         raise UserError(f"{path} names no sources.")
+    for source in (*domain.sources, *domain.fallback):
+        source.test_only = source.test_only or domain.test_only
     return domain
+
+
+def _check_splits(domain: Domain) -> None:
+    """Raise a TypeError or ValueError where what a domain says of its splits is of a wrong kind."""
+    shares = [float(share) for share in domain.shares]
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares are three numbers whose sum is 1, not {shares}")
+    if isinstance(domain.apart_from, str) or not all(isinstance(n, str) for n in domain.others):
+        raise TypeError("apart_from is a list of names")
+    if domain.name in domain.others:
+        raise ValueError("it cannot be apart from itself")
 
 
 def prepare(
@@ -122,6 +153,8 @@ def prepare(
     domain = load_domain(name)
     data_dir = user_path(data_dir).resolve()
     console = console or Console(quiet=True, stderr=True)
+    _refuse_circles(domain)
+    others = [prepare(other, data_dir, console=console, retry=retry) for other in domain.others]
     folder = data_dir / "domains" / name
     if not rebuild:
         ready = load_index(folder, data_dir, _signature(domain, data_dir))
@@ -133,11 +166,52 @@ def prepare(
         ready = None if rebuild else load_index(folder, data_dir, signature)
         if ready is not None and not (retry and ready.notes):
             return ready
-        return _build(domain, folder, data_dir, signature, console)
+        return _build(domain, folder, data_dir, signature, console, others)
+
+
+def prepared(name: str, data_dir: Path) -> DomainImages | None:
+    """A domain as it lies on disk; None: it is not prepared, or not as its configuration says now.
+
+    Raises:
+        UserError: no such domain, or a folder of the user's that is gone.
+    """
+    data_dir = user_path(data_dir).resolve()
+    folder = data_dir / "domains" / name
+    if not (folder / "state.json").is_file():
+        return None
+    return load_index(folder, data_dir, _signature(load_domain(name), data_dir))
+
+
+def more_tests(
+    images: DomainImages, data_dir: Path, console: Console | None = None
+) -> DomainImages:
+    """A domain with the test images of all that are ``more_of`` it; see :class:`Domain`."""
+    more = [name for name in available("domain") if load_domain(name).more_of == images.name]
+    found = [prepare(name, data_dir, console=console) for name in more]
+    tests = [picture for other in found for picture in other.split("test")]
+    return replace(images, pictures=(*images.pictures, *tests))
+
+
+def _refuse_circles(domain: Domain) -> None:
+    waiting, known = list(domain.others), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name == domain.name:
+            raise UserError(
+                f"Domain '{name}' is to be kept apart from itself, by way of {', '.join(domain.others)}."
+            )
+        if name not in known:
+            known.add(name)
+            waiting += load_domain(name).others
 
 
 def _build(
-    domain: Domain, folder: Path, data_dir: Path, signature: str, console: Console
+    domain: Domain,
+    folder: Path,
+    data_dir: Path,
+    signature: str,
+    console: Console,
+    others: Sequence[DomainImages],
 ) -> DomainImages:
     name = domain.name
     sources, notes = _reachable_sources(domain, data_dir / "packages", console)
@@ -150,17 +224,39 @@ def _build(
         where = ", ".join(source.label for source, _ in sources)
         why = ", ".join(f"{n} {r}" for r, n in skipped.items()) or "no picture files there"
         raise UserError(f"Domain '{name}' has no usable images in {where} ({why}).")
+    for other in others:
+        inspected, twice = _apart_from(inspected, other)
+        skipped[f"near-identical to images of {other.name}"] += twice
     if len(inspected) < domain.expected:
         notes.append(
             f"{name}: only {len(inspected)} of at least {domain.expected} expected images were found"
         )
-    pictures = assign_splits(inspected)
-    images = DomainImages(name, tuple(pictures), dict(skipped), tuple(notes), folder, data_dir)
+    pictures, twice = assign_splits(inspected, domain.shares)
+    skipped["near-identical to images of other splits"] += twice
+    images = DomainImages(name, tuple(pictures), dict(+skipped), tuple(notes), folder, data_dir)
+    save_fingerprints(folder, {i.candidate.sha256: i.fingerprint for i in inspected})
     write_contact_sheet(images)
     save_index(images, signature)
     for line in (*notes, images.summary()):
         console.print(line, highlight=False)
     return images
+
+
+def _apart_from(inspected: list[Inspected], other: DomainImages) -> tuple[list[Inspected], int]:
+    """Images that show nothing of what a domain's do, and how many others there were."""
+    bits, unreadable = fingerprints(other)
+    readable = np.array([p not in unreadable for p in other.pictures], bool)
+    if not inspected or not readable.any():
+        return inspected, 0
+    own = np.stack([item.fingerprint for item in inspected])
+    alike = (mirrored_distances(own, bits[readable]) <= NEAR_IDENTICAL).any(axis=1)
+    series = {p.series for p in other.pictures}
+    kept = [
+        item
+        for item, twice in zip(inspected, alike, strict=True)
+        if not twice and item.candidate.split_key[:16] not in series
+    ]
+    return kept, len(inspected) - len(kept)
 
 
 def _reachable_sources(
@@ -190,11 +286,8 @@ def _signature(domain: Domain, data_dir: Path) -> str:
     """Changes when the domain's configuration changes, or the files of one of its folders."""
     parts: list[Any] = [_INDEX_VERSION, read_text(CONF / "domain" / f"{domain.name}.yaml")]
     for source in domain.sources:
-        if isinstance(source, FolderSource):
-            for found in source.files(data_dir):
-                stat = found.path.stat()
-                parts.append([found.name, stat.st_size, stat.st_mtime_ns])
-            parts += sorted(source.left_out.items())
+        parts += source.watched(data_dir / "packages")
+    parts += [read_text(CONF / "domain" / f"{name}.yaml") for name in domain.others]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -8,16 +8,17 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import imagehash
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
 from lic_da.data import selection
+from lic_da.data.alike import fingerprint
 from lic_da.data.sources import Found, Source
 from lic_da.errors import unknown
 from lic_da.io.images import (
+    RGB,
     ImageProblem,
     rasterise_svg,
     read_rgb,
@@ -26,7 +27,6 @@ from lic_da.io.images import (
 from lic_da.surroundings import granted_cpus
 from lic_da.workers import DIED, Workers
 
-_HASH_SIDE = 16
 _PICTURES_A_PROCESS = 64  # fewer are inspected faster than another process starts
 _CHUNK = 256
 
@@ -48,6 +48,11 @@ class Candidate:
         if series is None or not self.source.series_across_domains:
             return self.sha256
         return hashlib.sha256(f"{self.source.label}|{series}".encode()).hexdigest()
+
+    @property
+    def given_split(self) -> str | None:
+        """The split that the source gives this file; None: its content decides."""
+        return self.source.given_split(self.found.name)
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,22 @@ def _inspect(candidate: Candidate) -> Inspected | str:
     small.thumbnail((selection.SIZE, selection.SIZE))
     if not _selected(candidate, np.asarray(small)):
         return _NOT_SELECTED
+    if candidate.source.halve:
+        path, pixels = _halved(candidate, pixels)
     height, width = pixels.shape[:2]
-    return Inspected(path, candidate, width, height, _perceptual_hash(small))
+    if min(height, width) < candidate.min_side:
+        return f"smaller than {candidate.min_side} pixels"
+    return Inspected(path, candidate, width, height, fingerprint(small))
+
+
+def _halved(candidate: Candidate, pixels: RGB) -> tuple[Path, RGB]:
+    """A file with the picture at half its size, and its pixels."""
+    target = candidate.drawings / f"{candidate.sha256[:16]}.png"
+    height, width = pixels.shape[:2]
+    half = Image.fromarray(pixels).resize((width // 2, height // 2), Image.Resampling.LANCZOS)
+    if not target.is_file():
+        save_png(target, np.asarray(half))
+    return target, np.asarray(half)
 
 
 def _inspect_drawing(candidate: Candidate) -> Inspected | str:
@@ -158,7 +177,7 @@ def _inspect_drawing(candidate: Candidate) -> Inspected | str:
     height, width = pixels.shape[:2]
     if min(height, width) < candidate.min_side:
         return f"smaller than {candidate.min_side} pixels"
-    return Inspected(target, candidate, width, height, _perceptual_hash(Image.fromarray(pixels)))
+    return Inspected(target, candidate, width, height, fingerprint(Image.fromarray(pixels)))
 
 
 def _selected(candidate: Candidate, pixels: np.ndarray) -> bool:
@@ -168,7 +187,3 @@ def _selected(candidate: Candidate, pixels: np.ndarray) -> bool:
     if rule not in selection.RULES:
         raise unknown("selection rule", rule, selection.RULES)
     return selection.RULES[rule](pixels)
-
-
-def _perceptual_hash(image: Image.Image) -> np.ndarray:
-    return imagehash.phash(image, hash_size=_HASH_SIDE).hash.ravel()

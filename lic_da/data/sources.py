@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -19,12 +20,20 @@ import tarfile
 import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lic_da.data.hub import Unreachable, local_files, rows
+from lic_da.data.licences import (
+    Terms,
+    debian_terms,
+    dicebear_terms,
+    npm_terms,
+    pypi_terms,
+)
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import read_json, user_path, write_json
 from lic_da.io.listing import (
@@ -48,6 +57,12 @@ class Found:
     name: str
 
 
+def stated(found: Iterable[Found]) -> list[list[Any]]:
+    """Name, size and time of change of files."""
+    states = [(f.name, f.path.stat()) for f in found]
+    return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+
+
 @dataclass
 class Source(ABC):
     """Base of all sources.
@@ -62,6 +77,9 @@ class Source(ABC):
             equal belong to one series, which is never divided between splits. None: no such rule.
         series_across_domains: the split of a series follows from its name, so that domains made of
             the same source agree on it.
+        test_only: all images go to the test split, without those that are near-identical to a training
+            or validation image of the domain.
+        halve: images are used at half their size, which shrinks artefacts of their own compression.
 
     Attributes:
         left_out: how many files are left out that the user may have meant, by reason.
@@ -77,6 +95,8 @@ class Source(ABC):
     select: str | None = None
     series: str | None = None
     series_across_domains: bool = False
+    test_only: bool = False
+    halve: bool = False
 
     def __post_init__(self) -> None:
         for key in ("include", "exclude"):
@@ -107,14 +127,27 @@ class Source(ABC):
         root = self.root(store)
         listing = files_of(root, picture if self.of_the_user else ends_in(*PICTURES))
         self.left_out = listing.left_out if self.of_the_user else Counter()
-        wanted = [Found(root / name, name) for name in listing.names if self._wanted(name)]
+        wanted = [Found(root / name, name) for name in listing.names if self.wanted(name)]
         return [f for f in wanted if self.min_bytes <= f.path.stat().st_size <= self.max_bytes]
 
     def series_of(self, name: str) -> str | None:
         """Key of the series that a file belongs to by its name, or None."""
         return None if self.series is None else re.sub(self.series, "", name)
 
-    def _wanted(self, name: str) -> bool:
+    def given_split(self, name: str) -> str | None:
+        """The split that a file must go to, by its name inside the source; None: its content decides."""
+        return "test" if self.test_only else None
+
+    def watched(self, store: Path) -> list[Any]:
+        """Plain values that change when files of the user's own do; packages do not change."""
+        return []
+
+    def terms(self, store: Path) -> Terms:
+        """What the files may be used for, by what came with them; nothing is fetched for it."""
+        return Terms()
+
+    def wanted(self, name: str) -> bool:
+        """Whether ``include`` and ``exclude`` let a name pass."""
         return any(fnmatch.fnmatchcase(name, glob) for glob in self.include) and not any(
             fnmatch.fnmatchcase(name, glob) for glob in self.exclude
         )
@@ -144,16 +177,25 @@ class FolderSource(Source):
             )
         return folder.resolve()
 
+    def watched(self, store: Path) -> list[Any]:
+        """Name, size and time of each file."""
+        return [*stated(self.files(store)), *sorted(self.left_out.items())]
+
 
 @dataclass
 class HuggingFaceSource(Source):
-    """A data set on the Hugging Face Hub, or a local folder that ``datasets`` can read.
+    """A data set on the Hugging Face Hub, or local files that ``datasets`` reads.
 
     Args:
-        name: Hub name (``owner/name``), or a folder with data files or a saved data set.
+        name: Hub name (``owner/name``), or a path: a folder of images in folders (``imagefolder``), of
+            Parquet, Arrow or ``webdataset`` tar files, or of a saved data set; one such file; or a glob.
         split: which split of it to take.
-        column: the column that holds the pictures.
+        column: the column that holds the pictures; where there is none of this name, all of pictures.
         revision: commit, tag or branch on the Hub.
+        subset: configuration of the data set, where it has several.
+        where: column -> value, or list of values, that a row must have; classes by name or number.
+        streaming: read row by row instead of fetching the whole data set first.
+        count: at most this many rows, in the order of the data set; None: all.
     """
 
     of_the_user = True
@@ -162,45 +204,59 @@ class HuggingFaceSource(Source):
     split: str = "train"
     column: str = "image"
     revision: str | None = None
+    subset: str | None = None
+    where: Mapping[str, Any] | None = None
+    streaming: bool = False
+    count: int | None = None
 
     @property
     def label(self) -> str:
         return f"Hugging Face data set {self.name} ({self.split})"
 
     def root(self, store: Path) -> Path:
-        identity = hashlib.sha256(
-            f"{self.name}|{self.split}|{self.column}|{self.revision}".encode()
-        ).hexdigest()[:12]
+        parts = [self.name, self.split, self.column, str(self.revision)]
+        where = {str(column): values for column, values in (self.where or {}).items()}
+        more = [self.subset, json.dumps(where, sort_keys=True, default=list), self.count]
+        if more != [None, "{}", None]:
+            parts += map(str, more)
+        parts += [str(state) for state in self.watched(store)]
+        identity = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
         target = store / f"huggingface-{re.sub(r'[^A-Za-z0-9]+', '-', self.name)}-{identity}"
         if not target.is_dir():
-            with _unpack_folder(target) as folder:
+            with unpack_folder(target) as folder:
                 self._export(folder)
         return target
 
-    def _export(self, folder: Path) -> None:
-        import datasets
+    def watched(self, store: Path) -> list[Any]:
+        """Name, size and time of local files."""
+        return stated(Found(path, str(path)) for path in local_files(self.name))
 
+    def _export(self, folder: Path) -> None:
+        without = 0
         try:
-            if Path(self.name, "state.json").is_file():
-                table = datasets.load_from_disk(self.name)
-            elif Path(self.name, "dataset_dict.json").is_file():
-                table = datasets.load_from_disk(self.name)[self.split]
-            else:
-                table = datasets.load_dataset(self.name, split=self.split, revision=self.revision)
-            table = table.cast_column(self.column, datasets.Image(decode=False))
-        except Exception as error:  # the Hub client has no common base class for its errors
+            for number, picture in enumerate(
+                rows(
+                    self.name,
+                    subset=self.subset,
+                    split=self.split,
+                    column=self.column,
+                    revision=self.revision,
+                    where=self.where,
+                    streaming=self.streaming,
+                    count=self.count,
+                )
+            ):
+                data = _bytes_of(picture)
+                if picture is None or data is None:
+                    without += 1
+                    continue
+                (folder / f"{number:06d}{_suffix_of(picture, data)}").write_bytes(data)
+        except Unreachable as error:
             raise SourceUnavailable(
-                f"{self.label} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                "Check the name, the network and 'huggingface-cli login', or download the data "
+                f"{self.label} cannot be loaded ({error}). "
+                "Check the name, the network and 'hf auth login', or download the data "
                 "set elsewhere and give its folder as the name."
             ) from error
-        without = 0
-        for number, row in enumerate(table):
-            data = _bytes_of(row[self.column])
-            if data is None:
-                without += 1
-                continue
-            (folder / f"{number:06d}{_suffix_of(row[self.column], data)}").write_bytes(data)
         write_json(folder / _WITHOUT, without)
 
     def files(self, store: Path) -> list[Found]:
@@ -236,6 +292,10 @@ class PypiSource(Source):
             )
         return Path(next(iter(spec.submodule_search_locations)))
 
+    def terms(self, store: Path) -> Terms:
+        """See :meth:`Source.terms`."""
+        return pypi_terms(self.package)
+
 
 @dataclass
 class DiceBearSource(Source):
@@ -252,6 +312,12 @@ class DiceBearSource(Source):
     @property
     def label(self) -> str:
         return f"DiceBear style {self.style}"
+
+    def terms(self, store: Path) -> Terms:
+        """See :meth:`Source.terms`."""
+        spec = importlib.util.find_spec("dicebear_styles")
+        folder = Path(next(iter(spec.submodule_search_locations or [""]))) if spec else Path()
+        return dicebear_terms(folder / f"{self.style}.json")
 
     def root(self, store: Path) -> Path:
         target = store / f"dicebear-{self.style}-{self.count}"
@@ -270,7 +336,7 @@ class DiceBearSource(Source):
                 "DiceBear style", self.style, sorted(p.stem for p in styles.glob("*.json"))
             )
         style = dicebear.Style(read_json(styles / f"{self.style}.json"))
-        with _unpack_folder(target) as folder:
+        with unpack_folder(target) as folder:
             for seed in range(self.count):
                 drawing = dicebear.Avatar(style, {"seed": f"{self.style}-{seed}"}).to_string()
                 (folder / f"{self.style}-{seed:04d}.svg").write_text(drawing, encoding="utf-8")
@@ -293,12 +359,19 @@ class NpmSource(Source):
     def label(self) -> str:
         return f"npm package {self.package}"
 
+    def _target(self, store: Path) -> Path:
+        return store / f"npm-{self.package.replace('/', '-').lstrip('@')}-{self.version}"
+
+    def terms(self, store: Path) -> Terms:
+        """See :meth:`Source.terms`."""
+        return npm_terms(self._target(store) / "package")
+
     def root(self, store: Path) -> Path:
-        target = store / f"npm-{self.package.replace('/', '-').lstrip('@')}-{self.version}"
+        target = self._target(store)
         if target.is_dir():
             return target
         _need_client("npm", self.label)
-        with _unpack_folder(target) as folder, tempfile.TemporaryDirectory(dir=store) as download:
+        with unpack_folder(target) as folder, tempfile.TemporaryDirectory(dir=store) as download:
             command = ["npm", "pack", f"{self.package}@{self.version}", "--silent"]
             _client([*command, "--pack-destination", download], self.label)
             with tarfile.open(next(Path(download).glob("*.tgz"))) as archive:
@@ -320,15 +393,22 @@ class DebianSource(Source):
     def label(self) -> str:
         return f"Debian package {self.package}"
 
+    def _target(self, store: Path) -> Path:
+        return store / f"debian-{self.package.replace('*', '_')}"
+
+    def terms(self, store: Path) -> Terms:
+        """See :meth:`Source.terms`."""
+        return debian_terms(self._target(store))
+
     def root(self, store: Path) -> Path:
-        target = store / f"debian-{self.package.replace('*', '_')}"
+        target = self._target(store)
         if target.is_dir():
             return target
         _need_client("apt-get", self.label)
         _need_client("dpkg-deb", self.label)
         apt = _Apt(store / "apt")
         name = self._resolve(apt)
-        with _unpack_folder(target) as folder, tempfile.TemporaryDirectory(dir=store) as download:
+        with unpack_folder(target) as folder, tempfile.TemporaryDirectory(dir=store) as download:
             try:
                 apt.run(["apt-get", "download", name], self.label, cwd=download)
             except SourceUnavailable:  # the package lists may be out of date
@@ -395,7 +475,7 @@ def _client(command: Iterable[str], label: str, cwd: str | None = None) -> str:
 
 
 @contextmanager
-def _unpack_folder(target: Path) -> Any:
+def unpack_folder(target: Path) -> Any:
     """A temporary folder that becomes ``target`` when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))

@@ -3,45 +3,87 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lic_da.data.alike import NEAR_IDENTICAL, distances, mirrored_distances
 from lic_da.data.index import SPLITS, Picture
 from lic_da.data.inspection import Inspected
 
-_NEAR_IDENTICAL = 40  # bits of 256; looked at: pairs below are one drawing, pairs above are not
+SHARES = (0.8, 0.1, 0.1)
+"""Of training, validation and test images, where a domain says nothing else."""
 
 
-def assign_splits(inspected: list[Inspected]) -> list[Picture]:
-    """Splits by content: a series goes where the smallest key of its files points, 80/10/10."""
+def assign_splits(
+    inspected: list[Inspected], shares: Sequence[float] = SHARES
+) -> tuple[list[Picture], int]:
+    """Splits by content: a series goes where the smallest key of its files points.
+
+    Images whose source gives their split (``test_only``) come on top: they change the split of no other
+    image, and those that are near-identical to one of another split, or of its series, are left out.
+
+    Args:
+        inspected: usable images of a domain.
+        shares: of training, validation and test images.
+
+    Returns:
+        The images with their splits, and how many were left out.
+    """
+    free = [item for item in inspected if item.candidate.given_split is None]
     groups: dict[str, list[Inspected]] = {}
-    for group in _series(inspected):
-        members = [inspected[i] for i in group]
+    for group in _series(free):
+        members = [free[i] for i in group]
         groups[min(m.candidate.split_key for m in members)] = members
-    splits = {key: _split_of(key) for key in groups}
+    splits = {key: _split_of(key, shares) for key in groups}
     _fill_empty_splits(splits)
-    pictures = []
-    for key, members in groups.items():
-        for m in members:
-            pictures.append(
-                Picture(
-                    file=str(m.path),
-                    name=m.candidate.found.name,
-                    source=m.candidate.source.label,
-                    split=splits[key],
-                    series=key[:16],
-                    sha256=m.candidate.sha256,
-                    width=m.width,
-                    height=m.height,
-                )
-            )
-    return sorted(pictures, key=lambda p: p.sha256)
+    placed = [(m, splits[key], key) for key, members in groups.items() for m in members]
+    given = [item for item in inspected if item.candidate.given_split is not None]
+    for split in reversed(SPLITS):  # what is there to test with stays apart from the rest
+        own = [item for item in given if item.candidate.given_split == split]
+        placed += [
+            (item, split, item.candidate.split_key)
+            for item in _apart(own, [other for other, place, _ in placed if place != split])
+        ]
+    pictures = [
+        Picture(
+            file=str(item.path),
+            name=item.candidate.found.name,
+            source=item.candidate.source.label,
+            split=split,
+            series=key[:16],
+            sha256=item.candidate.sha256,
+            width=item.width,
+            height=item.height,
+        )
+        for item, split, key in placed
+    ]
+    return sorted(pictures, key=lambda p: p.sha256), len(inspected) - len(placed)
 
 
-def _split_of(sha256: str) -> str:
+def _apart(items: list[Inspected], others: list[Inspected]) -> list[Inspected]:
+    """Those of the items that show nothing of what the others do."""
+    if not items or not others:
+        return items
+    bits = [np.stack([item.fingerprint for item in group]) for group in (items, others)]
+    alike = (mirrored_distances(*bits) <= NEAR_IDENTICAL).any(axis=1)
+    taken = {_series_name(other) for other in others} - {None}
+    return [
+        item
+        for item, twice in zip(items, alike, strict=True)
+        if not twice and _series_name(item) not in taken
+    ]
+
+
+def _series_name(item: Inspected) -> tuple[str, str] | None:
+    key = item.candidate.source.series_of(item.candidate.found.name)
+    return None if key is None else (item.candidate.source.label, key)
+
+
+def _split_of(sha256: str, shares: Sequence[float]) -> str:
     position = int(sha256[:8], 16) / 2**32
-    return "train" if position < 0.8 else "val" if position < 0.9 else "test"
+    train, val, _ = shares
+    return "train" if position < train else "val" if position < train + val else "test"
 
 
 def _fill_empty_splits(splits: dict[str, str]) -> None:
@@ -67,14 +109,13 @@ def _series(inspected: list[Inspected]) -> Iterator[list[int]]:
 
     by_name: dict[tuple[str, str], int] = {}
     for i, item in enumerate(inspected):
-        key = item.candidate.source.series_of(item.candidate.found.name)
+        key = _series_name(item)
         if key is not None:
-            parent[find(i)] = find(by_name.setdefault((item.candidate.source.label, key), i))
+            parent[find(i)] = find(by_name.setdefault(key, i))
     if inspected:
-        hashes = np.stack([item.fingerprint for item in inspected]).astype(np.int32)
-        ones = hashes.sum(axis=1)
-        distance = ones[:, None] + ones[None, :] - 2 * hashes @ hashes.T
-        for i, j in zip(*np.nonzero(np.triu(distance <= _NEAR_IDENTICAL, k=1)), strict=True):
+        hashes = np.stack([item.fingerprint for item in inspected])
+        alike = np.triu(distances(hashes, hashes) <= NEAR_IDENTICAL, k=1)
+        for i, j in zip(*np.nonzero(alike), strict=True):
             parent[find(int(i))] = find(int(j))
     groups: dict[int, list[int]] = defaultdict(list)
     for i in range(len(inspected)):

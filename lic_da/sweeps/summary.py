@@ -153,7 +153,7 @@ def _test_pictures(
         The pictures; domains some of whose pictures are gone; and what there is to say of that.
     """
     from lic_da.data.datamodule import LabelledPicture
-    from lic_da.data.domains import prepare
+    from lic_da.data.domains import more_tests, prepare
 
     trained = list(dict.fromkeys(d for s in series for d in s.trained))
     pictures: dict[str, list[LabelledPicture]] = {}
@@ -167,6 +167,8 @@ def _test_pictures(
             pictures[domain] = []
             try:
                 images = prepare(domain, data_dir, console=console)
+                if s.runs[0].config.data.get("more_tests"):
+                    images = more_tests(images, data_dir, console)
             except UserError as error:
                 notes.append(f"{domain}: its pictures cannot be had, so nothing is shown. {error}")
                 incomplete.add(domain)

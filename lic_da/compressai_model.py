@@ -3,7 +3,7 @@
 ::
 
     from compressai.utils.eval_model.__main__ import main
-    from lic_da.evaluation.compressai_model import register
+    from lic_da.compressai_model import register
 
     register("mine", {3: "outputs/NAME/pack"})
     main(["pretrained", "images/", "-a", "mine", "-q", "3", "-d", "out"])

@@ -1,0 +1,446 @@
+"""Experiments and benchmarks start, ask for settings that exist, and write tables as committed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import typer
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+from typer.testing import CliRunner
+
+import lic_da.config
+from benchmarks import decoding, large_image, methods, training
+from experiments import common
+from experiments.adapter_settings import run as adapter_settings
+from experiments.added_domain import run as added_domain
+from experiments.base_codecs import run as base_codecs
+from experiments.few_images import run as few_images
+from experiments.forgetting import run as forgetting
+from experiments.interrupted import run as interrupted
+from experiments.pretraining import run as pretraining
+from experiments.sketch_comic import run as sketch_comic
+from experiments.sweep import run as sweep
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec
+from tests import damage
+from tests.conftest import CODEC, disturb
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+RESULTS = ROOT / "benchmarks" / "results"
+NAMES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/run.py"))
+PROGRAMS = {
+    **{name: f"experiments.{name}.run" for name in NAMES},
+    **{
+        f"benchmark {name}": f"benchmarks.{name}"
+        for name in ("decoding", "large_image", "methods", "training")
+    },
+}
+
+
+def app_of(module: ModuleType) -> typer.Typer:
+    """The command line of a program, as it is when the program is run."""
+    if hasattr(module, "app"):
+        return module.app
+    app = typer.Typer(add_completion=False)
+    app.command()(module.main)
+    return app
+
+
+def is_plot(path: Path) -> bool:
+    """Whether a file is a picture that shows something."""
+    with Image.open(path) as image:
+        return image.format == "PNG" and np.asarray(image.convert("L")).std() > 1
+
+
+# Command lines
+
+
+@pytest.mark.parametrize("module", PROGRAMS.values(), ids=PROGRAMS)
+def test_every_program_has_a_command_line_that_answers_help(module: str) -> None:
+    done = CliRunner().invoke(app_of(importlib.import_module(module)), ["--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.output
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_says_how_it_is_started_and_has_a_page_with_its_answer(name: str) -> None:
+    said = importlib.import_module(f"experiments.{name}.run").__doc__
+    assert said and f"``make experiments/{name}``" in said
+    assert "**Answer.**" in (EXPERIMENTS / name / "README.md").read_text()
+
+
+def test_programs_start_by_path_and_by_name() -> None:
+    ways = (["benchmarks/decoding.py"], ["-m", "experiments.sweep.run"])
+    started = [
+        subprocess.Popen(
+            [sys.executable, *way, "--help"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for way in ways
+    ]
+    assert all("--codec" in process.communicate()[0] for process in started)
+    assert all(process.returncode == 0 for process in started)
+
+
+def test_the_fuzzer_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "atheris", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.fuzz_streams", raising=False)
+    with pytest.raises(SystemExit, match="pip install atheris"):
+        importlib.import_module("benchmarks.fuzz_streams")
+
+
+# Settings of the trainings that experiments start
+
+
+class Started(Exception):
+    """What an experiment would have started: the program and its Hydra overrides."""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, list[str]]]:
+    """Calls a function up to the first program that it starts; what it would have started."""
+
+    def begin(program: str, *settings: str) -> None:
+        raise Started(program, [s for s in settings if s != "-m"])
+
+    def of(function: Callable[..., object], *arguments: object) -> tuple[str, list[str]]:
+        monkeypatch.setattr(common, "start", begin)
+        with pytest.raises(Started) as raised:
+            function(*arguments)
+        return raised.value.args
+
+    return of
+
+
+def jobs_of(settings: list[str]) -> set[tuple[str, ...]]:
+    """Overrides of the first job of a sweep and of the last, which may be the same."""
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line]
+        for o in OverridesParser.create().parse_overrides(settings)
+        if not o.input_line.startswith("hydra")
+    ]
+    return {tuple(value[end] for value in values) for end in (0, -1)}
+
+
+STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
+    "sketch_comic": (sketch_comic.main, ()),
+    "sweep": (sweep.main, ()),
+    "sweep zou2022_n64": (sweep.main, ("zou2022_n64", 2)),
+    "benchmark same": (training.same, ()),
+    "benchmark inputs": (training.inputs, ()),
+    **{
+        f"adapter_settings {n}": (adapter_settings.train, ("mbt2018_mean_n64", c))
+        for n, c in enumerate(adapter_settings.CHANGES)
+    },
+    **{f"few_images {method}": (few_images.train, (method, 2)) for method in few_images.STEPS},
+    **{f"forgetting {grid}": (forgetting.train, (grid, 1)) for grid in forgetting.FOLDERS},
+    **{
+        f"pretraining {n}": (pretraining.train, ("bundled weights", n, c))
+        for n, c in pretraining.GO_ON.items()
+    },
+    **{
+        f"pretraining scratch, {n}": (pretraining.train, ("scratch", n, c))
+        for n, c in pretraining.SCRATCH.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_what_is_started_is_configured_by_settings_that_exist(
+    name: str,
+    started: Callable[..., tuple[str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
+    function, arguments = STARTS[name]
+    program, settings = started(function, *arguments)
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        for job in jobs_of(settings):
+            assert compose(program, [*job])  # raises where a name or a group's choice is unknown
+
+
+def test_the_settings_of_other_trainings_exist_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(added_domain, "RUNS", tmp_path)
+    monkeypatch.setattr(added_domain, "train_what_is_missing", lambda config, folder: config)
+    for label, overrides in added_domain.SETTINGS.items():
+        assert added_domain.trained(label, overrides).evaluation.ms_ssim is False
+    program, *settings = interrupted.command(tmp_path)[2:]
+    assert program == "lic_da.train"
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        assert compose("train", [s for s in settings if not s.startswith("hydra")]).unseen == []
+
+
+def test_a_program_that_fails_ends_the_experiment_with_its_exit_code(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        common.start("train", "codec=nonesuch")
+    assert raised.value.code == 2
+    assert "Unknown codec 'nonesuch'" in capfd.readouterr().err
+
+
+def test_trainings_at_a_time_are_started_by_joblib(
+    started: Callable[..., tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    program, settings = started(lambda: common.sweep(tmp_path, "codec.quality=4", jobs=3))
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        config = compose(program, settings, return_hydra_config=True)
+    assert config.codec.quality == 4
+    assert config.hydra.sweep.dir == str(tmp_path)
+    assert config.hydra.launcher.n_jobs == 3
+    assert config.hydra.launcher._target_.endswith("JoblibLauncher")
+
+
+def test_a_sweep_of_another_codec_keeps_its_tables_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(program: str, *settings: str) -> None:
+        (folder,) = (
+            Path(s.partition("=")[2]) for s in settings if s.startswith("hydra.sweep.dir=")
+        )
+        folder.mkdir(parents=True)
+        for name in ("bd_rate.csv", "summary.json"):
+            (folder / name).write_text(" ".join(s for s in settings if s.startswith("codec=")))
+
+    monkeypatch.setattr(common, "start", finish)
+    monkeypatch.setattr(sweep, "HERE", tmp_path)
+    monkeypatch.setattr(sweep, "RUNS", tmp_path / "outputs" / "experiment_sweep")
+    sweep.main()
+    sweep.main(codec="zou2022_n64")
+    assert (tmp_path / "bd_rate.csv").read_text() == (tmp_path / "summary.json").read_text() == ""
+    for name in ("bd_rate.csv", "summary.json"):
+        assert (tmp_path / "zou2022_n64" / name).read_text() == "codec=zou2022_n64"
+
+
+def test_a_sweep_refuses_what_is_no_codec() -> None:
+    done = CliRunner().invoke(app_of(sweep), ["--codec", "bmshj2018_factorized_n64,zou2022_n64"])
+    assert done.exit_code == 1
+    assert "Unknown codec" in done.output
+
+
+def test_finished_runs_of_a_sweep_are_read_and_others_left_out(tmp_path: Path) -> None:
+    run = ROOT / "tests" / "fixtures" / "format1" / "run"
+    shutil.copytree(run, tmp_path / "done")
+    (tmp_path / "stopped").mkdir()
+    shutil.copy(run / "config.yaml", tmp_path / "stopped")
+    assert [found.folder.name for found in common.finished(tmp_path)] == ["done"]
+    points = [*forgetting.means(tmp_path)]
+    assert {(p.method, p.trained_on, p.quality) for p in points} == {("adapters", "inked", 1)}
+    assert {p.domain for p in points} == {"plain", "inked"}
+    assert [row.blend for row in forgetting.rows(tmp_path)] == ["weighted", "oracle"]
+
+
+# Tables and plots
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row with all kinds of cells."""
+
+    name: str
+    count: int
+    share: float
+    same: bool
+    change: float | None
+
+
+LINES = [Line("a, b", 3, 0.25, True, None), Line('"é"', -1, math.inf, False, -1.5)]
+
+
+def test_a_table_reads_as_the_rows_that_were_written(tmp_path: Path) -> None:
+    common.write_table(tmp_path / "new" / "a.csv", LINES)
+    assert common.read_rows(tmp_path / "new" / "a.csv", Line) == LINES
+    common.write_table(tmp_path / "b.csv", [vars(line) for line in LINES], ".3f")
+    assert (tmp_path / "b.csv").read_bytes().decode() == (
+        'name,count,share,same,change\n"a, b",3,0.250,True,\n"""é""",-1,inf,False,-1.500\n'
+    )
+
+
+@pytest.mark.parametrize("rows", [[], [{"a": 1}, {"b": 2}]], ids=["none", "other columns"])
+def test_a_table_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, rows: list[dict[str, int]]
+) -> None:
+    common.write_table(tmp_path / "a.csv", LINES)
+    before = (tmp_path / "a.csv").read_bytes()
+    with pytest.raises(ValueError):
+        common.write_table(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+TABLES: dict[str, tuple[Callable[..., object], str]] = {
+    "experiments/interrupted/results.csv": (interrupted.Result, ".2f"),
+    "benchmarks/results/bmshj2018_factorized_n64.csv": (decoding.Measurement, ".5g"),
+    "benchmarks/results/zou2022.csv": (decoding.Measurement, ".5g"),
+    "benchmarks/results/methods.csv": (methods.Row, ".4f"),
+    "benchmarks/results/training_cpu_no_amx.csv": (training.Row, ".6g"),
+    "benchmarks/results/training_same.csv": (training.Same, ".6g"),
+    "benchmarks/results/training_inputs.csv": (training.Input, ".6g"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_of_committed_tables_are_those_that_programs_write(table: str, tmp_path: Path) -> None:
+    kind, floats = TABLES[table]
+    common.write_table(tmp_path / "again.csv", common.read_rows(ROOT / table, kind), floats)
+    assert (tmp_path / "again.csv").read_bytes() == (ROOT / table).read_bytes()
+
+
+def same_tables(folder: Path, *names: str, of: str) -> bool:
+    """Whether tables are those of an experiment, byte for byte."""
+    return all(
+        (folder / name).read_bytes() == (EXPERIMENTS / of / name).read_bytes() for name in names
+    )
+
+
+def test_few_images_writes_its_committed_table_again_and_a_plot(tmp_path: Path) -> None:
+    rows = common.read_rows(EXPERIMENTS / "few_images" / "results.csv", few_images.Result)
+    few_images.write(rows, tmp_path)
+    assert same_tables(tmp_path, "results.csv", of="few_images")
+    assert is_plot(tmp_path / "gains.png")
+
+
+def test_added_domain_writes_its_committed_tables_again_and_a_plot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = EXPERIMENTS / "added_domain"
+    found = common.read_rows(folder / "results.csv", added_domain.Result)
+    kept = common.read_rows(folder / "before_after.csv", added_domain.Change)
+    added_domain.write(found, kept, tmp_path)
+    assert same_tables(tmp_path, "results.csv", "before_after.csv", of="added_domain")
+    assert is_plot(tmp_path / "gains.png")
+    assert "extended, replay: clipart gains" in capsys.readouterr().out
+
+
+def test_forgetting_replaces_the_rows_of_trainings_that_are_done_anew(tmp_path: Path) -> None:
+    for name in ("comparison.csv", "points.csv"):
+        shutil.copy(EXPERIMENTS / "forgetting" / name, tmp_path)
+    before = forgetting.write(tmp_path, [], [])
+    assert same_tables(tmp_path, "comparison.csv", "points.csv", of="forgetting")
+    assert is_plot(tmp_path / "forgetting.png") and is_plot(tmp_path / "rd_curves.png")
+    new = dataclasses.replace(before[-1], target_bd_rate=-99.0)
+    old = [r for r in before if (r.method, r.trained_on) != (new.method, new.trained_on)]
+    assert forgetting.write(tmp_path, [new], []) == [new, *old]
+    assert common.read_rows(tmp_path / "comparison.csv", forgetting.Row) == [new, *old]
+
+
+def test_means_and_bd_rates_of_base_codecs_follow_from_the_committed_points(tmp_path: Path) -> None:
+    folder = EXPERIMENTS / "base_codecs"
+    points = common.read_rows(folder / "rd_points.csv", base_codecs.Coded)
+    base_codecs.write(points, tmp_path)
+    assert same_tables(tmp_path, "rd_points.csv", of="base_codecs")
+    assert is_plot(tmp_path / "rd_curves.png")
+    for name, figures in (
+        ("means.csv", {"bpp": 1e-4, "psnr": 1e-3}),
+        ("bd_rate.csv", {"bd_rate_percent": 0.01, "bd_psnr_db": 0.01}),
+    ):
+        ours, theirs = (common.read_table(f / name) for f in (tmp_path, folder))
+        for a, b in zip(ours, theirs, strict=True):
+            assert {k: v for k, v in a.items() if k not in figures} == {
+                k: v for k, v in b.items() if k not in figures
+            }
+            for column, last_digit in figures.items():  # points are rounded to six digits
+                assert float(a[column]) == pytest.approx(
+                    float(b[column]), abs=1.01 * last_digit, nan_ok=True
+                )
+
+
+def test_how_the_bundled_codecs_were_trained_is_plotted_from_their_logs(tmp_path: Path) -> None:
+    base_codecs.plot_training(tmp_path / "training.png")
+    assert is_plot(tmp_path / "training.png")
+
+
+# Benchmarks that run in seconds
+
+
+def test_decoding_is_timed_and_written_as_table_text_and_plot(tmp_path: Path) -> None:
+    options = ["--codecs", CODEC, "--domains", "1", "--rounds", "2", "--slow-rounds", "2"]
+    done = CliRunner().invoke(app_of(decoding), [*options, "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    rows = common.read_rows(tmp_path / f"{CODEC}.csv", decoding.Measurement)
+    assert [(r.form, r.domains, r.rounds) for r in rows] == [
+        ("base", 0, 2),
+        ("fold", 1, 2),
+        ("branches", 1, 2),
+    ]
+    assert all(r.median_ms > 0 and r.ratio > 0 for r in rows)
+    assert rows[1].max_difference < 1e-5
+    assert "branches" in (tmp_path / f"{CODEC}.txt").read_text()
+    assert is_plot(tmp_path / f"{CODEC}.png")
+
+
+def test_methods_are_timed_by_their_packs(adapted: AdaptedCodec, tmp_path: Path) -> None:
+    pack.save(disturb(adapted), tmp_path / "pack", {})
+    done = CliRunner().invoke(
+        app_of(methods), [str(tmp_path / "pack"), "--rounds", "2", "--output", str(tmp_path)]
+    )
+    assert done.exit_code == 0, done.output
+    (row,) = common.read_rows(tmp_path / "methods.csv", methods.Row)
+    assert (row.method, row.codec, row.quality, row.domains) == ("adapters", CODEC, 3, 3)
+    assert row.ratio > 0
+
+
+def test_one_round_has_no_quartiles_and_is_refused() -> None:
+    done = CliRunner().invoke(app_of(decoding), ["--codecs", CODEC, "--rounds", "1"])
+    assert done.exit_code == 2
+    assert "--rounds" in done.output
+
+
+@pytest.mark.parametrize("way", training.WAYS)
+def test_every_way_to_train_takes_a_step(way: str) -> None:
+    training.step_of(way, CODEC, 2, 64, "cpu")()
+
+
+def test_psnr_of_a_large_image_is_that_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (600, 40, 3), np.uint8) for _ in range(2))
+    mse = np.mean((a.astype(float) - b) ** 2)
+    assert large_image.psnr(a, b) == pytest.approx(10 * np.log10(255**2 / mse), rel=1e-6)
+
+
+@pytest.fixture
+def fuzzer(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The fuzzer, with a search that only tries the seeds."""
+    atheris = SimpleNamespace(
+        instrument_imports=lambda include: contextlib.nullcontext(),
+        Setup=lambda words, one: setattr(atheris, "found", (Path(words[-1]), one)),
+        Fuzz=lambda: [atheris.found[1](path.read_bytes()) for path in atheris.found[0].iterdir()],
+    )
+    monkeypatch.setitem(sys.modules, "atheris", atheris)
+    monkeypatch.delitem(sys.modules, "benchmarks.fuzz_streams", raising=False)
+    yield importlib.import_module("benchmarks.fuzz_streams")
+    sys.modules.pop("benchmarks.fuzz_streams")
+
+
+def test_the_fuzzer_tries_whole_and_damaged_streams(
+    fuzzer: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fuzzer, "SEEDS", 8)
+    monkeypatch.setattr(damage, "SECONDS", math.inf)
+    monkeypatch.setattr(sys, "argv", ["fuzz_streams", str(tmp_path)])
+    fuzzer.main()
+    assert len(list(tmp_path.glob("whole_*"))) == 3
+    assert len(list(tmp_path.glob("damaged_*"))) > 0
+    said = capsys.readouterr().out
+    assert "'picture': 0" not in said and "'error': 0" not in said
