@@ -11,7 +11,7 @@ import typer
 
 from lic_da.data.commands import app as data_app
 from lic_da.errors import UserError, unknown
-from lic_da.io.bitstream import Stream
+from lic_da.io.bitstream import CHOSEN_UNITS, Stream
 from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(data_app, name="data")
 
 FORMATS = ("png", "webp")
 _LIC = ".lic"
+_FEW = 8  # domains whose weights are all shown
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")]
 Output = Annotated[
@@ -60,6 +61,13 @@ def compress(
         str | None,
         typer.Option(help="base: write the base codec's stream, with a pack of any method."),
     ] = None,
+    v: Annotated[
+        str,
+        typer.Option(
+            help="gate: the decoder finds the weights of the adapters. best: search those that decode "
+            "each image best, which is slow, and write them where it pays."
+        ),
+    ] = "gate",
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
     trust: Trust = None,
@@ -77,8 +85,13 @@ def compress(
 
     if blend not in (None, "base"):
         raise UserError(f"--blend {blend} is for decompress: compress takes base, or no blend.")
+    if v not in ("gate", "best"):
+        raise unknown("--v", v, ("gate", "best"))
+    if v == "best" and (blend is not None or codec is not None):
+        raise UserError("--v best chooses among a pack's adapters: give no --blend and no --codec.")
     todo = plan(source, target, picture, ".lic")
-    coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=tuple(trust or ()))
+    trusted = tuple(trust or ())
+    coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=trusted, v=v)
     coder.check()
     _leave(
         run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs, pictures=True)
@@ -241,12 +254,16 @@ def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tup
             return []  # no gate
         weights = codec.gate_weights(stream)
         values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
+        if stream.chosen is not None:
+            return [("chosen v", f"{values} (by the encoder, {_took(stream)})")]
         return [("gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})")]
     from lic_da.codecs import fingerprints
     from lic_da.files.coder import default_pack, domains_of
 
     folder = default_pack()
     names = domains_of(folder, stream.fingerprint) if folder is not None else None
+    if stream.chosen is not None:
+        return [("chosen v", _told_chosen(stream.chosen, names, folder, _took(stream)))]
     if stream.v is None and fingerprints.find(stream.fingerprint) is None:
         return []
     if stream.v is None:
@@ -257,6 +274,24 @@ def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tup
         return [("gate's v", f"{' '.join(shares)} (signalled; --pack DIR gives the names)")]
     named = ", ".join(f"{name} {value}" for name, value in zip(names, shares, strict=True))
     return [("gate's v", f"{named} (signalled; names from {folder})")]
+
+
+def _told_chosen(
+    chosen: Sequence[int], names: Sequence[str] | None, folder: Path | None, took: str
+) -> str:
+    """A chosen v in words; entries that are zero are left out where there are many."""
+    if not any(chosen):
+        return f"no adapters: as the base decoder (by the encoder, {took})"
+    fits = names is not None and len(names) == len(chosen)
+    labels = names if fits and names is not None else [f"domain {k}" for k in range(len(chosen))]
+    named = zip(labels, chosen, strict=True)
+    values = [f"{name} {c / CHOSEN_UNITS:.3f}" for name, c in named if c or len(chosen) <= _FEW]
+    origin = f"names from {folder}" if fits else "--pack DIR gives the names"
+    return f"{', '.join(values)} (by the encoder, {took}; {origin})"
+
+
+def _took(stream: Stream) -> str:
+    return "1 byte" if stream.v_bytes == 1 else f"{stream.v_bytes} bytes"
 
 
 def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:

@@ -28,8 +28,8 @@ def main(config: DictConfig) -> None:
     names_of_metrics = metric_names(config)
     METRICS.chosen(names_of_metrics)
     for blend in config.blends or ():
-        if blend not in adapted.blends:
-            raise unknown("blend", blend, adapted.blends)
+        if blend not in (known := (*adapted.blends, *adapted.blends_on_request)):
+            raise unknown("blend", blend, known)
     seen = adapted.domains if config.domains is None else listed(config.domains)
     names = dict.fromkeys((*seen, *listed(config.unseen)))
     for name in names:

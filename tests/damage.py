@@ -32,7 +32,11 @@ class Layout:
     """Where things are in a whole stream."""
 
     def __init__(self, data: bytes) -> None:
-        self.v = (data[5] >> 1) + 1 if data[5] else 0
+        many = data[5] >> 1
+        if data[4] == 1:
+            self.v = many + 1 if data[5] else 0
+        else:  # a chosen v
+            self.v = 1 + 2 * many if data[5] & 1 else many + 1
         self.count = _HEAD + self.v
         self.lengths = []
         at = self.count + 1
@@ -191,11 +195,14 @@ def codecs() -> dict[str, tuple[Any, bytes]]:
     with torch.no_grad():
         scaled.codec.g_a[-1].weight.mul_(30)  # a latent that is not all zeros; some symbols escape
     plain = factorized.compress(picture)
-    signalled = dataclasses.replace(Stream.from_bytes(plain), v=bytes([200, 50, 5])).to_bytes()
+    stream = Stream.from_bytes(plain)
+    signalled = dataclasses.replace(stream, v=bytes([200, 50, 5])).to_bytes()
     return {
         "factorized": (factorized, plain),
         "hyperprior": (scaled, scaled.compress(picture)),
         "signalled": (factorized, signalled),
+        "chosen": (factorized, dataclasses.replace(stream, chosen=(20, -7, 64)).to_bytes()),
+        "sparse": (factorized, dataclasses.replace(stream, chosen=(0, 0, 0)).to_bytes()),
     }
 
 
@@ -214,7 +221,7 @@ def legal(codec: Any, original: bytes, data: bytes, picture: Any) -> bool:
     if stream.shape == true.shape[::-1] != true.shape:
         return stream.latent_crc == true.latent_crc
     height, width = (side * codec.stride for side in true.shape)
-    whole = dataclasses.replace(true, v=stream.v, height=height, width=width)
+    whole = dataclasses.replace(true, v=stream.v, chosen=stream.chosen, height=height, width=width)
     expected = codec.decompress(whole)[: stream.height, : stream.width]
     return bool(np.array_equal(picture, expected))
 

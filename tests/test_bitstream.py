@@ -21,7 +21,12 @@ from omegaconf import OmegaConf
 from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.entropy.decode import decode
 from lic_da.errors import UserError
-from lic_da.io.bitstream import MAX_PIXELS, Stream, StreamError
+from lic_da.io.bitstream import (
+    MAX_PIXELS,
+    Stream,
+    StreamError,
+    chosen_bytes,
+)
 from lic_da.io.images import RGB
 from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
 from tests.conftest import BUNDLED, CODEC, DOMAINS, codec_config, disturb, hyperprior_config
@@ -66,6 +71,69 @@ def test_weights_of_the_adapters_follow_the_latent_shape() -> None:
     assert read.bpp == 8 * (read.string_bytes + 3) / (395 * 301)
 
 
+CHOSEN = {
+    "dense": ((-40, 0, 17), b"\x04", b"\xd8\x00\x11"),
+    "sparse": ((0,) * 5 + (127,) + (0,) * 57 + (-128,), b"\x05", b"\x3f\x05\x3f\x7f\x80"),
+    "base": ((0,) * 3, b"\x01", b"\x02"),
+    "one domain": ((33,), b"\x00", b"\x21"),
+    "most": ((1,) * 8 + (0,) * 248, b"\x11", b"\xff" + bytes(range(8)) + b"\x01" * 8),
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_a_chosen_v_is_stored_as_documented(kind: str) -> None:
+    chosen, flags, block = CHOSEN[kind]
+    stream = dataclasses.replace(STREAM, chosen=chosen)
+    plain, data = STREAM.to_bytes(), stream.to_bytes()
+    assert data[4:6] == b"\x02" + flags
+    assert data[26 : 26 + len(block)] == block
+    assert data[6:26] == plain[6:26] and data[26 + len(block) : -4] == plain[26:-4]
+    assert Stream.from_bytes(data) == stream
+    assert stream.v_bytes == len(block) == chosen_bytes(chosen)
+    assert stream.bpp == 8 * (stream.string_bytes + len(block)) / (395 * 301)
+    for i in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[i] ^= 1 << bit
+            with pytest.raises(StreamError):
+                Stream.from_bytes(bytes(damaged))
+        with pytest.raises(StreamError):
+            Stream.from_bytes(data[:i])
+
+
+@pytest.mark.parametrize(
+    ("flags", "block"),
+    [
+        (0x7E, bytes([1] * 64)),  # 64 in a row, all other than zero
+        (0x04, bytes(3)),  # dense, but sparse is shorter
+        (0x05, b"\x02\x00\x01\x05\x06"),  # sparse, but dense is as short
+        (0x05, b"\x3f\x05\x05\x01\x01"),  # one place twice
+        (0x05, b"\x3f\x06\x05\x01\x01"),  # places that fall
+        (0x05, b"\x3f\x05\x40\x01\x01"),  # a place beyond K
+        (0x05, b"\x3f\x05\x06\x01\x00"),  # an entry that is zero
+        (0x13, b"\x3f" + bytes(range(9)) + b"\x01" * 9),  # nine entries
+        (0xFF, b"\xff" + bytes(range(127)) + b"\x01" * 127),
+    ],
+)
+def test_a_chosen_v_in_another_form_is_refused_even_with_a_right_checksum(
+    flags: int, block: bytes
+) -> None:
+    data = STREAM.to_bytes()
+    forged = data[:4] + bytes([2, flags]) + data[6:26] + block + data[26:]
+    with pytest.raises(
+        StreamError, match=r"weights of the adapters are not in the form|chosen v has"
+    ):
+        Stream.from_bytes(checksummed(forged))
+
+
+def test_a_version_that_is_not_known_is_refused_by_its_number() -> None:
+    data = STREAM.to_bytes()
+    with pytest.raises(
+        StreamError, match=r"version 3 and flags 0; .* Use a newer version of lic_da"
+    ):
+        Stream.from_bytes(checksummed(data[:4] + b"\x03" + data[5:]))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -79,6 +147,12 @@ def test_weights_of_the_adapters_follow_the_latent_shape() -> None:
         {"v": b""},
         {"v": bytes(3)},
         {"v": b"x" * 129},
+        {"chosen": ()},
+        {"chosen": (128,)},
+        {"chosen": (0, -129)},
+        {"chosen": (1,) * 18},
+        {"chosen": (0,) * 257},
+        {"v": b"abc", "chosen": (1, 2, 3)},
         {"fingerprint": b"short"},
     ],
 )
@@ -142,7 +216,7 @@ def small() -> tuple[AdaptedCodec, bytes, RGB]:
     [(1_500, 20), pytest.param(10_000, 2, marks=pytest.mark.slow, id="ten_thousand")],
 )
 def test_damaged_streams_end_in_the_documented_error(count: int, seconds: int) -> None:
-    """Factorized, hyperprior and signalled v; half of the corpus is forged, with a right checksum.
+    """Factorized, hyperprior, signalled and chosen v; half of the corpus is forged, with a right checksum.
 
     The child has 1 GiB of memory and so many seconds a stream, beside other tests more than it needs
     alone; a crash, another exception or a picture that the undamaged latents do not have ends it.
@@ -157,9 +231,9 @@ def test_damaged_streams_end_in_the_documented_error(count: int, seconds: int) -
     )
     assert child.returncode == 0, child.stderr[-2000:]
     told = json.loads(child.stdout)
-    assert set(told) == {"factorized", "hyperprior", "signalled"}
+    assert set(told) == {"factorized", "hyperprior", "signalled", "chosen", "sparse"}
     assert sum(of["errors"] + of["pictures"] for of in told.values()) == count
-    assert all(of["errors"] > 0.9 * count / 3 for of in told.values())
+    assert all(of["errors"] > 0.9 * count / len(told) for of in told.values())
 
 
 def test_the_entropy_decoder_never_reads_what_lies_behind_the_padding(

@@ -32,6 +32,9 @@ from lic_da.errors import UserError, unknown
 BLENDS = ("weighted", "top1", "oracle", "base")
 """v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
 
+CHOSEN = "chosen"
+"""The blend of an encoder that searches the v of each image; to a decoder it is ``weighted``."""
+
 
 class AdaptedSynthesis(nn.Module):
     """A frozen ``g_s`` with a bank of adapters and a gate.
@@ -84,7 +87,7 @@ class AdaptedSynthesis(nn.Module):
         """Use another blend inside the block.
 
         Args:
-            blend: one of ``BLENDS``.
+            blend: one of ``BLENDS``, or ``CHOSEN``.
             domain: name of the domain, for ``oracle``.
 
         Raises:
@@ -101,7 +104,7 @@ class AdaptedSynthesis(nn.Module):
     @property
     def needs_gate(self) -> bool:
         """Whether the current blend is made of the gate's v."""
-        return self.blend in ("weighted", "top1")
+        return self.blend in ("weighted", "top1", CHOSEN)
 
     def blend_weights(self, y_hat: Tensor, signalled: Tensor | None = None) -> Tensor | None:
         """V of shape ``(B, K+1)`` for the current blend, or None for ``base``.
@@ -179,8 +182,8 @@ def without_tiny(v: Tensor, threshold: float) -> Tensor:
 
 def check_blend(blend: str, domain: str | None, domains: Sequence[str]) -> None:
     """Raise a UserError unless blend and domain go together."""
-    if blend not in BLENDS:
-        raise unknown("blend", blend, BLENDS)
+    if blend not in (*BLENDS, CHOSEN):
+        raise unknown("blend", blend, (*BLENDS, CHOSEN))
     if blend == "oracle" and domain is None:
         raise UserError("The blend 'oracle' needs the name of a domain.")
     if domain is not None and domain not in domains:

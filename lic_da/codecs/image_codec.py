@@ -53,6 +53,7 @@ class PictureCodec(ABC):
     Attributes:
         method: name of the method, for tables and packs.
         blends: ways to code, the one that the method is judged by first; ``base`` is the unadapted codec.
+        blends_on_request: more of them, which take long and are measured only where they are asked for.
         weights_file: of a pack, its tensors.
         stored_under: part of the codec whose tensors a pack holds, which their names there leave out.
         codec: the CompressAI model that is trained.
@@ -62,6 +63,7 @@ class PictureCodec(ABC):
 
     method: str
     blends: ClassVar[tuple[str, ...]]
+    blends_on_request: ClassVar[tuple[str, ...]] = ()
     weights_file: ClassVar[str] = "weights.safetensors"
     stored_under: ClassVar[str] = ""
     codec: CompressionModel

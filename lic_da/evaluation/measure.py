@@ -77,16 +77,19 @@ def judged(blends: Iterable[str]) -> str | None:
     return next((b for b in JUDGED if b in there), None)
 
 
-def check_blends(blends: Sequence[str] | None, known: Sequence[str]) -> None:
+def check_blends(
+    blends: Sequence[str] | None, known: Sequence[str], on_request: Sequence[str] = ()
+) -> None:
     """Raise a UserError unless these are ways to decode from which gains can be told.
 
     Args:
         blends: what the user wants to measure; None: all.
         known: those of the method, the one it is judged by first.
+        on_request: more of them.
     """
     for blend in blends or ():
-        if blend not in known:
-            raise unknown("blend", blend, known)
+        if blend not in (*known, *on_request):
+            raise unknown("blend", blend, (*known, *on_request))
     if blends is not None and not {"base", known[0]} <= set(blends):
         raise UserError(f"evaluation.blends must hold base and {known[0]}: gains are theirs.")
 
@@ -112,7 +115,7 @@ def measure(
         pictures: what to code. For those of domains that the codec does not know, ``oracle`` is
             left out.
         run: name of the run, for the rows.
-        blends: which ways to decode; None: all that the codec has.
+        blends: which ways to decode; None: all that the codec has, but for those on request.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`; PSNR is always measured.
         decoded: called for every picture.
         console: where progress is shown.
@@ -133,14 +136,16 @@ def measure(
         original = to_tensor(read_rgb(entry.path))
         x = original[None].float().div(255)
         seen = entry.domain in adapted.domains
-        coded: dict[str, _Coded] = {}  # blends mostly share their strings
+        coded: dict[tuple[str, str | None], _Coded] = {}  # blends mostly share their streams
         images: dict[str, Tensor] = {}
         scores: dict[bytes, dict[str, float]] = {}
-        for blend in sorted(blends or adapted.blends, key=adapted.blends.index):
+        known = (*adapted.blends, *adapted.blends_on_request)
+        for blend in sorted(blends or adapted.blends, key=known.index):
             if blend == "oracle" and not seen:
                 continue
             with adapted.blending(blend, entry.domain if blend == "oracle" else None):
-                weights = adapted.string_weights(blend)
+                own_stream = blend if blend in adapted.blends_on_request else None
+                weights = adapted.string_weights(blend), own_stream
                 if weights not in coded:
                     coded[weights] = _code(adapted, x)
                 own = coded[weights]
@@ -173,7 +178,7 @@ def measure(
                     file_bytes=own.file_bytes,
                     # v is paid for where it is used
                     bpp=stream.bpp
-                    if blend in ("weighted", "top1")
+                    if blend in ("weighted", "top1", "chosen")
                     else 8 * stream.string_bytes / pixels,
                     bpp_estimated=own.estimated_bits / pixels,
                     psnr=scores[key]["psnr"],

@@ -157,10 +157,12 @@ def table(summary: dict[str, Any]) -> Table:
     row_of = _adapters_row if adapters else _retrained_row
     columns = _ADAPTERS_COLUMNS if adapters else _RETRAINED_COLUMNS
     rich.add_column("domain", no_wrap=True)
-    for name in columns:
+    chosen = any("chosen" in row.get("gain", {}) for row in summary["domains"].values())
+    for name in (*columns, *(["chosen"] if chosen else [])):
         rich.add_column(name, justify="right", no_wrap=True)
     for name, row in summary["domains"].items():
-        rich.add_row(name if row["seen"] else f"{name}*", str(row["images"]), *row_of(row))
+        last = [f"{row['gain']['chosen']:+.2f}"] if chosen else []
+        rich.add_row(name if row["seen"] else f"{name}*", str(row["images"]), *row_of(row), *last)
     rich.caption = "\n".join(_notes(summary) if adapters else _retrained_notes(summary))
     return rich
 
@@ -238,6 +240,10 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         "base, adapted: PSNR in dB. weighted, top1, oracle: gain over base in",
         "dB, from the same streams. gate: how often its largest weight is right.",
     ]
+    if any("chosen" in row.get("gain", {}) for row in summary["domains"].values()):
+        lines.append(
+            "chosen: likewise, with v chosen by the encoder, whose bytes the stream grew by."
+        )
     if summary["gate_accuracy"] is not None:
         lines.append(
             f"Gate accuracy over the seen domains: {100 * summary['gate_accuracy']:.1f} %."

@@ -35,6 +35,7 @@ class Coder:
         domain: for the blend ``oracle``.
         format: ``png`` or ``webp``.
         trust: packages outside lic_da whose classes the pack may name.
+        v: ``best``: when compressing, search the v of each image (:mod:`lic_da.methods.adapters.chosen`).
     """
 
     pack: Path | None = None
@@ -44,6 +45,7 @@ class Coder:
     domain: str | None = None
     format: str = "png"
     trust: tuple[str, ...] = ()
+    v: str = "gate"
 
     def check(self) -> None:
         """Load what is known before any file is read.
@@ -53,6 +55,8 @@ class Coder:
         """
         if self.pack is not None:
             codec = load(self.pack, self.trust)
+            if self.v == "best" and "chosen" not in codec.blends_on_request:
+                raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
             codec.check_blend(self.blend or codec.blends[0], self.domain)
         elif self.codec is not None:
             _alone(self.codec, self.quality)
@@ -67,6 +71,8 @@ class Coder:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
         codec = load(self.pack, self.trust) if self.pack else _alone(str(self.codec), self.quality)
         blend = self.blend or codec.blends[0] if self.pack else "base"
+        if self.v == "best":
+            blend = "chosen"
         with codec.blending(blend):
             data = codec.compress(read_rgb(job.source))
         with output_path(job.target) as temporary:

@@ -10,6 +10,14 @@ Little-endian. ``string`` is what the base codec's entropy coder wrote, byte for
 ``flags`` is 0 without v. With v its lowest bit is set and the seven others hold K, so that the block
 can be read without the pack that gives its entries their names. v itself is the bytes over their sum.
 
+A v that the encoder has chosen is signed and adds up to anything, which needs version 2; its entries are
+in 32nds. The block is the shorter of two forms (of equal length: dense) and stands where v stands above::
+
+    dense   flags = K << 1        K+1 times i8
+    sparse  flags = n << 1 | 1    K u8  n times u8, places of what is not zero, rising  n times i8
+
+All else is as in version 1, and a stream without such a v is one of version 1.
+
 Reading believes nothing: sizes have limits, every length is held against the bytes that are there,
 and the checksum over the whole file is compared before anything is handed on. A right checksum only
 says that nothing broke on the way; what a decoder must still check is in ``lic_da.codecs.entropy.decode``.
@@ -20,17 +28,28 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from lic_da.errors import UserError
 
 MAGIC = b"LICD"
 VERSION = 1
+CHOSEN_VERSION = 2
+"""Of a stream with a v that the encoder has chosen; all others have ``VERSION``."""
 MAX_STRINGS = 16
 MAX_SIDE = 1 << 20
 MAX_PIXELS = 120_000_000
 MAX_DOMAINS = 128
+MAX_CHOSEN_DOMAINS = 256
+MAX_ENTRIES = 8
+"""Entries of a chosen v that may be other than zero, where all K+1 in a row would take more room."""
+MAX_IN_A_ROW = 1 + 2 * MAX_ENTRIES
+"""Domains up to which a chosen v may have all its entries."""
+CHOSEN_UNITS = 32
+"""A chosen v is in 32nds: from −4 to 3 31/32."""
 MAX_FILE_BYTES = 1 << 29
 """Four bytes a pixel of the largest picture: no codec needs as much."""
 
@@ -41,6 +60,9 @@ _LENGTH = struct.Struct("<I")
 _TAIL = struct.Struct("<II")
 _NO_STREAM = "This is not a lic_da stream (it does not start with LICD, or is cut off)."
 _DAMAGED = "The stream's lengths do not add up."
+_BAD_CHOSEN = (
+    "The stream's chosen weights of the adapters are not in the form that they are written in."
+)
 
 
 class StreamError(UserError):
@@ -79,6 +101,9 @@ class Stream:
         latent_crc: CRC-32 of the quantised latents.
         v: weights of the adapters in 255ths or other units, 1 to ``MAX_DOMAINS`` bytes that are not
             all zero; None: the decoder's gate computes them.
+        chosen: weights of the adapters that the encoder has chosen for this picture, in 32nds, −128 to
+            127, 1 to ``MAX_CHOSEN_DOMAINS`` of them; all zero is the base decoder. They take the place
+            of the gate's, and ``v`` is None beside them. None: there are none.
 
     Raises:
         StreamError: a value is outside the format's limits.
@@ -91,12 +116,17 @@ class Stream:
     strings: tuple[bytes, ...]
     latent_crc: int
     v: bytes | None = None
+    chosen: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_size(self.width, self.height, self.shape)
         _check_count(len(self.strings))
         if self.v is not None and not (0 < len(self.v) <= MAX_DOMAINS and any(self.v)):
             raise StreamError("The stream's weights of the adapters are all zero, or too many.")
+        if self.chosen is not None:
+            _check_chosen(self.chosen)
+            if self.v is not None:
+                raise StreamError("A stream has one v: the gate's, or a chosen one.")
         if len(self.fingerprint) != 8 or not 0 <= self.latent_crc < 1 << 32:
             raise StreamError("A fingerprint has 8 bytes and a CRC 32 bits.")
         if self.string_bytes > MAX_FILE_BYTES:
@@ -108,17 +138,26 @@ class Stream:
         return sum(len(s) for s in self.strings)
 
     @property
+    def v_bytes(self) -> int:
+        """What the weights of the adapters take in the file, signalled or chosen; 0 without any."""
+        return len(self.v or b"") if self.chosen is None else len(_chosen_block(self.chosen)[1])
+
+    @property
     def bpp(self) -> float:
-        """Bits a pixel of the strings, and of v where it is signalled."""
-        return 8 * (self.string_bytes + len(self.v or b"")) / (self.width * self.height)
+        """Bits a pixel of the strings, and of v where it is signalled or chosen."""
+        return 8 * (self.string_bytes + self.v_bytes) / (self.width * self.height)
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
-        flags = 0 if self.v is None else _HAS_V | (len(self.v) - 1) << 1
+        version, flags, v = VERSION, 0, self.v or b""
+        if self.chosen is not None:
+            version, (flags, v) = CHOSEN_VERSION, _chosen_block(self.chosen)
+        elif v:
+            flags = _HAS_V | (len(v) - 1) << 1
         size = (self.width, self.height, *self.shape)
         parts = [
-            _HEAD.pack(MAGIC, VERSION, flags, self.fingerprint, *size),
-            self.v or b"",
+            _HEAD.pack(MAGIC, version, flags, self.fingerprint, *size),
+            v,
             bytes([len(self.strings)]),
         ]
         for string in self.strings:
@@ -158,20 +197,22 @@ class Stream:
         if zlib.crc32(memoryview(data)[:-4]) != _LENGTH.unpack_from(data, len(data) - 4)[0]:
             raise StreamError("The stream is damaged: its checksum does not match its bytes.")
         _, version, flags, fingerprint, width, height, rows, columns = _HEAD.unpack_from(data)
-        if version != VERSION or (flags and not flags & _HAS_V):
+        plain = version == VERSION
+        if not (plain or version == CHOSEN_VERSION) or (plain and flags and not flags & _HAS_V):
             raise StreamError(
                 f"The stream has version {version} and flags {flags}; this program reads version "
-                f"{VERSION}, flags 0 or odd. Use a newer version of lic_da."
+                f"{VERSION}, flags 0 or odd, and version {CHOSEN_VERSION}. Use a newer version of lic_da."
             )
         _check_size(width, height, (rows, columns))
         rest = _Reader(data, _HEAD.size, len(data) - _TAIL.size)
-        v = rest.take((flags >> 1) + 1) if flags else None
+        v = rest.take((flags >> 1) + 1) if plain and flags else None
+        chosen = None if plain else _read_chosen(rest, flags)
         count = rest.take(1)[0]
         _check_count(count)
         strings = tuple(rest.take(_LENGTH.unpack(rest.take(_LENGTH.size))[0]) for _ in range(count))
         rest.finish()
         (latent_crc, _) = _TAIL.unpack_from(data, rest.end)
-        return cls(fingerprint, width, height, (rows, columns), strings, latent_crc, v)
+        return cls(fingerprint, width, height, (rows, columns), strings, latent_crc, v, chosen)
 
 
 class _Reader:
@@ -209,3 +250,49 @@ def _check_size(width: int, height: int, shape: tuple[int, int]) -> None:
 def _check_count(count: int) -> None:
     if not 0 < count <= MAX_STRINGS:
         raise StreamError(f"The stream states {count} strings.")
+
+
+def chosen_bytes(chosen: Sequence[int]) -> int:
+    """What a chosen v takes in a stream.
+
+    Args:
+        chosen: the v in 32nds, as :attr:`Stream.chosen`.
+    """
+    return len(_chosen_block(chosen)[1])
+
+
+def _chosen_block(chosen: Sequence[int]) -> tuple[int, bytes]:
+    """Flags and bytes of a chosen v, in the shorter of its two forms."""
+    places = [k for k, value in enumerate(chosen) if value]
+    if len(chosen) <= 1 + 2 * len(places):
+        return (len(chosen) - 1) << 1, struct.pack(f"{len(chosen)}b", *chosen)
+    values = struct.pack(f"{len(places)}b", *(chosen[k] for k in places))
+    return len(places) << 1 | 1, bytes([len(chosen) - 1, *places]) + values
+
+
+def _read_chosen(rest: _Reader, flags: int) -> tuple[int, ...]:
+    """A chosen v as its block says; one that is not in the form that is written is refused."""
+    count = flags >> 1
+    if not flags & 1:
+        chosen = list(struct.unpack(f"{count + 1}b", rest.take(count + 1)))
+    else:
+        chosen = [0] * (rest.take(1)[0] + 1)
+        places, values = rest.take(count), struct.unpack(f"{count}b", rest.take(count))
+        rising = all(a < b for a, b in pairwise(places))
+        if not rising or not all(values) or (count and places[-1] >= len(chosen)):
+            raise StreamError(_BAD_CHOSEN)
+        for place, value in zip(places, values, strict=True):
+            chosen[place] = value
+    if _chosen_block(chosen)[0] != flags:
+        raise StreamError(_BAD_CHOSEN)
+    return tuple(chosen)
+
+
+def _check_chosen(chosen: Sequence[int]) -> None:
+    """Raise a StreamError unless the format can hold this v."""
+    possible = 0 < len(chosen) <= MAX_CHOSEN_DOMAINS and all(-128 <= c <= 127 for c in chosen)
+    if not possible or (len(chosen) > MAX_IN_A_ROW and sum(map(bool, chosen)) > MAX_ENTRIES):
+        raise StreamError(
+            f"A chosen v has 1 to {MAX_CHOSEN_DOMAINS} entries of −128 to 127; of more than "
+            f"{MAX_IN_A_ROW}, {MAX_ENTRIES} may be other than zero."
+        )

@@ -40,6 +40,7 @@ _BLEND_COLOURS = {
     "weighted": "#2f81f7",
     "top1": "#1fa68c",
     "oracle": "#e0821e",
+    "chosen": "#8a63d2",
     "adapted": "#2f81f7",
 }
 _SERIES_COLOURS = ("#2f81f7", "#d6559a", "#1fa68c", "#e0821e", "#8a63d2", "#7a9a01")
@@ -48,6 +49,7 @@ _DASHES = {
     "weighted": "solid",
     "top1": "dash",
     "oracle": "dot",
+    "chosen": "dashdot",
     "base": "solid",
     "adapted": "solid",
 }

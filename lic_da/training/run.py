@@ -319,7 +319,8 @@ def _check(config: DictConfig) -> tuple[str, ...]:
                 f"data.{key} must be a multiple of {config.codec.stride} for this codec."
             )
     METRICS.chosen(metric_names(config.evaluation))
-    check_blends(config.evaluation.blends, pack.codec_class(config.method.codec).blends)
+    kind = pack.codec_class(config.method.codec)
+    check_blends(config.evaluation.blends, kind.blends, kind.blends_on_request)
     return names
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from compressai.models import CompressionModel
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from lic_da.adapters.gate import GateInput, from_bytes, to_bytes
 from lic_da.adapters.sites import every_convolution
-from lic_da.adapters.synthesis import BLENDS, AdaptedSynthesis, check_blend
+from lic_da.adapters.synthesis import (
+    BLENDS,
+    CHOSEN,
+    AdaptedSynthesis,
+    check_blend,
+)
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import (
     ModelCodec,
@@ -29,6 +34,7 @@ from lic_da.config import plain
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import Stream, StreamError
 from lic_da.methods import pack
+from lic_da.methods.adapters import chosen
 from lic_da.registry import ADAPTERS, SITES
 
 __all__ = [
@@ -161,6 +167,7 @@ class AdaptedCodec(ModelCodec, PictureCodec):
 
     method = "adapters"
     blends: ClassVar[tuple[str, ...]] = BLENDS
+    blends_on_request: ClassVar[tuple[str, ...]] = (CHOSEN,)
     weights_file: ClassVar[str] = pack.ADAPTERS_FILE
     stored_under: ClassVar[str] = "g_s."
 
@@ -251,12 +258,45 @@ class AdaptedCodec(ModelCodec, PictureCodec):
     def encode(self, x: Tensor) -> Stream:
         """Code one image; the strings of the stream are those of the base codec.
 
-        With the blend ``base`` all of the stream is, also where v is signalled.
+        With the blend ``base`` all of the stream is, also where v is signalled. With ``chosen`` the v that
+        decodes this image best is searched for, and written where that pays
+        (:mod:`lic_da.methods.adapters.chosen`).
         """
         stream, y = self._encode(x)
-        if self.synthesis.gate_input != "signalled" or self.synthesis.blend == "base":
-            return stream
-        return replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
+        if self.synthesis.gate_input == "signalled" and self.synthesis.blend != "base":
+            stream = replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
+        return self._with_best_v(stream, x) if self.synthesis.blend == CHOSEN else stream
+
+    def compress(self, image: Any, v: Literal["gate", "best"] = "gate") -> bytes:
+        """Code a picture.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
+            v: where the weights of the adapters come from. ``gate``: the decoder's gate finds them, and
+                the stream is the base codec's. ``best``: the v that decodes this image best is searched
+                for, which takes some ten times as long as decoding, and written where that pays.
+
+        Returns:
+            Contents of a ``.lic`` file.
+
+        Raises:
+            UserError: the picture or ``v`` is none of these.
+        """
+        if v not in ("gate", "best"):
+            raise unknown("v", v, ("gate", "best"))
+        if v == "gate":
+            return super().compress(image)
+        with self.blending(CHOSEN):
+            return super().compress(image)
+
+    def _with_best_v(self, stream: Stream, x: Tensor) -> Stream:
+        """The stream with the v that decodes x best, where writing it pays."""
+        y_hat = self.latent(stream)
+        pixels = to_8_bit(x) if x.is_floating_point() else x
+        image = chosen.CodedImage(
+            self.synthesis, self._synthesis, self.memory, y_hat, pixels, zoo.lmbda(self.config)
+        )
+        return replace(stream, **image.best(self._v(stream, y_hat), len(stream.v or b"")))
 
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
         y_hat = self.latent(stream)
@@ -265,31 +305,36 @@ class AdaptedCodec(ModelCodec, PictureCodec):
 
     @torch.inference_mode()
     def gate_weights(self, stream: Stream) -> dict[str, float]:
-        """V of the blend ``weighted`` for a stream, by domain: signalled in it, or the gate's.
+        """V of the blend ``weighted`` for a stream, by domain: chosen or signalled in it, or the gate's.
 
         Raises:
             StreamError: as :meth:`decode`.
         """
         with self.synthesis.blending("weighted"):
             v = self._v(stream, self.latent(stream))
-        assert v is not None
-        return dict(zip(self.domains, v[0].tolist(), strict=True))
+        weights = [0.0] * len(self.domains) if v is None else v[0].tolist()
+        return dict(zip(self.domains, weights, strict=True))
 
     def _v(self, stream: Stream, y_hat: Tensor) -> Tensor | None:
         """Weights of the adapters for the current blend, ``(1, K+1)``; None: no adapters."""
-        if stream.v is None:
-            if self.synthesis.gate_input == "signalled" and self.synthesis.needs_gate:
-                raise StreamError(
-                    "The stream carries no weights of the adapters, and the gate of this pack cannot find "
-                    "them at the decoder. Use the pack it was made with, or the blend oracle or base."
-                )
-            return self.synthesis.blend_weights(y_hat)
-        if len(stream.v) != len(self.domains):
+        synthesis, own = self.synthesis, stream.chosen or stream.v
+        if not synthesis.needs_gate:
+            return synthesis.blend_weights(y_hat)
+        if own is not None and len(own) != len(self.domains):
             raise StreamError(
-                f"The stream has weights for {len(stream.v)} domains, but this pack has "
+                f"The stream has weights for {len(own)} domains, but this pack has "
                 f"{len(self.domains)}: {', '.join(self.domains)}. Use the pack it was made with."
             )
-        return self.synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
+        if stream.chosen is not None and synthesis.blend != "top1":
+            return chosen.weights(stream.chosen, y_hat.device) if any(stream.chosen) else None
+        if stream.v is not None:
+            return synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
+        if synthesis.gate_input == "signalled":
+            raise StreamError(
+                "The stream carries no weights of the adapters, and the gate of this pack cannot find "
+                "them at the decoder. Use the pack it was made with, or the blend oracle or base."
+            )
+        return synthesis.blend_weights(y_hat)
 
     @property
     def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.Beside]]:
