@@ -224,6 +224,23 @@ SITES: Registry[Any] = Registry(
 )
 """Where adapters act, for ``sites``."""
 
+SOURCES: Registry[Any] = Registry(
+    "kind of source",
+    "lic_da.data.sources.base:Source",
+    {
+        "folder": "lic_da.data.sources.folder:FolderSource",
+        "table": "lic_da.data.sources.tables:TableSource",
+        "huggingface": "lic_da.data.sources.huggingface:HuggingFaceSource",
+        "debian": "lic_da.data.sources.packages:DebianSource",
+        "npm": "lic_da.data.sources.packages:NpmSource",
+        "pypi": "lic_da.data.sources.packages:PypiSource",
+        "pdf_pages": "lic_da.data.sources.pdf_pages:PdfPages",
+        "icon_set": "lic_da.data.sources.icon_sets:IconSetSource",
+        "dicebear": "lic_da.data.sources.dicebear:DiceBearSource",
+    },
+)
+"""Where the images of a domain come from, for ``sources`` of ``conf/domain``."""
+
 ADAPTERS: Registry[Any] = Registry(
     "kind of adapter",
     None,

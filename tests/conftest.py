@@ -138,7 +138,7 @@ def folder_domain(conf: Path, tmp_path: Path) -> Callable[..., Path]:
         for number, pixels in enumerate(pictures or []):
             save_png(folder / f"{number:03d}.png", pixels)
         (conf / "domain" / f"{name}.yaml").write_text(
-            f"sources:\n  - _target_: lic_da.data.sources.FolderSource\n    path: {folder}\n"
+            f"sources:\n  - kind: folder\n    path: {folder}\n"
         )
         return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lic_da.data import sources
 from lic_da.data.domains import load_domain, prepare, refuse_shared_files
 from lic_da.data.selection import is_colour_drawing, is_ink_drawing
-from lic_da.data.sources import (
-    DebianSource,
-    DiceBearSource,
-    HuggingFaceSource,
-    PypiSource,
-)
+from lic_da.data.sources.dicebear import DiceBearSource
+from lic_da.data.sources.huggingface import HuggingFaceSource
+from lic_da.data.sources.packages import DebianSource, PypiSource
 from lic_da.errors import UserError
 from lic_da.io.images import RGB, save_png
 from tests.conftest import photo_crops, scribbles
@@ -130,7 +127,7 @@ def test_domains_that_share_files_are_refused(folder_domain: MakeDomain, tmp_pat
 def test_a_source_out_of_reach_is_replaced_and_that_is_said(
     conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     (conf / "domain" / "drawn.yaml").write_text(
         "sources:\n  - {_target_: lic_da.data.sources.DebianSource, package: openclipart-svg}\n"
         "fallback:\n  - {_target_: lic_da.data.sources.DiceBearSource, style: croodles, count: 6}\n"

@@ -21,13 +21,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lic_da.data.overview
-import lic_da.data.tables
+import lic_da.data.sources.tables
 from lic_da.cli import app
 from lic_da.config import available
 from lic_da.data.check import check
 from lic_da.data.datamodule import DomainsDataModule
 from lic_da.data.domains import load_domain, prepare
-from lic_da.data.sources import HuggingFaceSource, SourceUnavailable
+from lic_da.data.sources.base import SourceUnavailable
+from lic_da.data.sources.huggingface import HuggingFaceSource
 from lic_da.errors import UserError
 from lic_da.io.images import RGB, read_rgb, save_png
 from tests.conftest import photo_crops, scribbles
@@ -96,7 +97,7 @@ def test_images_that_are_only_tested_move_no_other_image(
     says(
         conf,
         "mine",
-        f"  - {{_target_: lic_da.data.sources.FolderSource, path: {extra}, test_only: true}}\n",
+        f"  - {{kind: folder, path: {extra}, test_only: true}}\n",
     )
     after = prepare("mine", tmp_path / "data")
     found = {p.sha256: p.split for p in after.pictures}
@@ -211,8 +212,8 @@ def test_pages_of_pdf_files_become_images(conf: Path, tmp_path: Path) -> None:
     pages[0].save(folder / "book.pdf", save_all=True, append_images=pages[1:], resolution=72)
     (folder / "broken.pdf").write_bytes(b"%PDF-1.4 and no more")
     (conf / "domain" / "paper.yaml").write_text(
-        "sources:\n  - _target_: lic_da.data.pdf_pages.PdfPages\n    dpi: 144\n"
-        f"    of: {{_target_: lic_da.data.sources.FolderSource, path: {folder}}}\n"
+        "sources:\n  - _target_: lic_da.data.sources.pdf_pages.PdfPages\n    dpi: 144\n"
+        f"    of: {{kind: folder, path: {folder}}}\n"
     )
     images = prepare("paper", tmp_path / "data")
     assert {p.name for p in images.pictures} == {f"book-{n:04d}.png" for n in range(1, 7)}
@@ -237,7 +238,7 @@ def test_icon_sets_become_drawings(
         json.dumps({"license": {"spdx": "CC-BY-4.0"}, "author": {"name": "A. Nyone"}})
     )
     (conf / "domain" / "icons.yaml").write_text(
-        "sources:\n  - _target_: lic_da.data.icon_sets.IconSetSource\n"
+        "sources:\n  - _target_: lic_da.data.sources.icon_sets.IconSetSource\n"
         "    package: '@iconify-json/mine'\n    version: 1.0.0\n"
     )
     images = prepare("icons", tmp_path / "data")
@@ -314,7 +315,7 @@ def test_a_sheet_shows_one_split(folder_domain: MakeDomain, tmp_path: Path) -> N
 
 @pytest.fixture
 def tables(conf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(lic_da.data.tables, "CONF", conf)
+    monkeypatch.setattr(lic_da.data.sources.tables, "CONF", conf)
     return conf
 
 

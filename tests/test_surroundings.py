@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from lic_da import surroundings
 from lic_da.codecs import zoo
 from lic_da.data.domains import prepare
-from lic_da.data.sources import HuggingFaceSource
+from lic_da.data.sources.huggingface import HuggingFaceSource
 from lic_da.errors import UserError
 from lic_da.io import listing
 from lic_da.io.files import atomic_path, new_folder, write_text

@@ -50,7 +50,7 @@ class World:
             for number, pixels in enumerate(pictures):
                 save_png(folder / f"{number:03d}.png", pixels)
             (conf / "domain" / f"{name}.yaml").write_text(
-                f"sources:\n  - _target_: lic_da.data.sources.FolderSource\n    path: {folder}\n"
+                f"sources:\n  - kind: folder\n    path: {folder}\n"
             )
         package = str(lic_da.config.CONF.parent)
         self.environment = {

@@ -116,7 +116,7 @@ def add(
     TABLE has a column 'domain', and either 'path' (relative to the table's folder; a third column
     'split' may say train, val or test) or, in a Parquet file, 'image' with the images themselves.
     """
-    from lic_da.data.tables import add_domains
+    from lic_da.data.sources.tables import add_domains
 
     for name, images, path in add_domains(user_path(table), overwrite=overwrite):
         print(printable(f"{name}: {images} images, {path}"))

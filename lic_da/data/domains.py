@@ -14,18 +14,17 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from lic_da.config import CONF, available
+from lic_da.config import CONF, available, plain
 from lic_da.data.alike import (
     NEAR_IDENTICAL,
     fingerprints,
@@ -35,14 +34,16 @@ from lic_da.data.alike import (
 from lic_da.data.contact_sheet import write_contact_sheet
 from lic_da.data.index import DomainImages, load_index, save_index
 from lic_da.data.inspection import Inspected, inspect_all
-from lic_da.data.sources import Found, Source, SourceUnavailable
+from lic_da.data.sources.base import Found, Source, SourceUnavailable
 from lic_da.data.splits import SHARES, assign_splits
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import read_text, user_path
+from lic_da.registry import SOURCES
 
 SOURCE_DOMAIN = "natural"
 
 _INDEX_VERSION = 1
+_KINDS = {"kind", "_target_"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -94,27 +95,35 @@ def load_domain(name: str) -> Domain:
     if not _NAME.fullmatch(name):
         raise UserError(f"'{name}' cannot be a domain: use letters, digits, - and _ only.")
     try:
-        config = OmegaConf.load(path)
-        if not isinstance(config, DictConfig):
+        config = plain(OmegaConf.load(path))
+        if not isinstance(config, dict):
             raise TypeError("it is a list")
         values: dict[str, Any] = {str(k): v for k, v in config.items()}
         for key in ("sources", "fallback"):
-            values[key] = [instantiate(entry) for entry in values.get(key) or []]
-            for source in values[key]:
-                if not isinstance(source, Source):
-                    raise TypeError(f"{source} is not a source")
+            values[key] = [_source(entry) for entry in values.get(key) or []]
         domain = Domain(**{"name": name, **values})
         for number in (domain.min_side, domain.expected, domain.limit or 1):
             if not isinstance(number, int):
                 raise TypeError(f"{number} is not a whole number")
         _check_splits(domain)
-    except Exception as error:  # instantiate wraps every mistake in the file in its own way
+    except Exception as error:  # mistakes in the file show in many ways
         raise UserError(f"{path} does not describe a domain: {error}") from error
     if not domain.sources:
         raise UserError(f"{path} names no sources.")
     for source in (*domain.sources, *domain.fallback):
         source.test_only = source.test_only or domain.test_only
     return domain
+
+
+def _source(settings: Any) -> Source:
+    """A source, and that which it takes its files from, if it names one."""
+    if isinstance(settings, Mapping):
+        settings = {
+            key: _source(value) if isinstance(value, Mapping) and _KINDS & value.keys() else value
+            for key, value in settings.items()
+        }
+    source: Source = SOURCES.make(settings)
+    return source
 
 
 def _check_splits(domain: Domain) -> None:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from lic_da.data import selection
 from lic_da.data.alike import fingerprint
-from lic_da.data.sources import Found, Source
+from lic_da.data.sources.base import Found, Source
 from lic_da.errors import unknown
 from lic_da.io.images import (
     RGB,

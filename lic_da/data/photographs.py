@@ -23,7 +23,7 @@ from lic_da.data.datamodule import (
     random_crop,
 )
 from lic_da.data.index import Picture
-from lic_da.data.sources import FolderSource
+from lic_da.data.sources.folder import FolderSource
 from lic_da.errors import UserError
 from lic_da.io.files import user_path
 from lic_da.io.images import ImageProblem, read_rgb

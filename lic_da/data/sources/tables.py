@@ -15,7 +15,7 @@ import yaml
 
 from lic_da.config import CONF
 from lic_da.data.index import SPLITS
-from lic_da.data.sources import Found, Source, stated
+from lic_da.data.sources.base import Found, Source, stated
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path, write_text
 
@@ -162,7 +162,7 @@ def add_domains(table: Path, *, overwrite: bool = False) -> list[tuple[str, int,
                 f"There is a domain '{name}' already ({file}). --overwrite replaces it."
             )
     where = str(table.resolve())
-    kind = "lic_da.data.tables.TableSource"
+    kind = "lic_da.data.sources.tables.TableSource"
     hub = "lic_da.data.sources.HuggingFaceSource"
     for name, file in files.items():
         source: dict[str, Any] = {"_target_": kind, "table": where, "domain": name}

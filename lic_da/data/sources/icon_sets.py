@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from lic_da.data.sources import NpmSource, unpack_folder
+from lic_da.data.sources.base import unpack_folder
+from lic_da.data.sources.packages import NpmSource
 from lic_da.errors import UserError
 from lic_da.io.files import read_json
 

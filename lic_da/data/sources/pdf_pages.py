@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lic_da.data.licences import Terms
-from lic_da.data.sources import (
-    Found,
-    Source,
-    SourceUnavailable,
-    stated,
-    unpack_folder,
-)
+from lic_da.data.sources.base import Found, Source, SourceUnavailable, stated, unpack_folder
 from lic_da.errors import UserError
 from lic_da.io.files import read_json, write_json
 from lic_da.io.images import save_png
