@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lic_da.data.commands import app as data_app
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import CHOSEN_UNITS, Stream
-from lic_da.surroundings import ensure_home, printable, use_plain_output
+from lic_da.surroundings import (
+    ensure_home,
+    granted_cpus,
+    printable,
+    use_plain_output,
+)
+
+if TYPE_CHECKING:
+    from lic_da.files.coder import Coder
+    from lic_da.files.runtime_coder import RuntimeCoder
 
 app = typer.Typer(
     add_completion=False,
@@ -26,6 +36,7 @@ app.add_typer(results, name="results")
 app.add_typer(data_app, name="data")
 
 FORMATS = ("png", "webp")
+RUNTIMES = ("torch", "onnx")
 _LIC = ".lic"
 _FEW = 8  # domains whose weights are all shown
 
@@ -47,6 +58,12 @@ Trust = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        help="torch, or onnx: without torch, by --pack DIR, a folder that lic-da export wrote."
+    ),
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at a time.")]
 
 
@@ -71,6 +88,7 @@ def compress(
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
     trust: Trust = None,
+    runtime: Runtime = "torch",
 ) -> None:
     """Code pictures as .lic streams.
 
@@ -91,7 +109,13 @@ def compress(
         raise UserError("--v best chooses among a pack's adapters: give no --blend and no --codec.")
     todo = plan(source, target, picture, ".lic")
     trusted = tuple(trust or ())
-    coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=trusted, v=v)
+    coder: Coder | RuntimeCoder
+    if _is_onnx(runtime):
+        if v != "gate":
+            raise UserError("--v best searches with torch: leave out --runtime onnx.")
+        coder = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), blend)
+    else:
+        coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=trusted, v=v)
     coder.check()
     _leave(
         run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs, pictures=True)
@@ -118,6 +142,7 @@ def decompress(
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
     trust: Trust = None,
+    runtime: Runtime = "torch",
 ) -> None:
     """Decode .lic streams.
 
@@ -129,6 +154,11 @@ def decompress(
 
     kind = _format(format, source, target)
     todo = plan(source, target, ends_in(_LIC), f".{kind}")
+    if _is_onnx(runtime):
+        fast = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), blend, domain, kind)
+        fast.check()
+        _leave(run(fast.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
+        return
     alone = codec is not None or (blend == "base" and pack is None)
     if alone and blend not in (None, "weighted", "base"):
         raise UserError(f"A codec alone has no adapters for --blend {blend}.")
@@ -138,6 +168,46 @@ def decompress(
     )
     coder.check()
     _leave(run(coder.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
+
+
+@app.command()
+def export(
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack of method adapters.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what was exported there before.")
+    ] = False,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Write synthesis.pt2, for torch.export.load, too.")
+    ] = False,
+    trust: Trust = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, also where a pack is refused.")
+    ] = False,
+) -> None:
+    """Write a pack as ONNX graphs, tables and a manifest, for decoders without torch.
+
+    What is written decodes by --runtime onnx, and by lic_da.runtime.Decoder, which needs numpy, Pillow and
+    onnxruntime. Packs that cannot be exported are refused with a reason; with --json as
+    {"exported": false, "code": ..., "message": ...}.
+    """
+    from lic_da.files.coder import load
+    from lic_da.methods.adapters.export import ExportError, export
+
+    try:
+        codec = load(pack, trust or ())
+        manifest = export(codec, target, overwrite=overwrite, torch_too=torch)
+    except UserError as error:
+        if not as_json:
+            raise
+        code = error.code if isinstance(error, ExportError) else "pack"
+        print(json.dumps({"exported": False, "code": code, "message": str(error)}))
+        raise typer.Exit(2) from error
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    if as_json:
+        print(json.dumps({"exported": True, "folder": str(target), "bytes": size, **manifest}))
+    else:
+        print(f"Exported {pack} to {target}: {len(manifest['files'])} files, {size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -174,8 +244,8 @@ def info(
     _leave(good)
 
 
-@results.command()
-def export(
+@results.command("export")
+def export_results(
     source: Annotated[
         Path, typer.Argument(metavar="RUN_OR_SWEEP", help="Its folder, under outputs/.")
     ],
@@ -313,6 +383,37 @@ def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | N
     if pack is None:
         print(f"Pack: {folder}", file=sys.stderr)
     return folder
+
+
+def _is_onnx(runtime: str) -> bool:
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    return runtime == "onnx"
+
+
+def _runtime_coder(
+    pack: Path | None,
+    codec: str | None,
+    quality: int | None,
+    processes: int,
+    blend: str | None,
+    domain: str | None = None,
+    format: str = "png",
+) -> RuntimeCoder:
+    """What codes by an exported pack; the cores are shared among the processes."""
+    if pack is None or codec is not None or quality is not None:
+        raise UserError(
+            "--runtime onnx needs --pack DIR, a folder that 'lic-da export PACK DIR' wrote, and no codec."
+        )
+    try:
+        from lic_da.files.runtime_coder import RuntimeCoder
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise UserError(
+            "--runtime onnx needs onnxruntime: pip install 'lic-da[runtime]'."
+        ) from error
+    return RuntimeCoder(pack, max(1, granted_cpus() // processes), blend, domain, format)
 
 
 def _format(format: str | None, source: Path, target: str) -> str:

@@ -199,6 +199,23 @@ def method() -> set[str]:
     } | {f"{100 * found('gate_loses_0.005'):.1f} %"}
 
 
+def runtime() -> set[str]:
+    compared = pd.read_csv(ROOT / "benchmarks/results/runtime.csv")
+    rows = {
+        f"| `{row.codec}` | {row.images} | {row.symbols_identical} | {row.y_hat_identical} "
+        f"| {row.within_one_level} | {100 * row.share:.4f} % |"
+        for row in compared.itertuples()
+    }
+    installed = "benchmarks/results/runtime_environment.csv"
+    total = value(installed, "megabytes", package="all but pip and setuptools")
+    started = pd.read_csv(ROOT / "benchmarks/results/runtime_startup.csv")
+    times = {
+        f"| `{row.process}` | {row.median_s:.1f} | {row.ratio_to_import_torch:.2f} |"
+        for row in started.itertuples()
+    }
+    return rows | times | {f"{total:.0f} MB"}
+
+
 FIGURES: Mapping[str, Callable[[], set[str]]] = {
     "README.md": readme,
     "docs/codecs.md": codecs,
@@ -207,6 +224,7 @@ FIGURES: Mapping[str, Callable[[], set[str]]] = {
     "docs/method.md": method,
     "docs/methods.md": methods,
     "docs/performance.md": performance,
+    "docs/runtime.md": runtime,
 }
 
 

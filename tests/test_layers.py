@@ -29,6 +29,7 @@ FLOORS = (  # from the roof down; a part imports itself and what lies below its 
     {"adapters"},
     {"codecs"},
     {"data"},
+    {"runtime"},
     {"io"},
     {"config", "registry", "workers"},
     {"migrations", "surroundings"},

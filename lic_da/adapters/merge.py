@@ -79,14 +79,15 @@ class MergedSum(AdapterSum):
     Args:
         adapters: A_0 … A_K, convolutions of one shape.
         v: ``(B, K+1)``, a row an image, or ``(1, K+1)`` for images of any number.
-        merged: where kernels are added up when all images share v and there are no gradients.
+        merged: where kernels are added up when all images share v and there are no gradients; None: by
+            operations on tensors, which gradients and graphs need.
     """
 
     def __init__(
         self, adapters: Sequence[Convolution], v: Tensor, merged: MergedWeights | None = None
     ) -> None:
         super().__init__(adapters, v)
-        self._merged = merged or MergedWeights()
+        self._merged = merged
         self._kernel: tuple[Convolution | None, tuple[Tensor, Tensor]] | None = None
         self._shared = len(v) == 1 or (not v.requires_grad and bool((v == v[0]).all()))
 
@@ -112,10 +113,11 @@ class MergedSum(AdapterSum):
 
     @property
     def _one_kernel(self) -> bool:
-        return not torch.is_grad_enabled() and self._shared
+        return self._merged is not None and not torch.is_grad_enabled() and self._shared
 
     def _one(self, frozen: Convolution | None = None) -> tuple[Tensor, Tensor]:
         """The one kernel and bias of a v that all images share; merged when first used."""
+        assert self._merged is not None
         if self._kernel is None or self._kernel[0] is not frozen:
             self._kernel = frozen, self._merged.fill(self.adapters, self.v[0], frozen)
         return self._kernel[1]

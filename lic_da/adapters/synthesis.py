@@ -74,7 +74,7 @@ class AdaptedSynthesis(nn.Module):
         self.blend = "weighted"
         self.domain: str | None = None
         self.last_v: Tensor | None = None
-        self._merged = [MergedWeights() for _ in sites]
+        self._merged: list[MergedWeights | None] = [MergedWeights() for _ in sites]
 
     def train(self, mode: bool = True) -> AdaptedSynthesis:
         """Adapters and gate follow ``mode``; the frozen base stays in eval mode."""
@@ -144,6 +144,10 @@ class AdaptedSynthesis(nn.Module):
         with self.mixed_by(v) as transform:
             decoded: Tensor = transform(y_hat)
         return decoded
+
+    def merge_in_graph(self) -> None:
+        """Add kernels up by operations on tensors from now on, so that v can be the input of a graph."""
+        self._merged = [None for _ in self.sites]
 
     @contextmanager
     def mixed_by(self, v: Tensor | None) -> Iterator[nn.Module]:

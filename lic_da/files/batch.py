@@ -181,9 +181,9 @@ def _outcomes(work: Work, jobs: Sequence[Job], workers: int, pictures: bool) -> 
 
 
 def _share_cores(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of what is imported from now on
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def _attempt(work: Work, job: Job) -> Outcome:

@@ -34,7 +34,7 @@ LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 _OF_START = 3
 """Place among the rates whose gains begin at 1: that of the weights a training starts from."""
 
-_STEEPEST = 3.0
+STEEPEST = 3.0
 """Bound of what a slice's net adds to the logarithm of a scale."""
 
 
@@ -148,7 +148,7 @@ class VariableRateWACNN(ChannelwiseCodec):
         seen = torch.cat([means, torch.log(scales), *support], dim=1)
         mean, scale = self.parameter_nets[i](seen).to(means.dtype).chunk(2, dim=1)
         own = slice(i * self.width, (i + 1) * self.width)
-        steep = _STEEPEST * torch.tanh(scale / _STEEPEST)
+        steep = STEEPEST * torch.tanh(scale / STEEPEST)
         return means[:, own] + mean, scales[:, own] * torch.exp(steep)
 
     def _residual(

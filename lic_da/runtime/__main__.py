@@ -1,0 +1,38 @@
+"""``python -m lic_da.runtime STREAM IMAGE --pack DIR``: decode where nothing but the runtime is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from lic_da.errors import UserError
+from lic_da.io.bitstream import Stream
+from lic_da.runtime import BLENDS, Decoder
+
+
+def main() -> int:
+    """Decode one stream; mistakes of the user end in one line and with exit code 2."""
+    parser = argparse.ArgumentParser(
+        "python -m lic_da.runtime", description="Decode a .lic stream."
+    )
+    parser.add_argument("stream", type=Path, help="a .lic file")
+    parser.add_argument("image", type=Path, help="the PNG file to write")
+    parser.add_argument("--pack", type=Path, required=True, help="what lic-da export has written")
+    parser.add_argument("--blend", choices=BLENDS, help="default: the pack's")
+    parser.add_argument("--domain", help="the domain, for --blend oracle")
+    asked = parser.parse_args()
+    try:
+        decoder = Decoder(asked.pack)
+        pixels = decoder.decompress(Stream.read(asked.stream), asked.blend, asked.domain)
+        Image.fromarray(pixels).save(asked.image, format="PNG")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

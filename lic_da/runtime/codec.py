@@ -1,0 +1,364 @@
+"""An exported pack, ready to decode and encode images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from lic_da.errors import UserError, unknown
+from lic_da.io.bitstream import CHOSEN_UNITS, Stream, StreamError, check_fits
+from lic_da.runtime.entropy import (
+    Channelwise,
+    EntropyModel,
+    Factorized,
+    Floats,
+    MeanScaleHyperprior,
+)
+from lic_da.runtime.manifest import (
+    ENTROPY,
+    TABLES,
+    ExportedFilesError,
+    Manifest,
+)
+
+BLENDS = ("weighted", "top1", "oracle", "base")
+"""v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
+
+MEMORY = 1 << 28
+"""Bytes of activations; larger images are coded in tiles."""
+
+_MODELS: dict[str, type[EntropyModel]] = {
+    "factorized": Factorized,
+    "mean_scale_hyperprior": MeanScaleHyperprior,
+    "channelwise": Channelwise,
+}
+assert tuple(_MODELS) == ENTROPY
+_SMALLEST_TILE = 8  # elements of the latent
+_MIN_SIDE = 16
+_ERRORS_ONLY = 3
+
+RGB = NDArray[np.uint8]
+"""``(H, W, 3)``."""
+
+
+class _Exported:
+    """What decoder and encoder have in common: a folder's manifest, entropy model and graphs."""
+
+    def __init__(self, folder: Path | str, threads: int | None, memory: int) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(self.folder)
+        self.memory = memory
+        self._threads = threads
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._entropy = self._entropy_model()
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, the source first."""
+        return self.manifest.domains
+
+    def _entropy_model(self) -> EntropyModel:
+        settings = self.manifest.entropy
+        model = _MODELS.get(str(settings.get("kind")))
+        if model is None:
+            raise ExportedFilesError(
+                f"{self.folder} has an entropy model {settings.get('kind')!r}; there are "
+                f"{', '.join(ENTROPY)}."
+            )
+        tensors = self.manifest.tensors(self.folder)
+        try:
+            return model(settings, tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ExportedFilesError(
+                f"{self.folder / TABLES} does not hold the tables of a {settings['kind']} model "
+                f"({type(error).__name__}: {error})."
+            ) from error
+
+    def _run(self, graph: str, **inputs: Floats) -> Floats:
+        """The one output of a graph, which is loaded when it is first used."""
+        session = self._sessions.get(graph)
+        try:
+            if session is None:
+                options = onnxruntime.SessionOptions()
+                options.log_severity_level = _ERRORS_ONLY
+                options.intra_op_num_threads = self._threads or 0
+                session = onnxruntime.InferenceSession(
+                    self.manifest.content(self.folder, graph), options, ["CPUExecutionProvider"]
+                )
+                self._sessions[graph] = session
+            (output,) = session.run(None, inputs)
+        except UserError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no base of their own
+            raise ExportedFilesError(
+                f"{self.folder / graph} cannot be computed ({' '.join(str(error).split())})."
+            ) from error
+        return np.asarray(output)
+
+    def _gate(self, latent: Floats) -> Floats:
+        """V ``(K+1,)`` that the gate states for a latent ``(M, h, w)``."""
+        return self._run("gate.onnx", y_hat=latent[None])[0]
+
+    def _tiles(self, rows: int, columns: int) -> Iterator[tuple[_Span, _Span]]:
+        """Parts of a latent that are computed one after another."""
+        halo, side = self.manifest.halo, None
+        each = self.manifest.tile_bytes
+        if halo is not None and rows * columns * each > self.memory:
+            side = max(_SMALLEST_TILE, math.isqrt(self.memory // each) - 2 * halo)
+        for row in _spans(rows, side, halo or 0):
+            for column in _spans(columns, side, halo or 0):
+                yield row, column
+
+
+class Decoder(_Exported):
+    """Decodes streams by the merged synthesis of an exported pack.
+
+    Args:
+        folder: what ``lic-da export PACK DIR`` has written.
+        threads: of onnxruntime; None: as many as it takes by itself, one for each core.
+        memory: bytes of activations; larger images are decoded in tiles.
+
+    Attributes:
+        folder: where it was read.
+        manifest: what it says of itself.
+
+    Raises:
+        ExportedFilesError: the folder is no exported pack, is damaged, or is of a newer format.
+
+    Example:
+        >>> decoder = Decoder("exported")
+        >>> picture = decoder.decompress(Path("a.lic").read_bytes())
+    """
+
+    def __init__(
+        self, folder: Path | str, *, threads: int | None = None, memory: int = MEMORY
+    ) -> None:
+        super().__init__(folder, threads, memory)
+
+    def decompress(
+        self, data: bytes | Stream, blend: str | None = None, domain: str | None = None
+    ) -> RGB:
+        """Decode an image.
+
+        Args:
+            data: contents of a ``.lic`` file, or a stream that was read from it.
+            blend: one of ``BLENDS``; None: the pack's.
+            domain: for ``oracle``, the domain whose adapters to use.
+
+        Returns:
+            ``(H, W, 3)`` uint8 array.
+
+        Raises:
+            StreamError: the bytes are no stream or a damaged one, it was made with other weights, or its
+                latent decodes to other values than were encoded.
+            UserError: there is no such blend or domain.
+        """
+        blend = blend or self.manifest.blend
+        self.check_blend(blend, domain)
+        stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
+        y_hat = self.latent(stream)
+        v = self._weights(stream, y_hat, blend, domain)
+        scale = self.manifest.scale
+        pixels = np.empty((stream.height, stream.width, 3), np.uint8)
+        for row, column in self._tiles(*y_hat.shape[1:]):
+            part = pixels[row.wanted(scale), column.wanted(scale)]
+            if not part.size:  # all of it is padding
+                continue
+            seen = np.ascontiguousarray(y_hat[None, :, row.computed(), column.computed()])
+            x_hat = self._run("synthesis.onnx", y_hat=seen, v=v[None])[0]
+            x_hat = x_hat[:, row.inside(scale), column.inside(scale)]
+            x_hat = x_hat[:, : part.shape[0], : part.shape[1]] * np.float32(255)
+            part[:] = np.rint(x_hat, out=x_hat).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        return pixels
+
+    def check_blend(self, blend: str, domain: str | None = None) -> None:
+        """Raise a UserError unless blend and domain exist and go together."""
+        if blend not in BLENDS:
+            raise unknown("blend", blend, BLENDS)
+        if blend == "oracle" and domain is None:
+            raise UserError("The blend 'oracle' needs the name of a domain.")
+        if domain is not None and domain not in self.domains:
+            raise unknown("domain", domain, self.domains)
+
+    def latent(self, stream: Stream) -> Floats:
+        """ŷ ``(M, h, w)`` of a stream that is one of this codec, and decodes to what was encoded.
+
+        Raises:
+            StreamError: it is not, or does not.
+        """
+        manifest = self.manifest
+        if stream.fingerprint != manifest.fingerprint[:8]:
+            raise StreamError(
+                f"The stream was made with weights {stream.fingerprint.hex()}…, but {self.folder} is of "
+                f"{manifest.name}, quality {manifest.quality} ({manifest.fingerprint[:8].hex()}…). Use "
+                "the codec that wrote it."
+            )
+        padded = [-(-side // manifest.stride) for side in (stream.height, stream.width)]
+        if list(stream.shape) != padded:
+            raise StreamError("The stream's latent does not have the size that its picture needs.")
+        y_hat, checksum = self._entropy.decode(stream.strings, stream.shape)
+        if checksum != stream.latent_crc:
+            raise StreamError(
+                "The latents decode to other values than were encoded, so the picture would be garbage. "
+                "The stream was probably written by another version of the codec or other hardware."
+            )
+        return y_hat
+
+    def gate_weights(self, data: bytes | Stream) -> dict[str, float]:
+        """V of the blend ``weighted`` for a stream, by domain: signalled in it, or the gate's.
+
+        Raises:
+            StreamError: as :meth:`decompress`.
+        """
+        stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
+        v = self._weights(stream, self.latent(stream), "weighted", None)
+        return dict(zip(self.domains, v.tolist(), strict=True))
+
+    def _weights(self, stream: Stream, y_hat: Floats, blend: str, domain: str | None) -> Floats:
+        """V ``(K+1,)`` of a blend."""
+        count = len(self.domains)
+        own = stream.chosen or stream.v
+        if own is not None and len(own) != count and blend in ("weighted", "top1"):
+            raise StreamError(
+                f"The stream has weights for {len(own)} domains, but {self.folder} has {count}: "
+                f"{', '.join(self.domains)}. Use the pack it was made with."
+            )
+        if blend == "base":
+            return np.zeros(count, np.float32)
+        if blend == "oracle":
+            return _one_hot(self.domains.index(str(domain)), count)
+        if stream.chosen is not None and blend != "top1":
+            return np.array(stream.chosen, np.float32) / CHOSEN_UNITS
+        if stream.v is not None:
+            v = np.frombuffer(stream.v, np.uint8).astype(np.float32)
+            v /= v.sum()
+        elif self.manifest.gate_input == "signalled":
+            raise StreamError(
+                "The stream carries no weights of the adapters, and the gate of this pack cannot find them "
+                "at the decoder. Use the pack it was made with, or the blend oracle or base."
+            )
+        else:
+            v = self._gate(y_hat)
+        if blend == "top1":
+            return _one_hot(int(v.argmax()), count)
+        kept = np.where((v >= self.manifest.threshold) | (v == v.max()), v, np.float32(0))
+        return kept / kept.sum() if self.manifest.threshold else v
+
+
+class Encoder(_Exported):
+    """Writes streams; they are those of the base codec, whatever the adapters are.
+
+    The analysis is computed in single precision by other code than torch's: a value of the latent that lies
+    in the middle between two integers may be rounded the other way, so strings may differ from those that
+    torch writes. Every decoder reads both.
+
+    Args:
+        folder: what ``lic-da export PACK DIR`` has written.
+        threads: of onnxruntime; None: as many as it takes by itself, one for each core.
+        memory: bytes of activations; larger images are encoded in tiles.
+
+    Raises:
+        ExportedFilesError: the folder is no exported pack, is damaged, or is of a newer format.
+    """
+
+    def __init__(
+        self, folder: Path | str, *, threads: int | None = None, memory: int = MEMORY
+    ) -> None:
+        super().__init__(folder, threads, memory)
+
+    def compress(self, image: Any, *, blend: str | None = None) -> bytes:
+        """Code an image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
+            blend: ``base``: write no v, also where the pack's encoder signals it.
+
+        Returns:
+            Contents of a ``.lic`` file.
+
+        Raises:
+            UserError: it is no such array, or smaller than 16 or larger than a stream can state.
+        """
+        if hasattr(image, "convert"):
+            image = image.convert("RGB")
+        pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
+        height, width = pixels.shape[:2]
+        if min(height, width) < _MIN_SIDE:
+            raise UserError(f"A picture needs at least {_MIN_SIDE} pixels a side.")
+        stride = self.manifest.stride
+        check_fits(width, height, stride)
+        beyond = ((0, -height % stride), (0, -width % stride), (0, 0))
+        y = self._analysed(np.pad(pixels, beyond, mode="edge"))
+        coded = self._entropy.gained(y)
+        strings, shape, checksum = self._entropy.encode(coded, self._hyper(coded))
+        stream = Stream(
+            self.manifest.fingerprint[:8], width, height, shape, strings, checksum,
+            self._signalled(y) if blend != "base" else None,
+        )  # fmt: skip
+        return stream.to_bytes()
+
+    def _analysed(self, pixels: RGB) -> Floats:
+        """Y ``(M, h, w)`` of an image whose sides are multiples of the stride."""
+        scale = self.manifest.scale
+        rows, columns = (side // scale for side in pixels.shape[:2])
+        y = np.empty((self.manifest.channels, rows, columns), np.float32)
+        for row, column in self._tiles(rows, columns):
+            part = pixels[row.computed(scale), column.computed(scale)]
+            x = np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+            seen = self._run("analysis.onnx", x=x)[0]
+            y[:, row.wanted(), column.wanted()] = seen[:, row.inside(), column.inside()]
+        return y
+
+    def _hyper(self, y: Floats) -> Floats | None:
+        if self._entropy.strings == 1:
+            return None
+        return self._entropy.hyper_gained(self._run("hyper_analysis.onnx", y=y[None])[0])
+
+    def _signalled(self, y: Floats) -> bytes | None:
+        """V in 255ths, where the encoder sends it."""
+        if self.manifest.gate_input != "signalled":
+            return None
+        return np.rint(self._gate(y) * np.float32(255)).astype(np.uint8).tobytes()
+
+
+class _Span(NamedTuple):
+    """Part of an axis, in elements of the latent: start to stop, computed from first to last."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def wanted(self, scale: int = 1) -> slice:
+        """Where the part lies in the whole."""
+        return slice(self.start * scale, self.stop * scale)
+
+    def computed(self, scale: int = 1) -> slice:
+        """Where the part with its halo lies in the whole."""
+        return slice(self.first * scale, self.last * scale)
+
+    def inside(self, scale: int = 1) -> slice:
+        """Where the part lies in the part with its halo."""
+        return slice((self.start - self.first) * scale, (self.stop - self.first) * scale)
+
+
+def _spans(length: int, side: int | None, halo: int) -> list[_Span]:
+    """An axis cut into parts of nearly equal length, at most ``side``; None: into one."""
+    count = 1 if side is None else math.ceil(length / side)
+    cuts = [length * i // count for i in range(count + 1)]
+    return [_Span(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(cuts)]
+
+
+def _one_hot(label: int, count: int) -> Floats:
+    v = np.zeros(count, np.float32)
+    v[label] = 1
+    return v
