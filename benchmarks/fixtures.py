@@ -12,12 +12,11 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 import typer
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lic_da.adapters import synthesis
 from lic_da.adapters.formula import AdapterSum
-from lic_da.config import CONF, available
+from lic_da.config import CONF, available, read_settings
 from lic_da.errors import UserError, unknown
 from lic_da.methods.adapters.codec import AdaptedCodec
 
@@ -41,8 +40,7 @@ def adapted(name: str, domains: int) -> AdaptedCodec:
     """
     if name not in available("codec"):
         raise unknown("codec", name, available("codec"))
-    config = OmegaConf.load(CONF / "codec" / f"{name}.yaml")
-    assert isinstance(config, DictConfig)
+    config = read_settings(CONF / "codec" / f"{name}.yaml")
     names = ["natural", *(f"domain{k}" for k in range(1, domains))]
     torch.manual_seed(0)
     try:

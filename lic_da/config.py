@@ -1,9 +1,13 @@
-"""Where the configuration files are, and settings by dotted names."""
+"""Where the configuration files are, and settings as plain values.
+
+Here and in the modules that read a command's settings OmegaConf is known; below them settings are plain
+dictionaries, or frozen values such as :class:`lic_da.codecs.spec.CodecSpec`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +41,60 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flattened
 
 
-def plain(settings: Any) -> Any:
-    """Settings as dictionaries, lists and plain values, with all interpolations looked up."""
-    from omegaconf import OmegaConf  # what needs no configuration starts without it
+def is_of(name: str, parts: Iterable[str]) -> bool:
+    """Whether a dotted name is one of ``parts``, or below one."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
-    return (
-        OmegaConf.to_container(settings, resolve=True)
-        if OmegaConf.is_config(settings)
-        else settings
-    )
+
+def plain(settings: Any) -> Any:
+    """A copy of settings as dictionaries, lists and plain values.
+
+    Args:
+        settings: of any kind of mapping or sequence, OmegaConf's too, whose interpolations are looked up.
+    """
+    if isinstance(settings, Mapping):
+        return {key: plain(value) for key, value in settings.items()}
+    if isinstance(settings, Sequence) and not isinstance(settings, str | bytes):
+        return [plain(value) for value in settings]
+    return settings
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of settings with changes; dictionaries are merged, all else is replaced.
+
+    Args:
+        settings: plain values.
+        changes: to them; new keys come last.
+    """
+    whole = plain(settings)
+    for key, value in changes.items():
+        before = whole.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        whole[key] = merged(before, value) if both else plain(value)
+    return whole
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a file of ``conf``, with all interpolations looked up.
+
+    Raises:
+        TypeError: the file holds a list.
+    """
+    from omegaconf import DictConfig, OmegaConf  # what needs no configuration starts without it
+
+    config = OmegaConf.load(path)
+    if not isinstance(config, DictConfig):
+        raise TypeError("it is a list")
+    settings: dict[str, Any] = plain(config)
+    return settings
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as the text of a YAML file.
+
+    Args:
+        settings: plain values, written as they are.
+    """
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(settings)))

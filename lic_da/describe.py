@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lic_da.codecs import zoo
+from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.command import command
 from lic_da.data.datamodule import domain_names
 from lic_da.data.domains import load_domain
@@ -21,14 +22,15 @@ def describe(config: DictConfig) -> dict[str, Any]:
     ``entropy`` is everything that is neither ``g_a`` nor ``g_s``, hyperprior included. Parameters of
     CompressAI's entropy bottleneck include three quantiles a channel, which only the auxiliary loss trains.
     """
-    check_optimiser(config)
+    codec, method = CodecSpec.from_settings(config.codec), MethodSpec.from_settings(config)
+    check_optimiser(codec.training, config.method.training)
     names = domain_names(config.domains)
     for name in names:
         load_domain(name)
-    base = zoo.parameters_by_part(zoo.build(config.codec, weights=False))
-    made = codec_class(config.method.codec).new(config, names, weights=False)
+    base = zoo.parameters_by_part(zoo.build(codec, weights=False))
+    made = codec_class(method.codec).new(codec, method, names, weights=False)
     return {
-        "codec": config.codec.name,
+        "codec": codec.name,
         "method": made.method,
         "domains": list(names),
         "params": {

@@ -6,12 +6,13 @@ from omegaconf import DictConfig
 
 from lic_da.command import command
 from lic_da.pretraining.program import pretrain
+from lic_da.pretraining.settings import PretrainingSettings
 
 
 @command("pretrain")
 def main(config: DictConfig) -> None:
     """Train all configured qualities."""
-    pretrain(config)
+    pretrain(PretrainingSettings.from_settings(config))
 
 
 if __name__ == "__main__":

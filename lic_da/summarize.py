@@ -11,7 +11,9 @@ from lic_da.command import command
 from lic_da.errors import UserError
 from lic_da.io.files import user_path
 from lic_da.sweeps import jobs
+from lic_da.sweeps.settings import ReportSettings
 from lic_da.sweeps.summary import summarize
+from lic_da.tracking.settings import LoggerSettings
 
 
 @command("summarize")
@@ -23,7 +25,8 @@ def main(config: DictConfig) -> None:
     if not sweep.name:  # such as ".": the name of the folder is that of the sweep
         sweep = sweep.resolve()
     jobs.report(jobs.states(sweep))
-    summarize(sweep, config.report, config.logger)
+    report = ReportSettings.from_settings(config.report)
+    summarize(sweep, report, LoggerSettings.from_settings(config.logger))
 
 
 if __name__ == "__main__":

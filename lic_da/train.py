@@ -77,13 +77,14 @@ def main(config: DictConfig) -> None:
         return
     from lic_da.methods.processes import is_first
     from lic_da.training.run import train
+    from lic_da.training.settings import RunSettings
 
     if not is_first():
-        train(config, folder)
+        train(RunSettings.from_config(config), folder)
         return
     try:
         with claimed(folder, config.ckpt_path):
-            train(config, folder)
+            train(RunSettings.from_config(config), folder)
     finally:
         if not any(folder.iterdir()):  # the run was refused before it began
             folder.rmdir()

@@ -7,19 +7,20 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from compressai.models import CompressionModel
-from omegaconf import DictConfig, OmegaConf
 
 import lic_da.config
 import lic_da.data.domains
 from lic_da.adapters import synthesis
 from lic_da.adapters.formula import AdapterSum
 from lic_da.codecs import zoo
+from lic_da.codecs.spec import CodecSpec
 from lic_da.io.images import RGB, read_rgb, save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
 
@@ -67,20 +68,16 @@ def no_wandb_service_of_other_tests() -> Iterator[None]:
     os.environ.pop("WANDB_SERVICE", None)
 
 
-def codec_config(quality: int = 3, name: str = CODEC) -> DictConfig:
-    """Configuration of a bundled codec."""
-    config = OmegaConf.load(lic_da.config.CONF / "codec" / f"{name}.yaml")
-    assert isinstance(config, DictConfig)
-    config.quality = quality
-    return config
+def codec_config(quality: int = 3, name: str = CODEC, **changes: Any) -> CodecSpec:
+    """A codec of ``conf/codec``, with changes to its settings."""
+    settings = lic_da.config.read_settings(lic_da.config.CONF / "codec" / f"{name}.yaml")
+    return CodecSpec.from_settings(lic_da.config.merged(settings, {"quality": quality, **changes}))
 
 
-def hyperprior_config() -> DictConfig:
-    """Configuration of a small scale hyperprior with random weights."""
-    config = OmegaConf.load(lic_da.config.CONF / "codec" / "bmshj2018_hyperprior.yaml")
-    small = OmegaConf.merge(config, {"weights": "random", "model": {"N": 16, "M": 24}})
-    assert isinstance(small, DictConfig)
-    return small
+def hyperprior_config() -> CodecSpec:
+    """A small scale hyperprior with random weights."""
+    small = {"weights": "random", "model": {"N": 16, "M": 24}}
+    return codec_config(3, "bmshj2018_hyperprior", **small)
 
 
 @pytest.fixture(scope="session")

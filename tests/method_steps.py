@@ -6,20 +6,26 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from torch import Tensor
 
 import lic_da.config
+from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.methods.module import CodecModule
 from tests.conftest import scribbles
 
 DOMAINS = ("natural", "sketch")
 
 
-def composed(method: str, *overrides: str) -> DictConfig:
+def composed(method: str, *overrides: str) -> Any:
     """``conf/describe.yaml`` with a method: codec, method, domains."""
     with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
         return compose("describe", [f"method={method}", *overrides])
+
+
+def specs(method: str, *overrides: str) -> tuple[CodecSpec, MethodSpec]:
+    """Codec and method of :func:`composed` settings."""
+    config = composed(method, *overrides)
+    return CodecSpec.from_settings(config.codec), MethodSpec.from_settings(config)
 
 
 def crops(count: int, side: int = 64) -> dict[str, Any]:

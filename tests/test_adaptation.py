@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from compressai.models import CompressionModel
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lic_da.adapters.convolve import convolve
@@ -18,12 +17,12 @@ from lic_da.adapters.merge import MergedSum
 from lic_da.adapters.synthesis import BLENDS
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
+from lic_da.codecs.spec import CodecSpec
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream, StreamError
 from lic_da.io.images import RGB
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import (
-    PAPER,
     AdaptedCodec,
     base_state,
     pad,
@@ -213,8 +212,8 @@ def test_a_pack_finds_its_base_weights_from_every_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine_q3.safetensors").write_bytes(zoo.weights_path(codec_config(), 3).read_bytes())
-    config = OmegaConf.merge(codec_config(), {"weights": "mine_q%q.safetensors"})
+    Path("mine_q3.safetensors").write_bytes(zoo.weights_path(codec_config()).read_bytes())
+    config = codec_config(weights="mine_q%q.safetensors")
     pack.save(AdaptedCodec.build(config, DOMAINS), tmp_path / "pack", {})
     assert config.weights == "mine_q%q.safetensors"
     (tmp_path / "elsewhere").mkdir()
@@ -243,22 +242,20 @@ def test_adapters_go_into_any_convolution() -> None:
 
 
 def test_sites_are_configuration() -> None:
-    config = codec_config()
-    config.sites = [{"_target_": "lic_da.adapters.sites.Serial", "at": 1}]
-    adapted = AdaptedCodec.build(config, ("natural", "sketch"))
+    def at(kind: str, path: int) -> CodecSpec:
+        return codec_config(sites=[{"_target_": f"lic_da.adapters.sites.{kind}", "at": path}])
+
+    adapted = AdaptedCodec.build(at("Serial", 1), ("natural", "sketch"))
     assert sum(p.numel() for p in adapted.synthesis.bank.parameters()) == 2 * (64 * 64 * 9 + 64)
-    config.sites = [{"_target_": "lic_da.adapters.sites.Parallel", "at": 3}]
     with pytest.raises(UserError, match=r"needs a plain convolution.*g_s\.3 is GDN"):
-        AdaptedCodec.build(config, ("natural",))
-    config.sites = [{"_target_": "lic_da.adapters.sites.Serial", "at": 9}]
+        AdaptedCodec.build(at("Parallel", 3), ("natural",))
     with pytest.raises(UserError, match=r"no module at .9.; it consists of 0, 1"):
-        AdaptedCodec.build(config, ("natural",))
+        AdaptedCodec.build(at("Serial", 9), ("natural",))
 
 
 def test_a_gate_that_reads_y_sends_v_and_counts_it(photographs: list[RGB], tmp_path: Path) -> None:
-    how = OmegaConf.merge(PAPER, {"gate": {"input": "signalled"}})
-    assert isinstance(how, DictConfig)
-    adapted = disturb(AdaptedCodec.build(codec_config(), DOMAINS, how))
+    signalled = {"gate": {"input": "signalled"}}
+    adapted = disturb(AdaptedCodec.build(codec_config(), DOMAINS, signalled))
     data = adapted.compress(photographs[0])
     stream = Stream.from_bytes(data)
     with torch.no_grad():
@@ -279,6 +276,5 @@ def test_a_gate_that_reads_y_sends_v_and_counts_it(photographs: list[RGB], tmp_p
         adapted.decode(plain)
     with adapted.synthesis.blending("base"):
         adapted.decode(plain)
-    how.gate.input = "sent"
     with pytest.raises(UserError, match=r"Unknown gate\.input 'sent'.*latent, signalled"):
-        AdaptedCodec.build(codec_config(), DOMAINS, how)
+        AdaptedCodec.build(codec_config(), DOMAINS, {"gate": {"input": "sent"}})

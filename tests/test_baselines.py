@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from lic_da import AdaptedCodec
 from lic_da.cli import app
 from lic_da.codecs import zoo
+from lic_da.codecs.spec import CodecSpec
 from lic_da.describe import describe
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import read_points
@@ -30,7 +31,7 @@ from lic_da.methods.finetuning.module import DecoderFinetuning
 from lic_da.methods.module import TrainedAveraging
 from lic_da.methods.retraining import RateDistortionTraining
 from tests.conftest import FOUR_STEPS, codec_config, scribbles
-from tests.method_steps import DOMAINS, composed, crops, train_steps
+from tests.method_steps import DOMAINS, composed, crops, specs, train_steps
 from tests.test_training import world  # noqa: F401
 
 CODECS = ("bmshj2018_factorized_n64", "bmshj2018_hyperprior")
@@ -45,9 +46,9 @@ def picture() -> RGB:
     return scribbles(1, side=64, seed=7)[0]
 
 
-def old_stream(config: object) -> bytes:
+def old_stream(config: CodecSpec) -> bytes:
     """What the base codec writes, by the codec that knows nothing of other methods."""
-    return AdaptedCodec.build(config.codec, ["natural"]).compress(picture())  # type: ignore[attr-defined]
+    return AdaptedCodec.build(config, ["natural"]).compress(picture())
 
 
 def test_describe_counts_what_is_trained() -> None:
@@ -61,9 +62,9 @@ def test_describe_counts_what_is_trained() -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_a_finetuned_codec_writes_streams_of_its_own(name: str, tmp_path: Path) -> None:
-    config = composed("finetune", *of_codec(name))
+    config, method = specs("finetune", *of_codec(name))
     old = old_stream(config)
-    codec = FinetunedCodec.new(config, DOMAINS)
+    codec = FinetunedCodec.new(config, method, DOMAINS)
     base = codec.decompress(old, "base")
     module = RateDistortionTraining(codec, lr=1e-3)
     losses = train_steps(module, steps=5, lr=1e-4)
@@ -86,9 +87,9 @@ def test_a_finetuned_codec_writes_streams_of_its_own(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_a_finetuned_decoder_opens_and_betters_old_streams(name: str, tmp_path: Path) -> None:
-    config = composed("finetune_decoder", *of_codec(name))
+    config, method = specs("finetune_decoder", *of_codec(name))
     old = old_stream(config)
-    codec = FinetunedDecoderCodec.new(config, DOMAINS)
+    codec = FinetunedDecoderCodec.new(config, method, DOMAINS)
     base = codec.decompress(old)
     losses = train_steps(DecoderFinetuning(codec, gamma=0.01, lr=1e-3), steps=5, lr=1e-3)
     assert losses[-1] < losses[0]
@@ -111,7 +112,7 @@ def test_a_finetuned_decoder_opens_and_betters_old_streams(name: str, tmp_path: 
 
 
 def test_a_pack_whose_weights_were_changed_is_refused(tmp_path: Path) -> None:
-    codec = FinetunedDecoderCodec.new(composed("finetune_decoder"), DOMAINS)
+    codec = FinetunedDecoderCodec.new(*specs("finetune_decoder"), DOMAINS)
     pack.save(codec, tmp_path, {})
     with torch.no_grad():
         codec.codec.g_s[6].bias += 1
@@ -122,15 +123,15 @@ def test_a_pack_whose_weights_were_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_scratch_starts_from_random_weights() -> None:
-    scratch = FinetunedCodec.new(composed("scratch"), DOMAINS)
+    scratch = FinetunedCodec.new(*specs("scratch"), DOMAINS)
     assert scratch.method == "scratch"
     assert not torch.equal(scratch.codec.g_a[0].weight, scratch.base.codec.g_a[0].weight)
     with pytest.raises(UserError, match=r"Unknown method\.start 'best'"):
-        FinetunedCodec.new(composed("finetune", "method.start=best"), DOMAINS)
+        FinetunedCodec.new(*specs("finetune", "method.start=best"), DOMAINS)
 
 
 def test_the_tables_are_those_of_the_trained_weights() -> None:
-    codec = FinetunedCodec.new(composed("finetune"), DOMAINS)
+    codec = FinetunedCodec.new(*specs("finetune"), DOMAINS)
     train_steps(RateDistortionTraining(codec, lr=1e-2), steps=3, lr=1e-2)
     codec.finish()
     again = zoo.build(codec_config(), weights=False)
@@ -264,7 +265,8 @@ class StopAfterFirstEpoch(L.Callback):
 def test_a_stopped_training_goes_on_to_the_same_weights(method: str, tmp_path: Path) -> None:
     def trained(name: str, *more: L.Callback, ckpt_path: Path | None = None) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        codec = pack.codec_class(composed(method).method.codec).new(composed(method), DOMAINS)
+        config, how = specs(method)
+        codec = pack.codec_class(how.codec).new(config, how, DOMAINS)
         kind = DecoderFinetuning if method == "finetune_decoder" else RateDistortionTraining
         extra = {"gamma": 0.01} if method == "finetune_decoder" else {}
         module = kind(codec, lr=1e-3, warmup=1, **extra)  # type: ignore[arg-type]

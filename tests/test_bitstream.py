@@ -16,7 +16,6 @@ import pytest
 import torch
 from compressai.ans import RansDecoder
 from compressai.models import CompressionModel, ScaleHyperprior
-from omegaconf import OmegaConf
 
 from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.entropy.decode import decode
@@ -28,7 +27,7 @@ from lic_da.io.bitstream import (
     chosen_bytes,
 )
 from lic_da.io.images import RGB
-from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import BUNDLED, CODEC, DOMAINS, codec_config, disturb, hyperprior_config
 from tests.damage import checksummed
 
@@ -349,8 +348,7 @@ def test_signalled_weights_take_the_place_of_the_gate(
 
 
 def test_with_the_blend_base_the_stream_is_the_base_codecs_own(photographs: list[RGB]) -> None:
-    how = OmegaConf.merge(PAPER, {"gate": {"input": "signalled"}})
-    codec = AdaptedCodec.build(codec_config(), DOMAINS, how)
+    codec = AdaptedCodec.build(codec_config(), DOMAINS, {"gate": {"input": "signalled"}})
     pixels = photographs[0][:64, :64]
     assert Stream.from_bytes(codec.compress(pixels)).v is not None
     with codec.blending("base"):

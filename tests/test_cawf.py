@@ -24,7 +24,7 @@ from lic_da.methods.cawf.codec import WidenedCodec
 from lic_da.methods.retraining import RateDistortionTraining
 from lic_da.methods.steps import ExactSteps
 from tests.conftest import codec_config, scribbles
-from tests.method_steps import DOMAINS, composed, crops, train_steps
+from tests.method_steps import DOMAINS, composed, crops, specs, train_steps
 
 
 def source_codec(quality: int = 3) -> ModelCodec:
@@ -35,7 +35,7 @@ def source_codec(quality: int = 3) -> ModelCodec:
 
 def widened(cross: str = "zero") -> WidenedCodec:
     torch.manual_seed(0)
-    return WidenedCodec.new(composed("cawf", f"method.cross={cross}"), DOMAINS)
+    return WidenedCodec.new(*specs("cawf", f"method.cross={cross}"), DOMAINS)
 
 
 def as_input(pixels: RGB) -> Tensor:
@@ -98,7 +98,7 @@ def test_the_old_channels_of_a_target_stream(trained: WidenedCodec) -> None:
     x = as_input(scribbles(1, side=96)[0])
     old, new = source_codec().encode(x), trained.encode(x)
     assert len(new.strings) == 2 and new.fingerprint != old.fingerprint
-    zero = trained.how.cross == "zero"
+    zero = trained.own["cross"] == "zero"
     assert (new.strings[0] == old.strings[0]) == zero
     # training did something: there is another picture and the new channels are not all alike
     assert not torch.equal(trained.decode(new), trained.decode(old))
@@ -200,11 +200,11 @@ def test_large_pictures_go_in_tiles(trained: WidenedCodec, photographs: list[RGB
 )
 def test_what_cannot_be_widened_is_refused(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        WidenedCodec.new(composed("cawf", *overrides), DOMAINS)
+        WidenedCodec.new(*specs("cawf", *overrides), DOMAINS)
 
 
 def test_any_width() -> None:
-    codec = WidenedCodec.new(composed("cawf", "method.width=72"), DOMAINS)
+    codec = WidenedCodec.new(*specs("cawf", "method.width=72"), DOMAINS)
     codec.finish()
     x = crops(1)["image"]
     assert codec.adapted.latent(codec.encode(x)).shape == (1, 72, 4, 4)

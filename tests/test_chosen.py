@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from lic_da.codecs.image_codec import to_8_bit
+from lic_da.codecs.spec import CodecSpec
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
@@ -19,7 +19,7 @@ from lic_da.io.bitstream import MAX_ENTRIES, Stream, StreamError
 from lic_da.io.images import RGB, read_rgb, save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters import chosen
-from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import DOMAINS, MEAN_SCALE, codec_config, disturb, hyperprior_config
 from tests.test_cli import call
 from tests.test_tiles import in_tiles
@@ -75,7 +75,7 @@ def test_among_64_domains_those_that_matter_are_found(photographs: list[RGB]) ->
     ids=lambda c: c.name,
 )
 def test_no_image_gets_worse_than_by_the_gate_or_the_base(
-    config: DictConfig, photographs: list[RGB]
+    config: CodecSpec, photographs: list[RGB]
 ) -> None:
     codec = disturb(AdaptedCodec.build(config, DOMAINS), SLIGHT)
     for pixels in (
@@ -146,8 +146,7 @@ def test_a_large_image_in_tiles_gets_a_v_that_is_no_worse(photographs: list[RGB]
 
 
 def test_a_signalled_v_makes_room_for_a_chosen_one(photographs: list[RGB], tmp_path: Path) -> None:
-    how = OmegaConf.merge(PAPER, {"gate": {"input": "signalled"}})
-    assert isinstance(how, DictConfig)
+    how = {"gate": {"input": "signalled"}}
     codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS, how), SLIGHT)
     pixels = np.ascontiguousarray(photographs[0][:128, :160])
     best = codec.compress(pixels, v="best")

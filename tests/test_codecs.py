@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
+from lic_da.codecs.spec import LAMBDAS
 from lic_da.errors import UserError
 from lic_da.io.images import RGB
 from lic_da.methods.adapters.codec import pad
@@ -28,7 +29,7 @@ def test_bundled_weights_really_code_what_they_estimate(
     config = codec_config(quality, name)
     codec = zoo.build(config)
     recipe = json.loads((zoo.WEIGHTS / name / f"q{quality}.json").read_text())
-    assert recipe["lmbda"] == zoo.LAMBDAS[quality]
+    assert recipe["lmbda"] == LAMBDAS[quality]
     size = (zoo.WEIGHTS / name / f"q{quality}.safetensors").stat().st_size
     assert size < {CODEC: 2_700_000, MEAN_SCALE: 6_000_000}[name]
     for pixels in photographs:

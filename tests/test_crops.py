@@ -8,23 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compressai.layers import AttentionBlock
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-import lic_da.config
 from lic_da.codecs.image_codec import pad
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
 from lic_da.codecs.spatial.tiling import Beside
-from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
+from lic_da.codecs.spec import CodecSpec
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config
 
 
-def config_of(name: str, **model: int) -> DictConfig:
-    config = OmegaConf.load(lic_da.config.CONF / "codec" / f"{name}.yaml")
-    small = OmegaConf.merge(config, {"weights": "random", "model": model})
-    assert isinstance(small, DictConfig)
-    return small
+def config_of(name: str, **model: int) -> CodecSpec:
+    return codec_config(3, name, weights="random", model=model)
 
 
 def crops_of(codec: AdaptedCodec, crop: int) -> CropSynthesis:
@@ -51,7 +47,7 @@ def test_crops_are_those_of_the_whole_picture_at_its_borders_too(
     case: str, different_v: bool
 ) -> None:
     config, how = CASES[case]
-    codec = disturb(AdaptedCodec.build(config, DOMAINS, OmegaConf.merge(PAPER, how)))  # type: ignore[arg-type]
+    codec = disturb(AdaptedCodec.build(config, DOMAINS, how))
     crops = crops_of(codec, 64)
     generator = torch.Generator().manual_seed(2)
     x = pad(torch.rand(1, 3, 150, 200, generator=generator), codec.stride)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from compressai.utils.bench import codecs as bench_codecs
-from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from scipy.integrate import quad
@@ -20,6 +19,7 @@ from scipy.interpolate import PchipInterpolator
 
 from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.spatial import tiling
+from lic_da.codecs.spec import CodecSpec
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.data.domains import prepare
@@ -111,7 +111,7 @@ def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
 @pytest.mark.parametrize("memory", [tiling.MEMORY, 1 << 22], ids=["whole", "in_tiles"])
 @pytest.mark.parametrize("config", [codec_config(), hyperprior_config()], ids=lambda c: c.name)
 def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
-    config: DictConfig, memory: int, photographs: list[RGB], tmp_path: Path
+    config: CodecSpec, memory: int, photographs: list[RGB], tmp_path: Path
 ) -> None:
     path = tmp_path / "photograph.png"
     save_png(path, photographs[0])

@@ -9,21 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import open_dict
 from safetensors.torch import load_file, save_file
 
 from lic_da.adapters.gate import Gate
 from lic_da.codecs import zoo
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import mean, measure, read_points
+from lic_da.io.files import read_yaml
 from lic_da.io.images import RGB
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 from lic_da.methods.adapters.extension import GrowingGate, extend
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.training.run import train, train_what_is_missing
+from lic_da.training.settings import RunSettings
 from tests.conftest import codec_config, disturb, photo_crops, scribbles
 
 EARLIER = ("photos", "lines")
@@ -41,7 +44,7 @@ SMALL = (
     "extend=earlier",
 )
 
-Configure = Callable[..., DictConfig]
+Configure = Callable[..., RunSettings]
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def configure(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Configure]:
-    """Composes a configuration from a command line, in a folder with three domains and a pack."""
+    """Reads the settings of a command line, in a folder with three domains and a pack."""
     monkeypatch.chdir(tmp_path)
     folder_domain("photos", photo_crops(photographs, 10, side=64))
     folder_domain("lines", scribbles(10, side=64))
@@ -62,14 +65,17 @@ def configure(
     torch.manual_seed(1)
     pack.save(disturb(AdaptedCodec.build(codec_config(2), EARLIER), 0.002), Path("earlier"), {})
 
-    def command_line(*overrides: str) -> DictConfig:
+    def command_line(*overrides: str) -> RunSettings:
         arguments = [*SMALL, "domains=[other]", *overrides]
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("train", arguments, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         with open_dict(config):
             del config.hydra
-        return config
+        before = config.copy()
+        settings = RunSettings.from_config(config)
+        assert config == before and RunSettings.from_config(config) == settings
+        return settings
 
     yield command_line
     HydraConfig.instance().cfg = None
@@ -98,9 +104,9 @@ def test_an_extended_pack_is_an_ordinary_pack_that_holds_the_earlier_one_bit_for
     assert not after["gate.classify.weight"][:2, 64:].any()
     assert all(after[n].any() for n in after if n.startswith("bank.adapters.other."))
 
-    record = pack.read_config(Path("run/pack")).extended
+    record = pack.read_config(Path("run/pack")).own["extended"]
     assert record["from"] == zoo.fingerprint(before)
-    assert set(record.frozen) == {"bank.photos", "bank.lines", "gate.features", "gate.classify"}
+    assert set(record["frozen"]) == {"bank.photos", "bank.lines", "gate.features", "gate.classify"}
 
     # before and after are those of the two packs' real decoding
     assert set(summary["before_after"]) == set(EARLIER)
@@ -230,24 +236,18 @@ def test_mistakes_end_in_a_sentence(
 
 
 def test_what_is_the_packs_may_be_said_and_training_may_differ(configure: Configure) -> None:
-    from lic_da.training.extend import take_settings
-
-    config = configure("codec.quality=2", "codec.training.lr=7e-4", "extend=ear%qlier")
     Path("earlier").rename("ear2lier")
-    assert take_settings(config) == EARLIER == take_settings(config)
-    assert config.codec.training.lr == 7e-4 and config.codec.training.steps == 10
-    assert config.data.source == "photos" and config.codec.quality == 2
-    saved = OmegaConf.load("ear2lier/config.yaml")
-    assert config.sites == saved.how.sites and config.gate == saved.how.gate
+    settings = configure("codec.quality=2", "codec.training.lr=7e-4", "extend=ear%qlier")
+    assert settings.names == (*EARLIER, "other") and settings.domains == ("other",)
+    assert settings.codec.training["lr"] == 7e-4 and settings.steps == 10
+    assert settings.data["source"] == "photos" and settings.codec.quality == 2
+    saved = read_yaml("ear2lier/config.yaml")["how"]
+    assert settings.method.adapters == saved == {k: settings.config[k] for k in saved}
     assert json.loads(Path("ear2lier/metrics.json").read_text()) == {}
 
 
 def test_a_pack_that_names_no_optimiser_was_trained_by_adam(configure: Configure) -> None:
-    from lic_da.training.extend import take_settings
-
-    saved = OmegaConf.load("earlier/config.yaml")
-    assert saved.codec.training.pop("optimiser") == "soap"
-    OmegaConf.save(saved, "earlier/config.yaml")
-    config = configure("extend=earlier")
-    take_settings(config)
-    assert config.method.training.optimiser == "adam"
+    saved = read_yaml("earlier/config.yaml")
+    assert saved["codec"]["training"].pop("optimiser") == "soap"
+    Path("earlier/config.yaml").write_text(yaml.dump(saved))
+    assert configure("extend=earlier").training["optimiser"] == "adam"

@@ -314,8 +314,8 @@ def test_a_pack_over_somebodys_own_classes_opens_for_those_who_trust_them(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(USERS)
     monkeypatch.syspath_prepend(package.parent)
-    config = codec_config()
-    config.sites[0] = {"_target_": "users_own.Behind", "at": 3}
+    sites = [{"_target_": "users_own.Behind", "at": 3}, *codec_config().sites[1:]]
+    config = codec_config(sites=sites)
     adapted = lic_da.AdaptedCodec.build(config, ("natural", "sketch"))
     pack.save(adapted, tmp_path / "pack", {})
     (package / "imported").unlink()
@@ -363,13 +363,9 @@ def test_a_class_that_was_registered_is_named_as_the_packages_own(tmp_path: Path
             return Residual()(conv)
 
     try:
-        config = codec_config()
-        config.sites[0] = {"kind": "outside_site", "at": 3}
-        how = {"sites": "paper", "adapter": {"kind": "outside_adapter"}}
-        how["gate"] = {"mid": None, "input": "latent", "threshold": 0.0}  # type: ignore[assignment]
-        from omegaconf import OmegaConf
-
-        adapted = lic_da.AdaptedCodec.build(config, ("natural", "sketch"), OmegaConf.create(how))
+        sites = [{"kind": "outside_site", "at": 3}, *codec_config().sites[1:]]
+        config, how = codec_config(sites=sites), {"adapter": {"kind": "outside_adapter"}}
+        adapted = lic_da.AdaptedCodec.build(config, ("natural", "sketch"), how)
         pack.save(adapted, tmp_path / "pack", {})
         opened = lic_da.load(tmp_path / "pack")
         assert isinstance(opened, lic_da.AdaptedCodec)

@@ -60,7 +60,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, photographs: list[RGB]) -> P
         folder.mkdir(parents=True)
         summary = measure_into(folder, codec, entries, blends=["base", "weighted"])
         write_json(folder / "summary.json", summary)
-        config = {"codec": codec_config(quality), "domains": ["sketch"], "seed": 0}
+        config = {"codec": codec_config(quality).settings(), "domains": ["sketch"], "seed": 0}
         config |= {"data": {"source": "natural", "data_dir": "data"}}
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     series = read_series(root / "sweep")

@@ -18,6 +18,7 @@ from lic_da.errors import Stopped
 from lic_da.io.images import RGB
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.training.run import train_what_is_missing
+from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
 
 SMALL = (
@@ -55,7 +56,8 @@ def trained(
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         with initialize_config_dir(str(conf), version_base="1.3"):
-            train_what_is_missing(compose("train", list(SMALL)), folder)
+            settings = RunSettings.from_config(compose("train", list(SMALL)))
+        train_what_is_missing(settings, folder)
         tensors: dict[str, Tensor] = load_file(folder / "pack" / "adapters.safetensors")
         return tensors
 

@@ -31,10 +31,20 @@ FLOORS = (  # from the roof down; a part imports itself and what lies below its 
     {"data"},
     {"runtime"},
     {"io"},
+    {"same_settings"},
     {"config", "registry", "workers"},
     {"migrations", "surroundings"},
     {"errors", "light_imports"},
 )
+
+READ_SETTINGS = {
+    *("describe", "evaluate", "pretrain", "summarize", "train", "workspace"),  # the roof
+    "sweeps.callback",  # which Hydra calls
+    *("config", "training.settings"),
+}
+"""Modules that may know OmegaConf; to all others settings are frozen values, or plain ones."""
+
+OF_OMEGACONF = {"DictConfig", "ListConfig", "OmegaConf", "open_dict", "read_write"}
 
 
 def imports() -> dict[str, set[str]]:
@@ -54,6 +64,24 @@ def imports() -> dict[str, set[str]]:
                 named |= {alias.name for alias in node.names}
         found[module] = named & paths.keys()
     return found
+
+
+def knows_omegaconf(tree: ast.AST) -> bool:
+    """Whether a module imports OmegaConf or names something of it, in annotations too."""
+    return any(
+        (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "omegaconf")
+        or (isinstance(node, ast.Import) and any("omegaconf" in a.name for a in node.names))
+        or (isinstance(node, ast.Name) and node.id in OF_OMEGACONF)
+        or (isinstance(node, ast.Attribute) and node.attr in OF_OMEGACONF)
+        or (isinstance(node, ast.arg | ast.AnnAssign) and _in_text(node.annotation))
+        or (isinstance(node, ast.FunctionDef) and _in_text(node.returns))
+        for node in ast.walk(tree)
+    )
+
+
+def _in_text(annotation: ast.expr | None) -> bool:
+    text = annotation.value if isinstance(annotation, ast.Constant) else ""
+    return any(name in str(text) for name in OF_OMEGACONF)
 
 
 def floor(module: str) -> int:
@@ -89,3 +117,24 @@ def test_methods_do_not_know_each_other() -> None:
         and module.split(".")[2] != theirs[0]
     ]
     assert not wrong
+
+
+def test_only_the_roof_and_what_reads_settings_know_omegaconf() -> None:
+    knowing = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if knows_omegaconf(ast.parse(path.read_text()))
+    }
+    assert knowing == READ_SETTINGS
+
+
+def test_a_function_that_takes_a_configuration_is_found() -> None:
+    for code in (
+        "def f(config: DictConfig): ...",
+        "def f(config: 'DictConfig'): ...",
+        "def f() -> omegaconf.ListConfig: ...",
+        "from omegaconf.dictconfig import DictConfig as Settings",
+        "import omegaconf as oc",
+    ):
+        assert knows_omegaconf(ast.parse(code)), code
+    assert not knows_omegaconf(ast.parse("def f(config: Mapping[str, Any]): ..."))

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from lic_da.adapters import merge
 from lic_da.adapters.synthesis import BLENDS, without_tiny
@@ -15,7 +14,7 @@ from lic_da.codecs.models.convolutions import Convolution
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB
-from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
+from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import CODEC, DOMAINS, MEAN_SCALE, by_formula, codec_config, disturb
 
 SITES = 3
@@ -23,9 +22,7 @@ LOW_RANK = {"adapter": {"kind": "lowrank", "rank": 5}}
 
 
 def built(**changes: object) -> AdaptedCodec:
-    how = OmegaConf.merge(PAPER, changes)
-    assert isinstance(how, DictConfig)
-    return disturb(AdaptedCodec.build(codec_config(), DOMAINS, how))
+    return disturb(AdaptedCodec.build(codec_config(), DOMAINS, changes))
 
 
 @pytest.fixture

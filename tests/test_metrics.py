@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
@@ -36,6 +35,7 @@ from lic_da.io.images import RGB
 from lic_da.migrations import metric_names, run_settings
 from lic_da.sweeps.report import write_report
 from lic_da.tracking.results import log_sweep
+from lic_da.tracking.settings import LoggerSettings
 from tests.test_report import report_of, run_of
 from tests.wandb_records import OfflineRun
 
@@ -281,7 +281,7 @@ def test_wandb_gets_bd_rates_curves_and_means_of_every_metric(
     series = with_scores("ms_ssim")
     scale = METRICS["ms_ssim"].scale
     rows = savings(series, (), scale)
-    logger = OmegaConf.create({"project": "test", "mode": "offline", "group": None})
+    logger = LoggerSettings(project="test", mode="offline", group=None)
     summary = {"series": [{"label": "sketch", "tested": {}}]}
     assert log_sweep(tmp_path, logger, series, (), savings(series), summary, [(scale, rows)])
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")

@@ -26,6 +26,7 @@ from lic_da.errors import Stopped, UserError
 from lic_da.io.images import RGB
 from lic_da.pretraining import program, weights_files
 from lic_da.pretraining.module import Pretraining
+from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.training.interruption import read_checkpoint
 from tests.conftest import MEAN_SCALE, codec_config, photo_crops
 
@@ -89,8 +90,7 @@ def test_pretraining_goes_on_exactly_and_keeps_what_is_better(
         logs = [tmp_path / run / "export" / f"q{quality}.log.csv" for run in ("whole", "killed")]
         assert validations(logs[0]) == validations(logs[1]) != []
     export = tmp_path / "whole" / "export"
-    config = codec_config(3, MEAN_SCALE)
-    config.weights = str(export / "q3.safetensors")
+    config = codec_config(3, MEAN_SCALE, weights=str(export / "q3.safetensors"))
     fingerprint = zoo.fingerprint(zoo.build(config).state_dict())
     recorded = json.loads((export / "fingerprints.json").read_text())
     assert recorded[fingerprint] == [MEAN_SCALE, 3]
@@ -139,13 +139,12 @@ def train(
         settings = ("steps={first: 10, next: 10}", "data.batches_per_epoch=5", f"folder={name}")
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("pretrain", [*SETTINGS, *settings, *overrides])
-        program.check(config)
-        config.codec.quality = 4
-        data, console = instantiate(config.data), Console(quiet=True)
-        program.pretrain_quality(config, None, data, console)
-        if config.export:
+        training = PretrainingSettings.from_settings(config).at_quality(4)
+        data, console = instantiate(training.data), Console(quiet=True)
+        program.pretrain_quality(training, None, data, console)
+        if training.export:
             data.setup()
-            program.export(config, data, console)
+            program.export(training, data, console)
 
     return train
 
@@ -249,4 +248,4 @@ def test_what_cannot_work_is_refused_before_training(
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("pretrain", [*SETTINGS, "start=q4.safetensors", override])
     with pytest.raises(UserError, match=message):
-        program.check(config)
+        PretrainingSettings.from_settings(config)

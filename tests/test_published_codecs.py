@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -24,6 +25,7 @@ from lic_da.adapters.synthesis import BLENDS
 from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.models.zou2022 import WACNN
+from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.config import plain
 from lic_da.describe import describe
 from lic_da.errors import UserError
@@ -32,7 +34,6 @@ from lic_da.io.images import RGB
 from lic_da.methods.adapters.codec import (
     AdaptedCodec,
     base_state,
-    how_adapted,
     pad,
 )
 from lic_da.methods.adapters.module import DecoderAdaptation
@@ -332,9 +333,15 @@ training: {steps: 1, batch_size: 1, crop: 32, gamma: 0.1, lr: 1.0e-4, gate_lr: 1
     assert np.array_equal(adapted.decompress(data, "base"), plain)
 
 
+def built(config: DictConfig, domains: Sequence[str]) -> AdaptedCodec:
+    """The untrained codec of a command's configuration."""
+    codec, method = CodecSpec.from_settings(config.codec), MethodSpec.from_settings(config)
+    return AdaptedCodec.new(codec, method, domains)
+
+
 def test_sites_can_be_every_convolution_of_the_decoder(photographs: list[RGB]) -> None:
     config = configured("zou2022", "codec.weights=random", "sites=all")
-    adapted = AdaptedCodec.build(config.codec, ("natural", "sketch"), how_adapted(config))
+    adapted = built(config, ("natural", "sketch"))
     convolutions = [
         m for m in adapted.synthesis.base.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)
     ]
@@ -343,14 +350,15 @@ def test_sites_can_be_every_convolution_of_the_decoder(photographs: list[RGB]) -
     with torch.no_grad():
         assert torch.equal(adapted.synthesis(y_hat), adapted.synthesis.base(y_hat))
     with pytest.raises(UserError, match=r"Unknown sites 'some'.*paper, all"):
-        AdaptedCodec.build(config.codec, DOMAINS, how_adapted(configured("zou2022", "sites=some")))
+        built(configured("zou2022", "sites=some"), DOMAINS)
 
 
 def test_low_rank_adapters_have_few_parameters_and_the_rank_they_say(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = configured("bmshj2018_factorized_n64", "adapter=lowrank", "adapter.rank=5")
-    adapted = AdaptedCodec.build(config.codec, DOMAINS, how_adapted(config))
+    adapted = built(
+        configured("bmshj2018_factorized_n64", "adapter=lowrank", "adapter.rank=5"), DOMAINS
+    )
     synthesis = adapted.synthesis
     adapters = synthesis.bank.adapters["sketch"]
     counts = {k: sum(p.numel() for p in a.parameters()) for k, a in adapters.items()}

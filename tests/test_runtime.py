@@ -124,10 +124,7 @@ def test_torch_decodes_what_the_runtime_encodes(
 
 
 def test_a_signalled_v_is_written_and_used(tmp_path: Path, photographs: list[RGB]) -> None:
-    from lic_da.methods.adapters.codec import PAPER
-
-    how = PAPER.copy()
-    how.gate.input = "signalled"
+    how = {"gate": {"input": "signalled"}}
     codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS, how))
     export(codec, tmp_path / "exported")
     decoder, encoder = Decoder(tmp_path / "exported"), Encoder(tmp_path / "exported")

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_runs_that_begin_together_have_folders_of_their_own_and_take_exact_steps
     world: Path,
 ) -> None:
     """Over a codec of one's own with a quality that CompressAI's table of λ does not have."""
-    weights = zoo.weights_path(codec_config(), 3)
+    weights = zoo.weights_path(codec_config())
     own = ("codec.qualities=[7]", "codec.quality=7", "+codec.lambdas={7: 0.09}")
     settings = (*TINY, *own, f"codec.weights={weights}")
     runs = [command("lic_da.train", *settings, f"seed={seed}") for seed in (0, 1)]
@@ -311,23 +312,22 @@ def test_weights_that_are_no_numbers_are_refused_by_key(
     key: str, value: float, tmp_path: Path
 ) -> None:
     config = codec_config()
-    state = load_file(zoo.weights_path(config, 3))
+    state = load_file(zoo.weights_path(config))
     state[key] = state[key].float().clone()
     state[key].view(-1)[3] = value
     save_file(state, tmp_path / "q3.safetensors")
-    config.weights = str(tmp_path / "q3.safetensors")
+    config = codec_config(weights=str(tmp_path / "q3.safetensors"))
     with pytest.raises(UserError, match=rf"cannot be used: {key} hold values that are no finite"):
         zoo.build(config)
 
 
 def test_a_codec_of_ones_own_has_any_quality_and_lambda() -> None:
-    config = codec_config()
-    config.qualities, config.quality, config.weights = [7], 7, "random"
+    changes: dict[str, Any] = {"qualities": [7], "weights": "random"}
     with pytest.raises(UserError, match=r"add lambdas: \{7: …\}"):
-        zoo.build(config)
-    config.lambdas = {7: 0.09}
+        codec_config(7, **changes)
+    config = codec_config(7, **changes, lambdas={7: 0.09})
     zoo.build(config)
-    assert zoo.lmbda(config) == 0.09
+    assert config.lmbda() == 0.09
 
 
 def test_the_commit_is_our_own_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

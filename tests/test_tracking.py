@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import wandb
-from omegaconf import DictConfig, OmegaConf
 
 from lic_da.tracking import loggers
+from lic_da.tracking.settings import LoggerSettings
 from tests.wandb_records import runs_below
 
 
@@ -24,8 +24,8 @@ def own_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     wandb.teardown()
 
 
-def logger(mode: str) -> DictConfig:
-    return OmegaConf.create({"project": "lic_da", "group": "sweep", "mode": mode})
+def logger(mode: str) -> LoggerSettings:
+    return LoggerSettings("lic_da", mode, "sweep")
 
 
 def test_a_resumed_offline_run_goes_on_with_its_first_part_when_it_is_uploaded(

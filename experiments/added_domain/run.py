@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from experiments import common
 from lic_da.config import CONF
 from lic_da.training.run import train_what_is_missing
+from lic_da.training.settings import RunSettings
 
 HERE = Path(__file__).parent
 RUNS = common.OUTPUTS / "experiment_added_domain"
@@ -64,7 +65,7 @@ def trained(label: str, overrides: list[str]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [*overrides, "logger=none", "evaluation.ms_ssim=false"])
-    return train_what_is_missing(config, folder)
+    return train_what_is_missing(RunSettings.from_config(config), folder)
 
 
 def results(label: str, summary: dict[str, Any]) -> list[Result]:

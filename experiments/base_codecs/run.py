@@ -15,12 +15,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import typer
 from matplotlib.axes import Axes
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from experiments import common
 from lic_da.codecs import zoo
-from lic_da.config import CONF
+from lic_da.codecs.spec import CodecSpec
+from lic_da.config import CONF, read_settings
 from lic_da.data.datamodule import LabelledPicture
 from lic_da.data.domains import SOURCE_DOMAIN, prepare
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
@@ -51,20 +51,17 @@ class Coded:
     psnr: float
 
 
-def configured(codec: str) -> DictConfig:
-    """Configuration of a codec."""
-    config = OmegaConf.load(CONF / "codec" / f"{codec}.yaml")
-    assert isinstance(config, DictConfig)
-    return config
+def configured(codec: str) -> CodecSpec:
+    """A codec of ``conf/codec``."""
+    return CodecSpec.from_settings(read_settings(CONF / "codec" / f"{codec}.yaml"))
 
 
 def learned(codec: str, pictures: Sequence[LabelledPicture], console: Console) -> list[Point]:
     """Points of a bundled codec at all its qualities."""
     points = []
-    for quality in (config := configured(codec)).qualities:
-        config.quality = quality
+    for quality in (spec := configured(codec)).qualities:
         points += measure(
-            AdaptedCodec.build(config, [SOURCE_DOMAIN]),
+            AdaptedCodec.build(spec.at_quality(quality), [SOURCE_DOMAIN]),
             pictures,
             run="base",
             blends=["base"],
@@ -174,7 +171,7 @@ def plot_training(path: Path) -> None:
     """How the validation loss fell while the weights were trained, relative to where it ended."""
     figure, panels = plt.subplots(1, len(CODECS), figsize=(15, 4.4), layout="constrained")
     for codec, axes in zip(CODECS, panels, strict=True):
-        if configured(codec).get("variable_rate"):
+        if configured(codec).variable_rate:
             plot_variable(codec, axes)
             continue
         for index, quality in enumerate(configured(codec).qualities):

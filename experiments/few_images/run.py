@@ -77,7 +77,7 @@ def results(method: str, all_images: int) -> list[Result]:
                 row = run.summary["domains"][domain]
                 figures[domain] = row["bpp"], row["psnr"][blend]
                 gains[domain] = row["psnr"][blend] - float(curve(math.log(row["bpp"])))
-            count = run.config.data.train_images or all_images
+            count = run.config["data"]["train_images"] or all_images
             found.append(
                 Result(
                     *(method, blend, count, *figures[TARGET]),

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from compressai.models import CompressionModel
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lic_da.codecs import fingerprints, zoo
@@ -27,6 +26,7 @@ from lic_da.codecs.entropy import decode
 from lic_da.codecs.entropy.checksum import symbol_checksum
 from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.spatial import tiling
+from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import Stream, StreamError, check_fits
 from lic_da.io.images import MIN_SIDE, RGB
@@ -57,7 +57,7 @@ class PictureCodec(ABC):
         weights_file: of a pack, its tensors.
         stored_under: part of the codec whose tensors a pack holds, which their names there leave out.
         codec: the CompressAI model that is trained.
-        config: the ``codec`` configuration it was built from.
+        config: what it was built from.
         fingerprint: SHA-256 of the base weights.
     """
 
@@ -67,28 +67,40 @@ class PictureCodec(ABC):
     weights_file: ClassVar[str] = "weights.safetensors"
     stored_under: ClassVar[str] = ""
     codec: CompressionModel
-    config: DictConfig
+    config: CodecSpec
     fingerprint: str
 
     @classmethod
     @abstractmethod
-    def new(cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True) -> Self:
-        """The untrained codec of a command's configuration.
+    def new(
+        cls, config: CodecSpec, method: MethodSpec, domains: Sequence[str], *, weights: bool = True
+    ) -> Self:
+        """The untrained codec of a command's settings.
 
         Args:
-            config: with ``codec``, ``method`` and whatever else the method wants.
+            config: the base codec.
+            method: how it is to be adapted.
             domains: names of all domains, the source first.
             weights: load the base weights; without them they are random.
         """
 
     @classmethod
     @abstractmethod
-    def rebuild(cls, config: DictConfig) -> Self:
-        """The untrained codec that ``config.yaml`` of a pack describes."""
+    def rebuild(
+        cls, config: CodecSpec, method: str, domains: Sequence[str], settings: Mapping[str, Any]
+    ) -> Self:
+        """The untrained codec that ``config.yaml`` of a pack describes.
+
+        Args:
+            config: the base codec.
+            method: name of the method.
+            domains: names of all domains, the source first.
+            settings: as :meth:`settings` has given them; plain values.
+        """
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What :meth:`rebuild` needs beside codec, quality, method and domains."""
+        """What :meth:`rebuild` needs beside codec, method and domains: plain values, for files."""
 
     @property
     @abstractmethod
@@ -154,7 +166,7 @@ class PictureCodec(ABC):
     @property
     def stride(self) -> int:
         """Sides of coded images are padded to multiples of this."""
-        return int(self.config.stride)
+        return self.config.stride
 
     @property
     def modules(self) -> tuple[CompressionModel, ...]:
@@ -285,20 +297,20 @@ class ModelCodec:
 
     Attributes:
         codec: the model.
-        config: the ``codec`` configuration.
+        config: what it was built from.
         fingerprint: SHA-256 that its streams carry.
         memory: bytes of activations; larger pictures are coded in tiles.
     """
 
     codec: CompressionModel
-    config: DictConfig
+    config: CodecSpec
     fingerprint: str
     memory: int = tiling.MEMORY
 
     @property
     def stride(self) -> int:
         """Sides of coded images are padded to multiples of this."""
-        return int(self.config.stride)
+        return self.config.stride
 
     @property
     def title(self) -> str:

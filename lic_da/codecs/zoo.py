@@ -1,7 +1,7 @@
 """Base codecs by name and quality: construction, weights, fingerprint.
 
-A codec is described by ``conf/codec/<name>.yaml``: the CompressAI class and its arguments, the
-qualities that exist, and where the weights come from.
+A codec is described by a :class:`lic_da.codecs.spec.CodecSpec`, from ``conf/codec/<name>.yaml``: the
+CompressAI class and its arguments, the qualities that exist, and where the weights come from.
 """
 
 from __future__ import annotations
@@ -15,110 +15,54 @@ import torch
 from compressai.entropy_models import EntropyModel
 from compressai.models import CompressionModel
 from compressai.zoo.image import model_urls
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
-from lic_da.config import plain
-from lic_da.errors import UserError, unknown
+from lic_da.codecs.spec import CodecSpec
+from lic_da.errors import UserError
 from lic_da.io.files import atomic_path
 from lic_da.registry import MODELS
-
-LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.0130, 5: 0.0250, 6: 0.0483}
-"""Quality -> λ of the rate-distortion loss R + λ·255²·MSE (CompressAI's table for MSE)."""
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 """Folder of the weights that come with the package."""
 
 
-def check_quality(config: DictConfig) -> int:
-    """The configured quality, if the codec has it.
-
-    Raises:
-        UserError: the codec has no such quality; the message lists those it has.
-    """
-    quality = config.quality
-    if quality not in list(config.qualities):
-        raise unknown("quality", quality, config.qualities, f"for codec {config.name}")
-    return int(quality)
-
-
-def lmbda(config: DictConfig, quality: int | None = None) -> float:
-    """λ of a quality: as ``lambdas`` of the codec's configuration says, else as CompressAI's table.
-
-    Args:
-        config: the ``codec`` part of the configuration.
-        quality: which; None: the configured one.
-
-    Raises:
-        UserError: neither knows the quality.
-    """
-    quality = int(config.quality) if quality is None else quality
-    own = config.get("lambdas") or {}
-    value = own.get(quality, LAMBDAS.get(quality))
-    if value is None:
-        raise UserError(
-            f"Codec {config.name} does not say which λ its quality {quality} stands for: add "
-            f"lambdas: {{{quality}: …}} to its configuration (R + λ·255²·MSE)."
-        )
-    return float(value)
-
-
-def weights_stem(config: DictConfig, quality: int) -> str:
-    """Name of a file of weights without its suffix: ``q3``, or ``all`` where one serves all qualities."""
-    return "all" if config.get("variable_rate") else f"q{quality}"
-
-
-def at_quality(config: DictConfig) -> DictConfig:
-    """The configuration of a codec with what its ``by_quality`` says of the configured quality.
-
-    Raises:
-        UserError: the codec has no such quality.
-    """
-    quality = check_quality(config)
-    lmbda(config)
-    merged = OmegaConf.merge(config, (config.get("by_quality") or {}).get(quality) or {})
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def build(config: DictConfig, *, weights: bool = True) -> CompressionModel:
+def build(config: CodecSpec | Mapping[str, Any], *, weights: bool = True) -> CompressionModel:
     """The codec that ``conf/codec/<name>.yaml`` describes, in eval mode.
 
     Args:
-        config: the ``codec`` part of the configuration.
+        config: the codec, or its settings as a plain mapping.
         weights: load the configured weights; without them the codec is randomly initialised.
 
     Raises:
         UserError: unknown quality, or weights that are missing or do not fit.
     """
-    config = at_quality(config)
-    quality = config.quality
+    spec = CodecSpec.of(config)
     if not weights:
-        return _made(config)
-    if config.weights == "random":
+        return _made(spec)
+    if spec.weights == "random":
         with torch.random.fork_rng(devices=[]):
             # The same weights, and so the same fingerprint, every time.
-            torch.manual_seed(0 if config.get("variable_rate") else quality)
-            codec = _made(config)
+            torch.manual_seed(0 if spec.variable_rate else spec.quality)
+            codec = _made(spec)
         codec.update(force=True)
         return codec
-    path = weights_path(config, quality)  # says what is missing before anything large is built
-    codec = _made(config)
+    path = weights_path(spec)  # says what is missing before anything large is built
+    codec = _made(spec)
     load_weights(codec, path)
-    return select_rate(codec, config)
+    return select_rate(codec, spec)
 
 
-def _made(config: DictConfig) -> CompressionModel:
-    codec: CompressionModel = MODELS.make(plain(config.model))
-    return select_rate(codec.eval(), config)
+def _made(spec: CodecSpec) -> CompressionModel:
+    codec: CompressionModel = MODELS.make(spec.model)
+    return select_rate(codec.eval(), spec)
 
 
-def select_rate(codec: CompressionModel, config: DictConfig) -> CompressionModel:
-    """The codec itself; one of variable rate codes at the configured quality from now on."""
-    if config.get("variable_rate"):
-        codec.select_rate(int(config.quality))
+def select_rate(codec: CompressionModel, spec: CodecSpec) -> CompressionModel:
+    """The codec itself; one of variable rate codes at the quality of ``spec`` from now on."""
+    if spec.variable_rate:
+        codec.select_rate(spec.quality)
     return codec
 
 
@@ -127,51 +71,46 @@ def is_file_of_weights(weights: str | None) -> bool:
     return weights not in (None, "bundled", "zoo", "random")
 
 
-def weights_path(config: DictConfig, quality: int) -> Path:
+def weights_path(spec: CodecSpec) -> Path:
     """File of the weights.
 
     Args:
-        config: the ``codec`` part of the configuration. ``weights`` is ``bundled`` (the package's own),
-            ``zoo`` (CompressAI's; downloaded once and checked by their hash) or a path, in which
-            ``%q`` stands for the quality.
-        quality: which.
+        spec: whose. Its ``weights`` are ``bundled`` (the package's own), ``zoo`` (CompressAI's; downloaded
+            once and checked by their hash) or a path, in which ``%q`` stands for the quality.
 
     Raises:
         UserError: there is no such file; the message says where it can be had.
     """
-    if config.weights is None:
+    if spec.weights is None:
         raise UserError(
-            f"Say where the weights of codec {config.name} at quality {quality} are: "
-            f"codec.weights=PATH. {config.get('where', '')}".rstrip()
+            f"Say where the weights of codec {spec.name} at quality {spec.quality} are: "
+            f"codec.weights=PATH. {spec.where}".rstrip()
         )
-    if config.weights == "zoo":
-        return _downloaded(config, quality)
-    if config.weights == "bundled":
-        path = WEIGHTS / config.name / f"{weights_stem(config, quality)}.safetensors"
+    if spec.weights == "zoo":
+        return _downloaded(spec)
+    if spec.weights == "bundled":
+        path = WEIGHTS / spec.name / f"{spec.weights_stem}.safetensors"
         if not path.is_file():
             raise UserError(
-                f"The package has no weights of {config.name} at quality {quality}; 'make pretrain' makes "
-                "them, or set codec.weights to a file."
+                f"The package has no weights of {spec.name} at quality {spec.quality}; 'make pretrain' "
+                "makes them, or set codec.weights to a file."
             )
         return path
-    path = Path(str(config.weights).replace("%q", str(quality))).expanduser()
+    path = Path(spec.weights.replace("%q", str(spec.quality))).expanduser()
     if not path.is_file():
-        raise UserError(
-            f"There are no weights at {path} (codec.weights). {config.get('where', '')}".rstrip()
-        )
+        raise UserError(f"There are no weights at {path} (codec.weights). {spec.where}".rstrip())
     return path
 
 
-def _downloaded(config: DictConfig, quality: int) -> Path:
+def _downloaded(spec: CodecSpec) -> Path:
     """The checkpoint of CompressAI's model zoo, from torch's cache or downloaded into it."""
-    architecture = config.get("zoo")
-    urls = model_urls.get(architecture, {}).get("mse", {})
-    if quality not in urls:
+    urls = model_urls.get(spec.zoo, {}).get("mse", {})
+    if spec.quality not in urls:
         raise UserError(
-            f"CompressAI's zoo has no weights of {config.name} at quality {quality}. "
-            f"{config.get('where', '')}".rstrip()
+            f"CompressAI's zoo has no weights of {spec.name} at quality {spec.quality}. "
+            f"{spec.where}".rstrip()
         )
-    url = urls[quality]
+    url = urls[spec.quality]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         try:
@@ -179,7 +118,7 @@ def _downloaded(config: DictConfig, quality: int) -> Path:
             torch.hub.download_url_to_file(url, str(path), path.stem.split(".")[0].rsplit("-")[-1])
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"The weights of {config.name} at quality {quality} could not be downloaded ({error}). "
+                f"The weights of {spec.name} at quality {spec.quality} could not be downloaded ({error}). "
                 f"Fetch {url} elsewhere and put it at {path}, or set codec.weights to a file you have."
             ) from error
     return path

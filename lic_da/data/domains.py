@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from lic_da.config import CONF, available, plain
+from lic_da.config import CONF, available, read_settings
 from lic_da.data.alike import (
     NEAR_IDENTICAL,
     fingerprints,
@@ -95,10 +94,7 @@ def load_domain(name: str) -> Domain:
     if not _NAME.fullmatch(name):
         raise UserError(f"'{name}' cannot be a domain: use letters, digits, - and _ only.")
     try:
-        config = plain(OmegaConf.load(path))
-        if not isinstance(config, dict):
-            raise TypeError("it is a list")
-        values: dict[str, Any] = {str(k): v for k, v in config.items()}
+        values: dict[str, Any] = {str(k): v for k, v in read_settings(path).items()}
         for key in ("sources", "fallback"):
             values[key] = [_source(entry) for entry in values.get(key) or []]
         domain = Domain(**{"name": name, **values})

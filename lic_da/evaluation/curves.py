@@ -10,14 +10,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from lic_da.config import flat
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.measure import (
@@ -30,6 +27,7 @@ from lic_da.evaluation.measure import (
 from lic_da.evaluation.metrics import METRICS, Scale, scales
 from lic_da.io.files import atomic_path, read_json, read_yaml
 from lic_da.migrations import run_settings
+from lic_da.same_settings import CURVE
 
 BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
@@ -42,29 +40,19 @@ _LABELLED = (
 )  # fmt: skip
 
 
-def without_effect(config: DictConfig) -> tuple[str, ...]:
-    """Dotted names of settings of ``conf/train.yaml`` that the result of a run does not depend on."""
-    names = (
-        *("name", "ckpt_path", "logger", "report", "trust"),
-        *("codec.qualities", "data.num_workers", "data.cache_gb"),
-    )
-    cached = OmegaConf.select(config, "data.latent_cache")
-    return names if cached else (*names, "data.latent_pixels")
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished run.
 
     Attributes:
         folder: of the run.
-        config: its ``config.yaml``.
+        config: its ``config.yaml``, in today's words.
         summary: its ``summary.json``.
         points: its ``rd_points.csv``.
     """
 
     folder: Path
-    config: DictConfig
+    config: Mapping[str, Any]
     summary: dict[str, Any]
     points: tuple[Point, ...]
 
@@ -76,17 +64,16 @@ class Run:
             UserError: files of it are missing or damaged.
         """
         try:
-            config = OmegaConf.create(run_settings(read_yaml(folder / "config.yaml")))
+            config = run_settings(read_yaml(folder / "config.yaml"))
             summary = read_json(folder / "summary.json")
         except (OSError, UserError, ValueError) as error:
             raise UserError(f"{folder} does not hold a finished run ({error}).") from error
-        assert isinstance(config, DictConfig)
         return cls(folder, config, summary, tuple(read_points(folder / "rd_points.csv")))
 
     @property
     def quality(self) -> int:
         """Quality of the codec."""
-        return int(self.config.codec.quality)
+        return int(self.config["codec"]["quality"])
 
     def validated(self) -> dict[str, float]:
         """PSNR in dB of the validation pictures at the end, mixed by the gate, of each domain.
@@ -109,11 +96,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """All that tells its series from another, as dotted key and value."""
-        config = OmegaConf.create(OmegaConf.to_container(self.config, resolve=True))
-        assert isinstance(config, DictConfig)
-        for key in (*without_effect(config), "extended_from", "codec.quality"):
-            OmegaConf.update(config, key, None, force_add=True)
-        return flat(cast(dict[str, Any], OmegaConf.to_container(config)))
+        return CURVE.counts(self.config)
 
 
 @dataclass(frozen=True)
@@ -131,7 +114,7 @@ class Series:
     @property
     def codec(self) -> str:
         """Name of the codec."""
-        return str(self.runs[0].config.codec.name)
+        return str(self.runs[0].config["codec"]["name"])
 
     @property
     def method(self) -> str:
@@ -141,7 +124,7 @@ class Series:
     @property
     def source(self) -> str:
         """Name of the source domain."""
-        return str(self.runs[0].config.data.source)
+        return str(self.runs[0].config["data"]["source"])
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -255,7 +238,9 @@ def _check_comparable(series: Sequence[Series]) -> None:
                     f"'{domain}'. Remove the older one and run the sweep again."
                 )
         own = run.summary["base_fingerprint"]
-        base, where = weights.setdefault((run.config.codec.name, run.quality), (own, run.folder))
+        base, where = weights.setdefault(
+            (run.config["codec"]["name"], run.quality), (own, run.folder)
+        )
         if base != own:
             raise UserError(
                 f"{run.folder.name} and {where.name} have different base weights. Remove the older one "

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import PictureCodec, pad, to_8_bit
 from lic_da.codecs.latents import encoder_latent
 from lic_da.data.datamodule import LabelledPicture, to_tensor
@@ -166,7 +165,7 @@ def measure(
                     run=run,
                     codec=adapted.config.name,
                     quality=adapted.config.quality,
-                    lmbda=zoo.lmbda(adapted.config),
+                    lmbda=adapted.config.lmbda(),
                     method=adapted.method,
                     blend=blend,
                     domain=entry.domain,

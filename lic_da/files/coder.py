@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lic_da.codecs import fingerprints
-from lic_da.config import CONF, available
+from lic_da.config import CONF, available, read_settings
 from lic_da.errors import UserError, unknown
 from lic_da.files.batch import Job, Outcome
 from lic_da.io.bitstream import Stream
@@ -123,17 +123,14 @@ def _load(folder: Path, trust: tuple[str, ...]) -> PictureCodec:
 @functools.lru_cache(maxsize=2)
 def _alone(name: str, quality: int | None) -> PictureCodec:
     """A base codec whose adapters are zero."""
-    from omegaconf import DictConfig, OmegaConf
-
     from lic_da.methods.adapters.codec import AdaptedCodec
 
     if name not in available("codec"):
         raise unknown("codec", name, available("codec"))
-    config = OmegaConf.load(CONF / "codec" / f"{name}.yaml")
-    assert isinstance(config, DictConfig)
+    settings = read_settings(CONF / "codec" / f"{name}.yaml")
     if quality is not None:
-        config.quality = quality
-    return AdaptedCodec.build(config, _ALONE)
+        settings["quality"] = quality
+    return AdaptedCodec.build(settings, _ALONE)
 
 
 def default_pack() -> Path | None:

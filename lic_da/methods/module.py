@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from lic_da.codecs.checkpoints import is_table
@@ -112,12 +111,7 @@ class CodecModule(L.LightningModule):
         checkpoint["base_fingerprint"] = self.adapted.fingerprint
         checkpoint["domains"] = self.adapted.domains
         checkpoint["method"] = self.adapted.method
-        checkpoint["settings"] = self._settings()
-
-    def _settings(self) -> dict[str, Any]:
-        """What the codec was made with, by name."""
-        settings = OmegaConf.create(self.adapted.settings())
-        return cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+        checkpoint["settings"] = self.adapted.settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other base weights, other domains or another method."""
@@ -149,7 +143,7 @@ class CodecModule(L.LightningModule):
                 f"The checkpoint was made for the domains {', '.join(domains or ['?'])}, not for "
                 f"{', '.join(self.adapted.domains)}."
             )
-        settings = self._settings()
+        settings = self.adapted.settings()
         theirs = named(checkpoint.get("settings", settings))
         if theirs != settings:
             raise UserError(

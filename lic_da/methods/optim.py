@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_optimizer import SOAP
 
 from lic_da.errors import unknown
@@ -36,10 +35,10 @@ def soap(groups: Groups, *, precondition_every: int = 10) -> torch.optim.Optimiz
     return optimiser
 
 
-def check_optimiser(config: DictConfig) -> None:
-    """Raise a UserError unless the optimiser that a command's configuration names is there."""
-    for place in ("codec.training.optimiser", "method.training.optimiser"):
-        name = OmegaConf.select(config, place, default=OPTIMISERS[0])
+def check_optimiser(*training: Mapping[str, Any]) -> None:
+    """Raise a UserError unless the optimisers that settings of trainings name are there."""
+    for settings in training:
+        name = settings.get("optimiser", OPTIMISERS[0])
         if name not in OPTIMISERS:
             raise unknown("optimiser", name, OPTIMISERS)
 

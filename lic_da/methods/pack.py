@@ -18,19 +18,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import PictureCodec
-from lic_da.config import plain
+from lic_da.codecs.spec import CodecSpec
+from lic_da.config import as_yaml
 from lic_da.errors import UserError
-from lic_da.io.files import atomic_path, read_yaml, write_json
+from lic_da.io.files import atomic_path, read_yaml, write_json, write_text
 from lic_da.migrations import FORMAT, named, pack_settings
 from lic_da.registry import CODECS, refuse_paths
 
@@ -61,25 +62,22 @@ def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
             temporary,
             {"base_fingerprint": codec.fingerprint},
         )
-    own = codec.config.copy()
-    if zoo.is_file_of_weights(own.weights):
-        own.weights = str(Path(own.weights).expanduser().resolve())
+    own = codec.config.settings()
+    if zoo.is_file_of_weights(own.get("weights")):
+        own["weights"] = str(Path(own["weights"]).expanduser().resolve())
     kind = type(codec)
-    config = OmegaConf.create(
-        {
-            "format": FORMAT,
-            "method": codec.method,
-            "kind": CODECS.name_of(kind) or f"{kind.__module__}.{kind.__qualname__}",
-            "codec": named(plain(own)),
-            "quality": codec.config.quality,
-            "domains": list(codec.domains),
-            **named(plain(OmegaConf.create(codec.settings()))),
-            "base_fingerprint": codec.fingerprint,
-            "fingerprint": zoo.fingerprint(codec.codec.state_dict()),
-        }
-    )
-    with atomic_path(folder / CONFIG) as temporary:
-        OmegaConf.save(config, temporary, resolve=True)
+    settings = {
+        "format": FORMAT,
+        "method": codec.method,
+        "kind": CODECS.name_of(kind) or f"{kind.__module__}.{kind.__qualname__}",
+        "codec": named(own),
+        "quality": codec.config.quality,
+        "domains": list(codec.domains),
+        **named(codec.settings()),
+        "base_fingerprint": codec.fingerprint,
+        "fingerprint": zoo.fingerprint(codec.codec.state_dict()),
+    }
+    write_text(folder / CONFIG, as_yaml(settings))
     write_json(folder / _METRICS, metrics)
 
 
@@ -100,28 +98,74 @@ def load(folder: Path | str, *, trust: Sequence[str] = ()) -> PictureCodec:
     config = read_config(folder, trust=trust)
     if zoo.is_file_of_weights(config.codec.weights):
         try:
-            zoo.weights_path(config.codec, config.quality)
+            zoo.weights_path(config.codec)
         except UserError as error:
             raise UserError(
                 f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
                 f"{CONFIG}: codec.weights."
             ) from error
     with _in_words(folder):
-        codec = codec_class(config.kind).rebuild(config)
+        kind = codec_class(config.kind)
+        codec = kind.rebuild(config.codec, config.method, config.domains, config.own)
     if codec.fingerprint != config.base_fingerprint:
         raise UserError(
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
-            f"codec {config.codec.name} at quality {config.quality} here are {codec.fingerprint}."
+            f"codec {config.codec.name} at quality {config.codec.quality} here are {codec.fingerprint}."
         )
     tensors = read_tensors(folder, trust=trust)
     with _in_words(folder):
         codec.load_trained(tensors, str(folder / codec.weights_file))
-    saved, now = config.get("fingerprint"), zoo.fingerprint(codec.codec.state_dict())
+    saved, now = config.fingerprint, zoo.fingerprint(codec.codec.state_dict())
     if saved is not None and saved != now:
         raise UserError(
             f"The weights in {folder / codec.weights_file} are not those that {CONFIG} names ({saved})."
         )
     return codec
+
+
+_OF_ALL_PACKS = (
+    "format", "method", "kind", "codec", "quality", "domains", "base_fingerprint", "fingerprint",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """What ``config.yaml`` of a pack says, in today's format.
+
+    Attributes:
+        method: name of the method.
+        kind: registered name or import path of the class that codes; see :data:`lic_da.registry.CODECS`.
+        codec: the base codec.
+        domains: names of all domains, the source first.
+        base_fingerprint: SHA-256 of the base weights.
+        fingerprint: SHA-256 of all weights of the codec; None: an older pack, which does not say.
+        own: what the class that codes has given to be kept.
+    """
+
+    method: str
+    kind: str
+    codec: CodecSpec
+    domains: tuple[str, ...]
+    base_fingerprint: str
+    fingerprint: str | None
+    own: Mapping[str, Any]
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> PackConfig:
+        """The contents of a pack's ``config.yaml`` that has been checked.
+
+        Raises:
+            UserError: it does not describe a codec.
+        """
+        return cls(
+            method=settings["method"],
+            kind=settings["kind"],
+            codec=CodecSpec.from_settings(settings["codec"]),
+            domains=tuple(settings["domains"]),
+            base_fingerprint=settings["base_fingerprint"],
+            fingerprint=settings.get("fingerprint"),
+            own={key: value for key, value in settings.items() if key not in _OF_ALL_PACKS},
+        )
 
 
 @contextmanager
@@ -139,7 +183,7 @@ def _in_words(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_config(folder: Path, *, trust: Sequence[str] = ()) -> DictConfig:
+def read_config(folder: Path, *, trust: Sequence[str] = ()) -> PackConfig:
     """``config.yaml`` of a pack, in today's format.
 
     Args:
@@ -163,8 +207,8 @@ def read_config(folder: Path, *, trust: Sequence[str] = ()) -> DictConfig:
     except UserError as error:
         raise UserError(f"The pack {folder} cannot be read: {error}") from error
     _check(settings, trust, file)
-    config = OmegaConf.create(settings)
-    assert isinstance(config, DictConfig)
+    with _in_words(folder):
+        config = PackConfig.from_settings(settings)
     weights_file = codec_class(config.kind).weights_file
     if not (folder / weights_file).is_file():
         raise UserError(f"{folder} is not an adapter pack: it has no {weights_file}.")

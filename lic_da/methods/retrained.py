@@ -18,15 +18,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from compressai.models import CompressionModel
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import ModelCodec, PictureCodec
 from lic_da.codecs.spatial import tiling
+from lic_da.codecs.spec import CodecSpec, MethodSpec
+from lic_da.config import plain
 from lic_da.io.bitstream import Stream, StreamError
-
-_NOT_OF_THE_CODEC = ("name", "codec", "training", "gamma")
 
 
 @dataclass
@@ -49,7 +48,7 @@ class RetrainedCodec(PictureCodec):
         names: of the domains, the source first.
         base: the base codec.
         adapted: the trained codec.
-        how: what the method's configuration says of the codec, such as ``train_on``.
+        own: what the method's settings say of the codec, such as ``train_on``; files call it ``how``.
         blend: the current one.
     """
 
@@ -57,61 +56,63 @@ class RetrainedCodec(PictureCodec):
     names: tuple[str, ...]
     base: ModelCodec
     adapted: ModelCodec
-    how: DictConfig
+    own: Mapping[str, Any]
     blend: str = "adapted"
 
     blends: ClassVar[tuple[str, ...]] = ("adapted", "base")
 
     @classmethod
-    def new(cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True) -> Self:
-        method = config.method
-        how = OmegaConf.create({k: method[k] for k in method if k not in _NOT_OF_THE_CODEC})
-        return cls._build(config.codec, method.name, how, domains, weights=weights)
+    def new(
+        cls, config: CodecSpec, method: MethodSpec, domains: Sequence[str], *, weights: bool = True
+    ) -> Self:
+        return cls._build(config, method.name, method.own, domains, weights=weights)
 
     @classmethod
-    def rebuild(cls, config: DictConfig) -> Self:
-        return cls._build(config.codec, config.method, config.how, config.domains)
+    def rebuild(
+        cls, config: CodecSpec, method: str, domains: Sequence[str], settings: Mapping[str, Any]
+    ) -> Self:
+        return cls._build(config, method, settings["how"], domains)
 
     @classmethod
     def _build(
         cls,
-        config: DictConfig,
+        config: CodecSpec,
         method: str,
-        how: DictConfig,
+        own: Mapping[str, Any],
         domains: Sequence[str],
         *,
         weights: bool = True,
     ) -> Self:
         model = zoo.build(config, weights=weights).requires_grad_(False)
         base = ModelCodec(model, config, zoo.fingerprint(model.state_dict()))
-        trained = cls.make_trainable(model, config, how)
+        trained = cls.make_trainable(model, config, own)
         names = tuple(domains)
         title = f"as adapted by {method} to {', '.join(names[1:])}"
         adapted = TrainedModelCodec(trained.eval(), config, base.fingerprint, trained_as=title)
-        return cls(method, names, base, adapted, how)
+        return cls(method, names, base, adapted, own)
 
     @staticmethod
     @abstractmethod
     def make_trainable(
-        base: CompressionModel, config: DictConfig, how: DictConfig
+        base: CompressionModel, config: CodecSpec, own: Mapping[str, Any]
     ) -> CompressionModel:
         """The model to train; whatever is to be trained in it, and nothing else, requires gradients.
 
         Args:
             base: the frozen base codec, which stays as it is.
-            config: the ``codec`` configuration.
-            how: see the class.
+            config: what it is.
+            own: see the class.
         """
 
     def settings(self) -> dict[str, Any]:
-        return {"how": self.how}
+        return {"how": plain(self.own)}
 
     @property
     def codec(self) -> CompressionModel:  # type: ignore[override]
         return self.adapted.codec
 
     @property
-    def config(self) -> DictConfig:  # type: ignore[override]
+    def config(self) -> CodecSpec:  # type: ignore[override]
         return self.base.config
 
     @property

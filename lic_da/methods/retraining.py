@@ -44,7 +44,7 @@ class Baseline(CodecModule):
         self.save_hyperparameters(ignore=["adapted"])
         self.base = adapted.base.codec  # moves with the codec to the device
         self.lr, self.optimiser, self.warmup, self.bf16 = lr, optimiser, warmup, bf16
-        self.lmbda = zoo.lmbda(adapted.config)
+        self.lmbda = adapted.config.lmbda()
         self._base_psnr: dict[str, float] = {}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

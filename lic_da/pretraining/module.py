@@ -12,12 +12,12 @@ from typing import Any, cast
 import lightning as L
 import torch
 from compressai.models import CompressionModel
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import ModelCodec
+from lic_da.codecs.spec import CodecSpec
 from lic_da.methods.losses import rate_distortion, rate_distortion_of_rates
 from lic_da.methods.optim import soap
 from lic_da.methods.precision import bfloat16
@@ -35,7 +35,7 @@ class Pretraining(L.LightningModule):
 
     Args:
         codec: any CompressAI model.
-        config: the ``codec`` configuration; its quality says λ of R + λ·255²·MSE.
+        config: what it is; its quality says λ of R + λ·255²·MSE.
         lr: peak learning rate.
         aux_lr: learning rate for the quantiles.
         warmup: steps until the peak; then a cosine decay to zero.
@@ -51,7 +51,7 @@ class Pretraining(L.LightningModule):
     def __init__(
         self,
         codec: CompressionModel,
-        config: DictConfig,
+        config: CodecSpec,
         *,
         lr: float,
         aux_lr: float,
@@ -69,7 +69,7 @@ class Pretraining(L.LightningModule):
         self.codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         zoo.keep_entropy_models_in_float32(self.codec)
         self.config = config
-        self.lmbdas = tuple(zoo.lmbda(config, quality) for quality in rates_of(config))
+        self.lmbdas = tuple(config.lmbda(quality) for quality in config.rates)
         self.lr, self.aux_lr = lr, aux_lr
         self.warmup, self.clip, self.precondition_every = warmup, clip, precondition_every
         self.seed, self.bf16 = seed, bf16
@@ -182,29 +182,23 @@ def code(coder: ModelCodec, x: Tensor) -> dict[str, float]:
     x_hat = coder.codec.g_s(coder.latent(stream))[..., :height, :width].clamp(0, 1)
     bpp = 8 * stream.string_bytes / (height * width)
     mse = max(torch.mean((x - x_hat) ** 2).item(), 1e-10)
-    lmbda = zoo.lmbda(coder.config)
+    lmbda = coder.config.lmbda()
     return {"bpp": bpp, "psnr": -10 * math.log10(mse), "loss": bpp + lmbda * 255**2 * mse}
 
 
 _MEASURED = ("bpp", "psnr", "loss")
 
 
-def rates_of(config: DictConfig) -> tuple[int, ...]:
-    """The qualities that one training is for: all of a codec of variable rate, else the configured one."""
-    return tuple(config.qualities) if config.get("variable_rate") else (int(config.quality),)
+def coder_of(codec: CompressionModel, spec: CodecSpec) -> ModelCodec:
+    """A codec that can code."""
+    return ModelCodec(codec.eval(), spec, zoo.fingerprint(codec.state_dict()))
 
 
-def coder_of(codec: CompressionModel, config: DictConfig) -> ModelCodec:
-    """A codec that can code, by its configuration."""
-    return ModelCodec(codec.eval(), config, zoo.fingerprint(codec.state_dict()))
-
-
-def coders_of(codec: CompressionModel, config: DictConfig) -> dict[int, ModelCodec]:
+def coders_of(codec: CompressionModel, spec: CodecSpec) -> dict[int, ModelCodec]:
     """A codec that can code, for each of its rates; they share no state."""
     coders = {}
-    for quality in rates_of(config):
-        own = config.copy()
-        own.quality = quality
+    for quality in spec.rates:
+        own = spec.at_quality(quality)
         coders[quality] = coder_of(zoo.select_rate(copy.deepcopy(codec), own), own)
     return coders
 
@@ -230,9 +224,9 @@ def means_of(points: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, A
     return {**means, "loss": loss, **count, "rates": rates}
 
 
-def validate(codec: CompressionModel, data: Any, config: DictConfig) -> dict[str, Any]:
+def validate(codec: CompressionModel, data: Any, spec: CodecSpec) -> dict[str, Any]:
     """Code the validation pictures at all rates of a training; see :func:`means_of`."""
-    coders = coders_of(codec, config)
+    coders = coders_of(codec, spec)
     points: dict[int, list[dict[str, float]]] = defaultdict(list)
     for batch in data.val_dataloader():
         for quality, coder in coders.items():

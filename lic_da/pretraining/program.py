@@ -19,7 +19,7 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import matplotlib.pyplot as plt
@@ -29,24 +29,21 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.checkpoints import fit, read_checkpoint
 from lic_da.codecs.models.zou2022_variable import VariableRateWACNN, start_from
-from lic_da.config import flat
 from lic_da.errors import Stopped, UserError
 from lic_da.io.files import (
     atomic_path,
     read_json,
-    user_path,
     write_json,
     write_text,
 )
 from lic_da.methods.steps import ExactSteps
-from lic_da.migrations import named
 from lic_da.pretraining.module import Pretraining, coders_of, validate
+from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.pretraining.weights_files import (
     SCRATCH,
     Origin,
@@ -58,19 +55,19 @@ from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
 
 
-def start_of(config: DictConfig, start: Path | None, console: Console) -> Path | None:
+def start_of(settings: PretrainingSettings, start: Path | None, console: Console) -> Path | None:
     """The weights to start from, if the codec has their sizes at this quality; None: scratch."""
-    exported = Place.exported(config).weights
-    if config.refine and exported.is_file():
+    exported = Place.exported(settings).weights
+    if settings.refine and exported.is_file():
         return exported
     if start is None:
         return None
     try:
-        begin_with(zoo.build(config.codec, weights=False), start)
+        begin_with(zoo.build(settings.codec, weights=False), start)
     except UserError as error:
-        if start == given_start(config):
+        if start == settings.start:
             raise
-        console.print(f"quality {config.codec.quality} starts from scratch: {error}")
+        console.print(f"quality {settings.codec.quality} starts from scratch: {error}")
         return None
     return start
 
@@ -96,43 +93,17 @@ def begin_with(codec: CompressionModel, start: Path) -> None:
         codec.load_state_dict(fit(weights, codec, start))
 
 
-def given_start(config: DictConfig) -> Path | None:
-    """The weights that the user wants the first quality to start from."""
-    return user_path(config.start) if config.start else None
-
-
-_OF_CODEC = ("name", "quality", "model", "stride")
-"""What pre-training depends on in a codec's configuration; the rest of it is about adapters."""
-
-
-def settings_of(config: DictConfig) -> dict[str, Any]:
-    """The configuration of a training, without folders and without what has no effect on it."""
-    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    for name in ("folder", "export", "qualities", "start"):
-        settings.pop(name)
-    codec = cast(dict[str, Any], OmegaConf.to_container(zoo.at_quality(config.codec), resolve=True))
-    return {**settings, "codec": {name: codec[name] for name in _OF_CODEC}}
-
-
-def check_settings(config: DictConfig, folder: Path) -> None:
+def check_settings(settings: PretrainingSettings, folder: Path) -> None:
     """Note the settings of a training, or refuse to go on with one that has others.
 
     Raises:
         UserError: the folder holds a training of other settings.
     """
     path = folder / "settings.json"
-    start = given_start(config)
-    settings = {**settings_of(config), "start": str(start.resolve()) if start else None}
     if not path.is_file():
-        write_json(path, settings)
+        write_json(path, settings.noted())
         return
-    theirs = named(read_json(path))
-    theirs.pop("started_from", None)
-    theirs["codec"] = {name: theirs["codec"].get(name) for name in _OF_CODEC}
-    theirs["data"].setdefault("photos", [])  # trainings from before it was there
-    theirs["data"]["_target_"] = settings["data"]["_target_"]
-    ours, theirs = flat(settings), flat(theirs)
-    differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    differing = settings.differing(read_json(path))
     if differing:
         raise UserError(
             f"{folder} holds a training with other settings ({', '.join(differing)}): give those of "
@@ -140,11 +111,13 @@ def check_settings(config: DictConfig, folder: Path) -> None:
         )
 
 
-def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console: Console) -> None:
-    """Train the configured quality, unless its weights are there already.
+def pretrain_quality(
+    settings: PretrainingSettings, start: Path | None, data: Any, console: Console
+) -> None:
+    """Train the codec at its quality, unless its weights are there already.
 
     Args:
-        config: composed from ``conf/pretrain.yaml``.
+        settings: of the training.
         start: weights to start from; None: from scratch.
         data: the photographs.
         console: where progress is shown.
@@ -153,19 +126,20 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         Stopped: by a signal.
         UserError: the folder holds a training of other settings.
     """
-    place = Place.trained(config)
+    place = Place.trained(settings)
     folder = place.weights.parent
-    check_settings(config, folder)
+    check_settings(settings, folder)
     if place.weights.is_file():
         console.print(f"{folder.name} is trained already: {place.weights}")
         return
-    L.seed_everything(config.seed, verbose=False)
+    L.seed_everything(settings.seed, verbose=False)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     resumed = interruption.read_checkpoint(checkpoint) if checkpoint.is_file() else None
-    codec, origin = _begun(config, start, folder, resumed, console)
+    codec, origin = _begun(settings, start, folder, resumed, console)
     phase = "first" if origin.started_from == SCRATCH else "next"
-    module = _module(codec, config, phase)
-    trainer, termination = _trainer(config, folder, config.steps[phase])
+    module = _module(codec, settings, phase)
+    epochs = math.ceil(settings.steps[phase] / settings.data["batches_per_epoch"])
+    trainer, termination = _trainer(folder, settings.steps[phase], epochs)
     began = time.time()
     if resumed:
         progress = resumed["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -178,64 +152,56 @@ def pretrain_quality(config: DictConfig, start: Path | None, data: Any, console:
         raise Stopped("Stopped. The same command goes on after the last checkpoint.")
     codec = module.cpu().finished()
     zoo.round_kernels(codec)
-    recipe = _recipe(config, origin, module, data, minutes=(time.time() - began) / 60)
-    recipe["validation"] = validate(codec, data, config.codec)
+    recipe = _recipe(settings, origin, module, data, minutes=(time.time() - began) / 60)
+    recipe["validation"] = validate(codec, data, settings.codec)
     console.print(f"{folder.name}: {_in_words(recipe['validation'])}")
     write_json(place.recipe, recipe)
-    log = logged(folder / "log", len(origin.training), config.data.batches_per_epoch)
+    log = logged(folder / "log", len(origin.training), settings.data["batches_per_epoch"])
     write_rows([*origin.log, *log], place.log)
-    metadata = {"codec": config.codec.name, "quality": str(config.codec.quality)}
+    metadata = {"codec": settings.codec.name, "quality": str(settings.codec.quality)}
     zoo.save_weights(codec, place.weights, metadata, half=True)
 
 
 def _begun(
-    config: DictConfig,
+    settings: PretrainingSettings,
     start: Path | None,
     folder: Path,
     resumed: dict[str, Any] | None,
     console: Console,
 ) -> tuple[CompressionModel, Origin]:
     """The codec as its training begins or goes on, and what its weights come from."""
-    codec = zoo.build(config.codec, weights=False)
+    codec = zoo.build(settings.codec, weights=False)
     noted = folder / "origin.json"
     if resumed and noted.is_file():
         # Lightning loads it again, but not into tables of another size.
         own = {k: v for k, v in resumed["state_dict"].items() if k.startswith("codec.")}
         codec.load_state_dict({k.removeprefix("codec."): v for k, v in own.items()})
         return codec, Origin(**read_json(noted))
-    start = start_of(config, start, console)
-    origin = Origin.of(start, Place.exported(config))
+    start = start_of(settings, start, console)
+    origin = Origin.of(start, Place.exported(settings))
     write_text(noted, json.dumps(asdict(origin)) + "\n")
     if start is not None:
         begin_with(codec, start)
     return codec, origin
 
 
-def _module(codec: CompressionModel, config: DictConfig, phase: str) -> Pretraining:
+def _module(codec: CompressionModel, settings: PretrainingSettings, phase: str) -> Pretraining:
     return Pretraining(
         codec.train(),
-        config.codec,
-        lr=config.lr[phase],
-        aux_lr=config.aux_lr,
-        warmup=config.warmup,
-        clip=config.clip,
-        precondition_every=config.precondition_every,
-        average=config.average,
-        seed=config.seed,
-        bf16=config.bf16,
-        compile=config.compile,
+        settings.codec,
+        lr=settings.lr[phase],
+        seed=settings.seed,
+        **settings.module,
     )
 
 
-def _trainer(
-    config: DictConfig, folder: Path, steps: int
-) -> tuple[L.Trainer, interruption.Termination]:
+def _trainer(folder: Path, steps: int, epochs: int) -> tuple[L.Trainer, interruption.Termination]:
     """The trainer of so many steps, and what notes that it was told to stop."""
     termination = interruption.Termination(folder / "checkpoints" / "last.ckpt")
     sessions = len(list(folder.glob("log/session_*")))
     trainer = L.Trainer(
         devices=1,
-        max_epochs=math.ceil(steps / config.data.batches_per_epoch),
+        max_epochs=epochs,
         # Lightning empties the log of a session that is resumed.
         logger=CSVLogger(folder, name="log", version=f"session_{sessions}"),
         callbacks=[
@@ -253,43 +219,47 @@ def _trainer(
 
 
 def _recipe(
-    config: DictConfig, origin: Origin, module: Pretraining, data: Any, *, minutes: float
+    settings: PretrainingSettings,
+    origin: Origin,
+    module: Pretraining,
+    data: Any,
+    *,
+    minutes: float,
 ) -> dict[str, Any]:
     """How the weights came to be, for the file beside them; without what they reach."""
     phase = "first" if origin.started_from == SCRATCH else "next"
+    of_data = ("batch_size", "crop", "val_crop", "batches_per_epoch")
     return {
-        "codec": config.codec.name,
-        "quality": config.codec.quality,
+        "codec": settings.codec.name,
+        "quality": settings.codec.quality,
         "lmbda": module.lmbdas if len(module.lmbdas) > 1 else module.lmbdas[0],
         "training": [
             *origin.training,
             {
                 "started_from": origin.started_from,
-                "steps": config.steps[phase],
-                "lr": config.lr[phase],
-                "batch_size": config.data.batch_size,
-                "crop": config.data.crop,
-                "val_crop": config.data.val_crop,
-                "batches_per_epoch": config.data.batches_per_epoch,
+                "steps": settings.steps[phase],
+                "lr": settings.lr[phase],
+                **{key: settings.data[key] for key in of_data},
                 "minutes_of_last_session": round(minutes, 1),
             },
         ],
         "training_images": len(data.train_dataset()),
         "validation": {},
-        "config": settings_of(config),
+        "config": settings.recipe(),
         "torch": torch.__version__,
     }
 
 
-def export(config: DictConfig, data: Any, console: Console) -> None:
+def export(settings: PretrainingSettings, data: Any, console: Console) -> None:
     """Let trained weights take the place of those exported before, if they are better."""
-    trained, exported = Place.trained(config), Place.exported(config)
-    codec, before = trained.read(config), exported.read(config)
+    trained, exported = Place.trained(settings), Place.exported(settings)
+    spec = settings.codec
+    codec, before = trained.read(spec), exported.read(spec)
     assert codec is not None
     fingerprint = zoo.fingerprint(codec.state_dict())
     if before is None or zoo.fingerprint(before.state_dict()) != fingerprint:
         if before is not None:
-            now, then = (validate(c, data, config.codec) for c in (codec, before))
+            now, then = (validate(c, data, spec) for c in (codec, before))
             if not now["loss"] < then["loss"]:
                 console.print(
                     f"The weights at {exported.weights} stay, for they are better: {_in_words(then)}"
@@ -300,10 +270,10 @@ def export(config: DictConfig, data: Any, console: Console) -> None:
             with atomic_path(getattr(exported, part)) as temporary:
                 temporary.write_bytes(getattr(trained, part).read_bytes())
     file = fingerprints.FINGERPRINTS
-    if config.export is not None:
+    if settings.export is not None:
         file = exported.weights.parent / file.name
-    for quality, coder in coders_of(codec, config.codec).items():
-        fingerprints.record(coder.fingerprint, config.codec.name, quality, file)
+    for quality, coder in coders_of(codec, spec).items():
+        fingerprints.record(coder.fingerprint, spec.name, quality, file)
 
 
 def _in_words(point: dict[str, Any]) -> str:
@@ -342,42 +312,19 @@ def write_curve(folder: Path, codec: str) -> None:
     plt.close(figure)
 
 
-def check(config: DictConfig) -> None:
-    """Refuse what cannot work before hours of training.
-
-    Raises:
-        UserError: a setting is out of its range.
-    """
-    if not isinstance(config.qualities, ListConfig) or not config.qualities:
-        raise UserError("qualities must be a list such as [4,3].")
-    for key in ("steps.first", "steps.next", "data.batches_per_epoch", "data.val_images"):
-        if OmegaConf.select(config, key) < 1:
-            raise UserError(f"{key} must be 1 at least.")
-    if config.data.crop < 1 or config.data.crop % config.codec.stride:
-        raise UserError(f"data.crop must be a multiple of {config.codec.stride} for this codec.")
-    if config.refine and config.start:
-        raise UserError("refine=true starts from the exported weights: leave out start.")
-
-
-def pretrain(config: DictConfig) -> None:
-    """Train all configured qualities."""
+def pretrain(settings: PretrainingSettings) -> None:
+    """Train all qualities that settings name."""
     console = Console(stderr=True)
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
-    check(config)
-    trainings = (
-        [config.codec.quality] if config.codec.get("variable_rate") else list(config.qualities)
-    )
-    for quality in trainings:
-        config.codec.quality = quality
-        zoo.check_quality(config.codec)
-        Place.exported(config).read(config)
-    start = given_start(config)
-    for quality in trainings:
-        config.codec.quality = quality
-        data = instantiate(config.data, console=console)
-        pretrain_quality(config, start, data, console)
+    trainings = [settings.at_quality(quality) for quality in settings.qualities]
+    for own in trainings:
+        Place.exported(own).read(own.codec)
+    start = settings.start
+    for own in trainings:
+        data = instantiate(own.data, console=console)
+        pretrain_quality(own, start, data, console)
         data.setup()
-        export(config, data, console)
-        start = Place.trained(config).weights
-    write_curve(Place.exported(config).weights.parent, config.codec.name)
+        export(own, data, console)
+        start = Place.trained(own).weights
+    write_curve(Place.exported(settings).weights.parent, settings.codec.name)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from compressai.models import CompressionModel
-from omegaconf import DictConfig
 
 from lic_da.codecs import zoo
+from lic_da.codecs.spec import CodecSpec
 from lic_da.errors import UserError
-from lic_da.io.files import atomic_path, read_json, user_path
+from lic_da.io.files import atomic_path, read_json
+from lic_da.pretraining.settings import PretrainingSettings
 
 SCRATCH = "scratch"
 
@@ -27,29 +28,30 @@ class Place:
     log: Path
 
     @classmethod
-    def trained(cls, config: DictConfig) -> Place:
+    def trained(cls, settings: PretrainingSettings) -> Place:
         """In the folder of the training; the weights are written last and say that all is done."""
-        folder = user_path(config.folder) / zoo.weights_stem(config.codec, config.codec.quality)
+        folder = settings.folder / settings.codec.weights_stem
         return cls(folder / "weights.safetensors", folder / "recipe.json", folder / "log.csv")
 
     @classmethod
-    def exported(cls, config: DictConfig) -> Place:
+    def exported(cls, settings: PretrainingSettings) -> Place:
         """In the folder of finished weights.
 
         Raises:
             UserError: the package is no place for weights of this codec.
         """
-        if config.export is None and config.codec.weights != "bundled":
+        codec = settings.codec
+        if settings.export is None and codec.weights != "bundled":
             raise UserError(
-                f"The package has no place for weights of {config.codec.name}: say export=FOLDER."
+                f"The package has no place for weights of {codec.name}: say export=FOLDER."
             )
-        folder = user_path(config.export) if config.export else zoo.WEIGHTS / config.codec.name
-        stem = zoo.weights_stem(config.codec, config.codec.quality)
+        folder = settings.export or zoo.WEIGHTS / codec.name
+        stem = codec.weights_stem
         return cls(
             folder / f"{stem}.safetensors", folder / f"{stem}.json", folder / f"{stem}.log.csv"
         )
 
-    def read(self, config: DictConfig) -> CompressionModel | None:
+    def read(self, spec: CodecSpec) -> CompressionModel | None:
         """The codec with these weights; None: there are none.
 
         Raises:
@@ -57,9 +59,9 @@ class Place:
         """
         if not self.weights.is_file():
             return None
-        codec = zoo.build(config.codec, weights=False)
+        codec = zoo.build(spec, weights=False)
         zoo.load_weights(codec, self.weights)
-        return zoo.select_rate(codec, config.codec)
+        return zoo.select_rate(codec, spec)
 
     def trainings(self) -> list[dict[str, Any]]:
         """The trainings that led to these weights, as their recipe tells."""

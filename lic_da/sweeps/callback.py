@@ -25,9 +25,12 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lic_da.config import flat
 from lic_da.errors import Stopped, UserError
 from lic_da.io.files import read_yaml
 from lic_da.sweeps import jobs
+from lic_da.sweeps.settings import ReportSettings
+from lic_da.tracking.settings import LoggerSettings
 
 _NAMED = ("codec", "codec.quality", "domains", "method", "seed")  # are in a job's name as they are
 _WITHOUT_EFFECT = ("logger", "report", "name", "ckpt_path")  # on what is trained and measured
@@ -93,7 +96,7 @@ def of_pack(extend: str | None, key: str, otherwise: Any) -> Any:
     config = Path(str(extend)).expanduser() / "config.yaml"
     if extend is None or not config.is_file():
         return otherwise
-    return OmegaConf.select(OmegaConf.create(read_yaml(config)), f"codec.{key}", default=otherwise)
+    return flat(read_yaml(config)).get(f"codec.{key}", otherwise)
 
 
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)
@@ -112,16 +115,15 @@ def run_job(config: DictConfig, folder: Path) -> None:
     """
     from lic_da.methods.processes import is_first
     from lic_da.training.run import train_what_is_missing
+    from lic_da.training.settings import RunSettings
 
     if not is_first():  # of several processes of a job the first one keeps its files
-        train_what_is_missing(config, folder)
+        train_what_is_missing(RunSettings.from_config(config), folder)
         return
-    if config.logger.group is None:
-        with open_dict(config):
-            config.logger.group = folder.parent.name
     with jobs.running(folder):
         try:
-            train_what_is_missing(config, folder)
+            settings = RunSettings.from_config(config).in_group(folder.parent.name)
+            train_what_is_missing(settings, folder)
         except Stopped:
             raise
         except Exception as error:  # of any kind: the other jobs go on
@@ -155,7 +157,8 @@ class Sweep(Callback):
             complete = jobs.report(jobs.states(folder))
             from lic_da.sweeps.summary import summarize
 
-            summarize(folder, config.report, config.logger)
+            report = ReportSettings.from_settings(config.report)
+            summarize(folder, report, LoggerSettings.from_settings(config.logger))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)

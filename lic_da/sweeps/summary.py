@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lic_da.config import plain
 from lic_da.errors import UserError
 from lic_da.io.files import (
     read_text,
@@ -26,6 +24,8 @@ from lic_da.io.files import (
     write_text,
 )
 from lic_da.sweeps import jobs
+from lic_da.sweeps.settings import ReportSettings
+from lic_da.tracking.settings import LoggerSettings
 
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
@@ -40,7 +40,7 @@ _VERSIONS = (
 )  # fmt: skip
 
 
-def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, Any]:
+def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> dict[str, Any]:
     """Write ``rd_points.csv``, ``bd_rate.csv``, ``summary.json`` and ``report.html``; log them to W&B.
 
     Args:
@@ -68,7 +68,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     from lic_da.tracking.results import log_sweep
 
     console = Console(stderr=True)
-    classical = anchors_of(plain(report.anchors), plain(report.get("classical") or {}))
+    classical = anchors_of(report.anchors, report.classical)
     surroundings.wandb_mode(logger.mode)
     states = jobs.states(sweep)
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
@@ -78,7 +78,7 @@ def summarize(sweep: Path, report: DictConfig, logger: DictConfig) -> dict[str, 
     pictures, incomplete, notes = _test_pictures(series, console)
     # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
     whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
-    anchors, more = _anchors(classical, whole, Path(runs[0].config.data.data_dir), console)
+    anchors, more = _anchors(classical, whole, Path(runs[0].config["data"]["data_dir"]), console)
     notes += more
     gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
     points = [p for s in series for r in s.runs for p in r.points]
@@ -160,14 +160,14 @@ def _test_pictures(
     incomplete: set[str] = set()
     notes = []
     for s in series:
-        data_dir = Path(s.runs[0].config.data.data_dir)
+        data_dir = Path(s.runs[0].config["data"]["data_dir"])
         for domain in s.domains:
             if domain in pictures:
                 continue
             pictures[domain] = []
             try:
                 images = prepare(domain, data_dir, console=console)
-                if s.runs[0].config.data.get("more_tests"):
+                if s.runs[0].config["data"].get("more_tests"):
                     images = more_tests(images, data_dir, console)
             except UserError as error:
                 notes.append(f"{domain}: its pictures cannot be had, so nothing is shown. {error}")
@@ -212,7 +212,7 @@ def _shown(
     series: Series,
     quality: int,
     pictures: dict[str, list[LabelledPicture]],
-    report: DictConfig,
+    report: ReportSettings,
     console: Console,
 ) -> list[Shown]:
     """Some pictures of every domain and the worst ones, decoded again from the pack of a run."""

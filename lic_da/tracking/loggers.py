@@ -7,32 +7,35 @@ import logging
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
 
 from lic_da.io.files import read_text, write_text
 from lic_da.surroundings import package_version, wandb_mode
+from lic_da.tracking.settings import LoggerSettings
 
 _PATIENCE = 30.0  # seconds that W&B has to answer when a run begins
 _RUN_ID = "wandb_id"
 
 
 @contextmanager
-def tracked(config: DictConfig, folder: Path, job_type: str = "train") -> Iterator[list[Logger]]:
+def tracked(
+    logger: LoggerSettings, config: Mapping[str, Any], folder: Path, job_type: str = "train"
+) -> Iterator[list[Logger]]:
     """Loggers of a run: CSV always, W&B as configured; W&B runs are finished, also when they fail.
 
     Args:
-        config: the whole configuration; it is stored with the run.
+        logger: ``conf/logger``.
+        config: all settings as plain values; they are stored with the run.
         folder: of the run.
         job_type: of the W&B run.
     """
     loggers: list[Logger] = [CSVLogger(folder, name="logs")]
-    run = begin(config.logger, folder, job_type, _plain(config))
+    run = begin(logger, folder, job_type, config)
     if run is None:
         yield loggers
         return
@@ -50,7 +53,11 @@ def tracked(config: DictConfig, folder: Path, job_type: str = "train") -> Iterat
 
 
 def begin(
-    logger: DictConfig, folder: Path, job_type: str, config: dict[str, Any], name: str | None = None
+    logger: LoggerSettings,
+    folder: Path,
+    job_type: str,
+    config: Mapping[str, Any],
+    name: str | None = None,
 ) -> Any:
     """A W&B run as configured, or None where W&B is turned off.
 
@@ -98,12 +105,6 @@ def begin(
 def forget(folder: Path) -> None:
     """Let the next W&B run of a folder be a new one."""
     (folder / _RUN_ID).unlink(missing_ok=True)
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _run_id(folder: Path) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
 
 from lic_da.evaluation.curves import (
     BD_COLUMNS,
@@ -22,6 +22,7 @@ from lic_da.evaluation.images import Example, comparison
 from lic_da.evaluation.measure import JUDGED, Point
 from lic_da.evaluation.metrics import Scale, scales
 from lic_da.tracking import loggers
+from lic_da.tracking.settings import LoggerSettings
 
 
 def log_result(
@@ -76,7 +77,7 @@ def log_result(
 
 def log_sweep(
     sweep: Path,
-    logger: DictConfig,
+    logger: LoggerSettings,
     series: Sequence[Series],
     anchors: Sequence[Point],
     savings: Sequence[Saving],
@@ -100,8 +101,7 @@ def log_sweep(
     Returns:
         Whether there is such a run now: W&B may be turned off.
     """
-    grouped = OmegaConf.merge(logger, {"group": logger.group or sweep.name})
-    assert isinstance(grouped, DictConfig)
+    grouped = replace(logger, group=logger.group or sweep.name)
     loggers.forget(sweep)
     settings = [{k: v for k, v in s.items() if k != "tested"} for s in summary["series"]]
     run = loggers.begin(grouped, sweep, "summary", {"series": settings}, f"{sweep.name} summary")

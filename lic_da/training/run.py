@@ -9,7 +9,7 @@ import logging
 import math
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,99 +19,82 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from lic_da import surroundings
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import PictureCodec
-from lic_da.config import available, plain
+from lic_da.config import as_yaml
 from lic_da.data.datamodule import (
     DomainsDataModule,
     LabelledPicture,
-    domain_names,
-    listed,
 )
-from lic_da.data.domains import load_domain
-from lic_da.errors import Stopped, UserError, unknown
+from lic_da.errors import Stopped, UserError
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
-from lic_da.evaluation.curves import without_effect
 from lic_da.evaluation.images import Examples, comparison
-from lic_da.evaluation.measure import check_blends
-from lic_da.evaluation.metrics import METRICS
 from lic_da.evaluation.summary import measure_into, metrics_table, table
 from lic_da.io.files import (
     atomic_path,
     read_json,
     read_yaml,
-    user_path,
     write_json,
     write_text,
 )
 from lic_da.io.run_folder import RUNNING
 from lic_da.methods import pack
 from lic_da.methods.module import CodecModule, TrainedAveraging
-from lic_da.methods.optim import check_optimiser
 from lic_da.methods.processes import check_processes, is_first
 from lic_da.methods.steps import ExactSteps
-from lic_da.migrations import metric_names, run_settings
 from lic_da.registry import MODULES
 from lic_da.tracking import loggers
 from lic_da.tracking.results import log_result
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
 from lic_da.training.memory import keep_freed_memory
-
-TRAIN_ON = ("all", "targets")
-"""Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
+from lic_da.training.settings import RunSettings
 
 
-def train(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Train a codec by the configured method, measure it, write everything to ``folder``.
+def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
+    """Train a codec by a method, measure it, write everything to ``folder``.
 
     Args:
-        config: composed from ``conf/train.yaml``.
+        settings: of the run.
         folder: of the run; see docs/files.md for what it holds afterwards.
 
     Returns:
         The contents of ``summary.json``.
     """
-    names = _check(config)
     _quiet()
     keep_freed_memory()
-    L.seed_everything(config.seed, verbose=False)
-    adapted = (
-        extend.extended_codec(config)
-        if config.extend
-        else pack.codec_class(config.method.codec).new(config, names)
-    )
-    module = _module(config, adapted)
+    L.seed_everything(settings.seed, verbose=False)
+    adapted = _untrained(settings)
+    module = _module(settings.training, adapted)
     done = 0
-    if config.ckpt_path:
-        checkpoint = read_checkpoint(user_path(config.ckpt_path))
+    if settings.ckpt_path:
+        checkpoint = read_checkpoint(settings.ckpt_path)
         module.check_checkpoint(checkpoint)
         done = checkpoint["global_step"]
-    best, *callbacks = _callbacks(config, folder, module.monitored)
+    best, *callbacks = _callbacks(settings, folder, module.monitored)
     trainer: L.Trainer = instantiate(
-        config.trainer,
+        settings.trainer,
         logger=False,
         callbacks=[best, *callbacks],
         default_root_dir=folder,
-        max_epochs=math.ceil(config.codec.training.steps / config.data.batches_per_epoch),
+        max_epochs=math.ceil(settings.steps / settings.data["batches_per_epoch"]),
     )
     check_processes(trainer)
     console = Console(stderr=True, quiet=not trainer.is_global_zero)
     if trainer.is_global_zero:
-        surroundings.wandb_mode(config.logger.mode)
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    data = _data(config, names, module, trainer, done=done, console=console)
-    console.print(f"Training on {', '.join(names)} in {folder}", highlight=False)
+        surroundings.wandb_mode(settings.logger.mode)
+        write_text(folder / "config.yaml", as_yaml(settings.config))
+    data = _data(settings, module, trainer, done=done, console=console)
+    console.print(f"Training on {', '.join(settings.names)} in {folder}", highlight=False)
     if not trainer.is_global_zero:
-        _fit(trainer, module, data, config, folder)
+        _fit(trainer, module, data, settings.ckpt_path, folder)
         return {}  # the first process measures
-    with loggers.tracked(config, folder) as attached:
+    with loggers.tracked(settings.logger, settings.config, folder) as attached:
         trainer.loggers = attached
-        _fit(trainer, module, data, config, folder)
+        _fit(trainer, module, data, settings.ckpt_path, folder)
         if best.best_model_path:
             module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
         adapted.to("cpu")
@@ -122,23 +105,30 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         cost = parameters(
             adapted,
             trained,
-            learned=config.domains if config.extend else data.learned,
-            held=adapted.domains if config.extend else data.learned,
+            learned=settings.domains if settings.extension else data.learned,
+            held=adapted.domains if settings.extension else data.learned,
         )
-        return _result(config, folder, adapted, data, cost, attached, console)
+        return _result(settings, folder, adapted, data, cost, attached, console)
 
 
-def _module(config: DictConfig, adapted: PictureCodec) -> CodecModule:
+def _untrained(settings: RunSettings) -> PictureCodec:
+    """The codec to train."""
+    if settings.extension:
+        return extend.extended_codec(settings)
+    kind = pack.codec_class(settings.method.codec)
+    return kind.new(settings.codec, settings.method, settings.names)
+
+
+def _module(training: Mapping[str, Any], adapted: PictureCodec) -> CodecModule:
     """The method's training of a codec."""
-    settings = {**plain(config.method.training), "adapted": adapted}
+    settings = {**training, "adapted": adapted}
     settings.pop("_partial_", None)  # as configurations of methods had it for Hydra's instantiate
     module: CodecModule = MODULES.make(settings)
     return module
 
 
 def _data(
-    config: DictConfig,
-    names: Sequence[str],
+    settings: RunSettings,
     module: CodecModule,
     trainer: L.Trainer,
     *,
@@ -151,7 +141,11 @@ def _data(
         UserError: images are missing, or fewer than processes.
     """
     data: DomainsDataModule = instantiate(
-        config.data, domains=names[1:], learned=_learned(config, names), done=done, console=console
+        settings.data,
+        domains=settings.names[1:],
+        learned=settings.train_domains,
+        done=done,
+        console=console,
     )
     data.prepare_data()
     data.setup()
@@ -177,7 +171,7 @@ def _fit(
     trainer: L.Trainer,
     module: CodecModule,
     data: DomainsDataModule,
-    config: DictConfig,
+    ckpt_path: Path | None,
     folder: Path,
 ) -> None:
     """Train, in as many processes as there are.
@@ -190,7 +184,6 @@ def _fit(
     (termination,) = (c for c in trainer.callbacks if isinstance(c, Termination))  # type: ignore[attr-defined]
     try:
         with contextlib.suppress(SIGTERMException):
-            ckpt_path = user_path(config.ckpt_path) if config.ckpt_path else None
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -219,32 +212,24 @@ def going_on(checkpoint: Path) -> str:
     return " ".join(map(shlex.quote, words))
 
 
-def _learned(config: DictConfig, names: Sequence[str]) -> Sequence[str]:
-    """The domains whose pictures are trained on; those of the others are only tested."""
-    if config.extend:
-        return names if config.replay else config.domains
-    return names if config.method.train_on == "all" else names[1:]
-
-
-def train_what_is_missing(config: DictConfig, folder: Path) -> dict[str, Any]:
+def train_what_is_missing(settings: RunSettings, folder: Path) -> dict[str, Any]:
     """As :func:`train`, but only as far as ``folder`` does not hold it already.
 
     A finished run of the same settings over the same base weights is not touched; one that was killed
     goes on from its last checkpoint; one of other settings makes room.
     """
-    _check(config)
     last = folder / "checkpoints" / "last.ckpt"
-    if _is_run_of(config, folder):
+    if _is_run_of(settings, folder):
         done = folder / "summary.json"
         if done.is_file():
             summary: dict[str, Any] = read_json(done)
             print(f"{folder.name}: already trained and measured")
             return summary
         if last.is_file():
-            config.ckpt_path = str(last)
+            settings = settings.resumed(last)
     elif is_first():
         _make_room(folder)
-    return train(config, folder)
+    return train(settings, folder)
 
 
 def _make_room(folder: Path) -> None:
@@ -261,70 +246,19 @@ def _make_room(folder: Path) -> None:
     )
 
 
-def _is_run_of(config: DictConfig, folder: Path) -> bool:
+def _is_run_of(settings: RunSettings, folder: Path) -> bool:
     """Whether the run in ``folder`` has these settings, and these base weights if it is finished."""
     if not (folder / "config.yaml").is_file():
         return False
     summary = folder / "summary.json"
     if summary.is_file():
-        weights = zoo.fingerprint(zoo.build(config.codec).state_dict())
+        weights = zoo.fingerprint(zoo.build(settings.codec).state_dict())
         if read_json(summary)["base_fingerprint"] != weights:
             return False
-    return _settings(read_yaml(folder / "config.yaml")) == _settings(config)
+    return settings.are_those_of(read_yaml(folder / "config.yaml"))
 
 
-_MISSING_ONCE = {"codec.training.optimiser": "adam", "method.training.optimiser": "adam"}
-"""Settings that older runs do not name, and what they had."""
-
-
-def _settings(config: Any) -> Any:
-    """The settings that a result depends on."""
-    config = OmegaConf.create(run_settings(plain(config)))
-    assert isinstance(config, DictConfig)
-    for key, value in _MISSING_ONCE.items():
-        if OmegaConf.select(config, key) is None:
-            OmegaConf.update(config, key, value, force_add=True)
-    # Beside the folder of a pack that is extended its fingerprint stands.
-    for key in (*without_effect(config), "extend"):
-        OmegaConf.update(config, key, None, force_add=True)
-    return OmegaConf.to_container(config)
-
-
-def _check(config: DictConfig) -> tuple[str, ...]:
-    """Refuse what cannot work before anything is downloaded; all domains, the source first."""
-    zoo.check_quality(config.codec)
-    earlier = extend.take_settings(config)
-    source, *new = domain_names(config.domains, config.data.source)
-    names = (*(earlier or [source]), *new)
-    if len(names) < 2:
-        raise UserError(
-            f"Name at least one target domain, such as domains=[sketch]. Available: "
-            f"{', '.join(available('domain'))}."
-        )
-    with open_dict(config):
-        config.domains = new
-        config.unseen = [name for name in listed(config.unseen) if name not in names]
-    for name in (*names, *config.unseen):
-        load_domain(name)
-    if config.method.train_on not in TRAIN_ON:
-        raise unknown("method.train_on", config.method.train_on, TRAIN_ON)
-    check_optimiser(config)
-    if config.extend and config.method.name != "adapters":
-        raise UserError(
-            f"A pack is extended by adapters only: leave out method={config.method.name}."
-        )
-    for key in ("crop", "val_crop"):
-        if config.data[key] % config.codec.stride:
-            raise UserError(
-                f"data.{key} must be a multiple of {config.codec.stride} for this codec."
-            )
-    METRICS.chosen(metric_names(config.evaluation))
-    kind = pack.codec_class(config.method.codec)
-    check_blends(config.evaluation.blends, kind.blends, kind.blends_on_request)
-    return names
-
-
-def _callbacks(config: DictConfig, folder: Path, monitored: tuple[str, str]) -> list[Any]:
+def _callbacks(settings: RunSettings, folder: Path, monitored: tuple[str, str]) -> list[Any]:
     checkpoints = folder / "checkpoints"
     monitor, mode = monitored
     at_end: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
@@ -332,17 +266,17 @@ def _callbacks(config: DictConfig, folder: Path, monitored: tuple[str, str]) -> 
         ModelCheckpoint(checkpoints, filename="best", monitor=monitor, mode=mode, **at_end),
         ModelCheckpoint(checkpoints, filename="last", **at_end),
         Termination(checkpoints / "last.ckpt"),
-        ExactSteps(config.codec.training.steps),
+        ExactSteps(settings.steps),
         RichProgressBar(leave=False),
     ]
-    if config.ema is not None:
-        callbacks.append(TrainedAveraging(config.ema))
-    if config.early_stopping is not None:
+    if settings.ema is not None:
+        callbacks.append(TrainedAveraging(settings.ema))
+    if settings.early_stopping is not None:
         callbacks.append(
             EarlyStopping(
                 monitor,
                 mode=mode,
-                patience=config.early_stopping,
+                patience=settings.early_stopping,
                 check_on_train_epoch_end=True,
             )
         )
@@ -350,7 +284,7 @@ def _callbacks(config: DictConfig, folder: Path, monitored: tuple[str, str]) -> 
 
 
 def _result(
-    config: DictConfig,
+    settings: RunSettings,
     folder: Path,
     adapted: PictureCodec,
     data: DomainsDataModule,
@@ -360,29 +294,32 @@ def _result(
 ) -> dict[str, Any]:
     """Code the test pictures, write pack, tables and pictures, print the table."""
     pictures = test_pictures(data)
-    examples = Examples(config.evaluation.examples)
+    asked = settings.evaluation
+    examples = Examples(asked.examples)
     summary = {
         **measure_into(
             folder,
             adapted,
             pictures,
-            blends=config.evaluation.blends,
-            metrics=metric_names(config.evaluation),
+            blends=asked.blends,
+            metrics=asked.metrics,
             decoded=examples,
             console=console,
         ),
         "compatibility": {
             **compatibility(
                 adapted,
-                data.pictures(adapted.domains[0], "test")[: config.evaluation.compatibility],
+                data.pictures(adapted.domains[0], "test")[: asked.compatibility],
             ),
             "parameters": cost,
         },
         "git_commit": loggers.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
-    if config.extend:
-        summary["before_after"] = extend.before_and_after(config, folder, pictures, console)
+    if settings.extension:
+        summary["before_after"] = extend.before_and_after(
+            settings.extension, asked.blends, folder, pictures, console
+        )
     pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)
     for number, example in enumerate(examples.kept):
@@ -393,7 +330,7 @@ def _result(
     out.print(table(summary))
     if others := metrics_table(summary):
         out.print(others)
-    if config.extend:
+    if settings.extension:
         out.print(extend.table(summary["before_after"]))
     for images in data.images.values():
         if images.skipped or images.notes:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from compressai.models import CompressionModel
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from lic_da.adapters.gate import GateInput, from_bytes, to_bytes
+from lic_da.adapters.gate import from_bytes, to_bytes
 from lic_da.adapters.sites import every_convolution
 from lic_da.adapters.synthesis import (
     BLENDS,
@@ -30,20 +29,21 @@ from lic_da.codecs.image_codec import (
     to_8_bit,
 )
 from lic_da.codecs.spatial import tiling
-from lic_da.config import plain
+from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import Stream, StreamError
 from lic_da.methods import pack
 from lic_da.methods.adapters import chosen
+from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
 from lic_da.registry import ADAPTERS, SITES
 
 __all__ = [
-    "PAPER",
+    "PUBLISHED",
     "AdaptedCodec",
+    "AdapterSpec",
     "adapt",
     "adapter_state",
     "base_state",
-    "how_adapted",
     "pad",
     "to_8_bit",
 ]
@@ -52,26 +52,11 @@ _BASE = "g_s.base."
 _ADDED = ("g_s.bank.", "g_s.gate.")
 
 
-PAPER = OmegaConf.create(
-    {
-        "sites": "paper",
-        "adapter": {"kind": "residual"},
-        "gate": {"mid": None, "input": "latent", "threshold": 0.0},
-    }
-)
-"""How a codec is adapted in the paper: at the sites its configuration lists, by full kernels."""
-
-
-def how_adapted(config: DictConfig) -> DictConfig:
-    """The part of a command's configuration that says how a codec is adapted, by itself."""
-    return OmegaConf.masked_copy(config, list(PAPER))
-
-
 def adapt(
     codec: CompressionModel,
-    config: DictConfig,
+    config: CodecSpec,
     domains: Sequence[str],
-    how: DictConfig = PAPER,
+    adapters: AdapterSpec = PUBLISHED,
 ) -> AdaptedSynthesis:
     """Freeze a codec and replace its ``g_s`` by an adapted one, in place.
 
@@ -79,38 +64,37 @@ def adapt(
 
     Args:
         codec: any CompressAI codec.
-        config: its configuration (``conf/codec``), which lists sites and the size of the gate.
+        config: what it is; it lists sites and the size of the gate.
         domains: names of all domains, the source first.
-        how: ``sites`` (``paper``: those of ``config``; ``all``: every convolution of ``g_s``; or a list
-            of its own), ``adapter`` (the kind), ``gate.mid`` (null: that of ``config``), ``gate.input``
-            (``latent`` or ``signalled``) and ``gate.threshold`` (v below it counts as zero when decoding).
+        adapters: where and how it is adapted.
 
     Returns:
         The new ``g_s``, with adapters at zero.
+
+    Raises:
+        UserError: the codec has no such sites, or says nothing of sites or the gate.
     """
-    config = zoo.at_quality(config)
     codec.requires_grad_(False).eval()
-    threshold = how.gate.get("threshold", 0.0)
-    if not 0 <= threshold < 1:
-        raise UserError(f"gate.threshold must be from 0 to below 1, not {threshold}.")
-    if how.gate.input not in get_args(GateInput):
-        raise unknown("gate.input", how.gate.input, get_args(GateInput))
-    if how.sites == "all":
+    listed = config.sites if isinstance(adapters.sites, str) else adapters.sites
+    gate_mid = adapters.gate_mid or config.gate.get("mid")
+    if (listed is None and adapters.sites != "all") or not gate_mid:
+        raise UserError(
+            f"The settings of codec {config.name} do not say where adapters act or how large their gate "
+            "is: add sites: […] and gate: {mid: …}."
+        )
+    if adapters.sites == "all":
         sites = every_convolution(codec.g_s)
-    elif isinstance(how.sites, str) and how.sites != "paper":
-        raise unknown("sites", how.sites, ("paper", "all"))
     else:
-        listed = config.sites if how.sites == "paper" else how.sites
-        sites = [SITES.make(plain(site)) for site in listed]
+        sites = [SITES.make(site) for site in listed or ()]
     codec.g_s = AdaptedSynthesis(
         codec.g_s,
         latent_channels(codec),
         sites,
         domains,
-        kind=ADAPTERS.make(plain(how.adapter)),
-        gate_mid=how.gate.mid or config.gate.mid,
-        gate_input=how.gate.input,
-        threshold=threshold,
+        kind=ADAPTERS.make(adapters.adapter),
+        gate_mid=gate_mid,
+        gate_input=adapters.gate_input,
+        threshold=adapters.threshold,
     )
     return codec.g_s
 
@@ -157,13 +141,13 @@ class AdaptedCodec(ModelCodec, PictureCodec):
 
     Attributes:
         codec: the CompressAI codec with its adapted ``g_s``.
-        config: the ``codec`` configuration it was built from.
+        config: what it was built from.
         fingerprint: SHA-256 of the base weights.
         memory: bytes of activations; larger pictures are coded in tiles.
-        how: it is adapted; see :func:`adapt`.
+        adapter_config: where and how it is adapted.
     """
 
-    how: DictConfig = field(default_factory=lambda: PAPER)
+    adapter_config: AdapterSpec = PUBLISHED
 
     method = "adapters"
     blends: ClassVar[tuple[str, ...]] = BLENDS
@@ -174,27 +158,32 @@ class AdaptedCodec(ModelCodec, PictureCodec):
     @classmethod
     def build(
         cls,
-        config: DictConfig,
+        config: CodecSpec | Mapping[str, Any],
         domains: Sequence[str],
-        how: DictConfig = PAPER,
+        adapter_config: AdapterSpec | Mapping[str, Any] = PUBLISHED,
         *,
         weights: bool = True,
     ) -> Self:
         """A codec with untrained adapters, which decodes exactly as the base codec does.
 
         Args:
-            config: the ``codec`` configuration.
+            config: the base codec, or its settings as a plain mapping.
             domains: names of all domains, the source first.
-            how: see :func:`adapt`.
+            adapter_config: where and how it is adapted, or a mapping of ``sites``, ``adapter`` and
+                ``gate``; what that leaves out is as published.
             weights: load the base weights; without them they are random.
         """
-        codec = zoo.build(config, weights=weights)
-        adapt(codec, config, domains, how)
-        return cls(codec, config, zoo.fingerprint(base_state(codec)), how=how)
+        spec, adapters = CodecSpec.of(config), AdapterSpec.of(adapter_config)
+        codec = zoo.build(spec, weights=weights)
+        adapt(codec, spec, domains, adapters)
+        fingerprint = zoo.fingerprint(base_state(codec))
+        return cls(codec, spec, fingerprint, adapter_config=adapters)
 
     @classmethod
-    def new(cls, config: DictConfig, domains: Sequence[str], *, weights: bool = True) -> Self:
-        return cls.build(config.codec, domains, how_adapted(config), weights=weights)
+    def new(
+        cls, config: CodecSpec, method: MethodSpec, domains: Sequence[str], *, weights: bool = True
+    ) -> Self:
+        return cls.build(config, domains, method.adapters, weights=weights)
 
     @classmethod
     def load(cls, folder: Path | str, *, trust: Sequence[str] = ()) -> Self:
@@ -209,13 +198,15 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         return codec
 
     @classmethod
-    def rebuild(cls, config: DictConfig) -> Self:
-        adapted = cls.build(config.codec, list(config.domains), config.get("how", PAPER))
-        adapted.synthesis.blend = config.blend
+    def rebuild(
+        cls, config: CodecSpec, method: str, domains: Sequence[str], settings: Mapping[str, Any]
+    ) -> Self:
+        adapted = cls.build(config, domains, settings.get("how", PUBLISHED))
+        adapted.synthesis.blend = settings["blend"]
         return adapted
 
     def settings(self) -> dict[str, Any]:
-        return {"how": self.how, "blend": self.synthesis.blend}
+        return {"how": self.adapter_config.settings(), "blend": self.synthesis.blend}
 
     @property
     def synthesis(self) -> AdaptedSynthesis:
@@ -294,7 +285,7 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         y_hat = self.latent(stream)
         pixels = to_8_bit(x) if x.is_floating_point() else x
         image = chosen.CodedImage(
-            self.synthesis, self._synthesis, self.memory, y_hat, pixels, zoo.lmbda(self.config)
+            self.synthesis, self._synthesis, self.memory, y_hat, pixels, self.config.lmbda()
         )
         return replace(stream, **image.best(self._v(stream, y_hat), len(stream.v or b"")))
 

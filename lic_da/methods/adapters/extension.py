@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lic_da.adapters.gate import Gate
+from lic_da.codecs.spec import CodecSpec
 from lic_da.codecs.zoo import fingerprint
+from lic_da.config import plain
 from lic_da.errors import UserError
 from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 
@@ -101,16 +102,18 @@ class ExtendedCodec(AdaptedCodec):
             ``domains`` and ``gate_features``; and ``frozen``, a fingerprint for each part of it.
     """
 
-    extended: DictConfig = field(default_factory=lambda: OmegaConf.create({}))
+    extended: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def rebuild(cls, config: DictConfig) -> Self:
-        extended = super().rebuild(config)
-        extended.extended = config.extended
+    def rebuild(
+        cls, config: CodecSpec, method: str, domains: Sequence[str], settings: Mapping[str, Any]
+    ) -> Self:
+        extended = super().rebuild(config, method, domains, settings)
+        extended.extended = settings["extended"]
         return extended
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "extended": self.extended}
+        return {**super().settings(), "extended": plain(self.extended)}
 
     def load_trained(self, tensors: Mapping[str, Tensor], origin: str) -> None:
         """Copy trained tensors into the codec.
@@ -132,18 +135,18 @@ class ExtendedCodec(AdaptedCodec):
         if not isinstance(gate, GrowingGate):
             return
         self.synthesis.gate = gate.in_one()
-        own = {"gate": {"mid": self.synthesis.gate.classify.in_features}}
-        how = OmegaConf.merge(self.how, own if gate.own is not None else {})
-        assert isinstance(how, DictConfig)
-        self.how = how
+        if gate.own is not None:
+            mid = self.synthesis.gate.classify.in_features
+            self.adapter_config = self.adapter_config.with_gate(mid)
         self._check_frozen("The codec that was trained")
 
     def _check_frozen(self, origin: str) -> None:
         """Compare what was taken over with what was noted of it."""
         record, tensors = self.extended, adapter_state(self.codec)
-        now = _fingerprints(tensors, record.domains, record.gate_features)
-        changed = [part for part, value in record.frozen.items() if now.get(part) != value]
-        if tensors["gate.classify.weight"][: len(record.domains), record.gate_features :].any():
+        domains, features = record["domains"], record["gate_features"]
+        now = _fingerprints(tensors, domains, features)
+        changed = [part for part, value in record["frozen"].items() if now.get(part) != value]
+        if tensors["gate.classify.weight"][: len(domains), features:].any():
             changed.append("gate.classify")
         if changed:
             raise UserError(
@@ -163,7 +166,9 @@ def extend(earlier: AdaptedCodec, domains: Sequence[str], own_features: int = 0)
     Returns:
         A codec whose gate is in two parts, for training.
     """
-    adapted = ExtendedCodec.build(earlier.config, (*earlier.domains, *domains), earlier.how)
+    adapted = ExtendedCodec.build(
+        earlier.config, (*earlier.domains, *domains), earlier.adapter_config
+    )
     bank, gate = adapted.synthesis.bank, Gate(*_size(earlier.synthesis.gate))
     for name, adapters in earlier.synthesis.bank.adapters.items():
         bank.adapters[name].load_state_dict(adapters.state_dict())
@@ -172,14 +177,12 @@ def extend(earlier: AdaptedCodec, domains: Sequence[str], own_features: int = 0)
     adapted.synthesis.gate = GrowingGate(gate, len(domains), own_features)  # type: ignore[assignment]
     adapted.synthesis.blend = earlier.synthesis.blend
     tensors = adapter_state(earlier.codec)
-    adapted.extended = OmegaConf.create(
-        {
-            "from": fingerprint(tensors),
-            "domains": list(earlier.domains),
-            "gate_features": gate.classify.in_features,
-            "frozen": _fingerprints(tensors, earlier.domains, gate.classify.in_features),
-        }
-    )
+    adapted.extended = {
+        "from": fingerprint(tensors),
+        "domains": list(earlier.domains),
+        "gate_features": gate.classify.in_features,
+        "frozen": _fingerprints(tensors, earlier.domains, gate.classify.in_features),
+    }
     return adapted
 
 

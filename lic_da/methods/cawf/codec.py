@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compressai.models import CompressionModel
-from omegaconf import DictConfig
 
 from lic_da.codecs.spatial import tiling
+from lic_da.codecs.spec import CodecSpec
 from lic_da.io.bitstream import Stream
 from lic_da.methods.cawf.counts import widened_counts
 from lic_da.methods.cawf.model import WidenedFactorizedPrior
@@ -16,16 +16,16 @@ from lic_da.methods.retrained import RetrainedCodec
 
 
 class WidenedCodec(RetrainedCodec):
-    """New channels are trained beside those of a factorized prior (``how.width``, ``how.cross``).
+    """New channels are trained beside those of a factorized prior (``width``, ``cross``).
 
     ``adapted`` writes streams of its own and opens those of the base codec as well (source mode).
     """
 
     @staticmethod
     def make_trainable(
-        base: CompressionModel, config: DictConfig, how: DictConfig
+        base: CompressionModel, config: CodecSpec, own: Mapping[str, Any]
     ) -> CompressionModel:
-        return WidenedFactorizedPrior(base, how.width, how.cross)
+        return WidenedFactorizedPrior(base, own["width"], own["cross"])
 
     def is_trained(self, name: str) -> bool:
         return WidenedFactorizedPrior.is_new(name)
@@ -37,5 +37,5 @@ class WidenedCodec(RetrainedCodec):
     def added_parameters(self) -> dict[str, Any]:
         return {
             **super().added_parameters(),
-            **widened_counts(self.base.codec, self.codec, self.how.cross),
+            **widened_counts(self.base.codec, self.codec, self.own["cross"]),
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from compressai.models import CompressionModel
-from omegaconf import DictConfig
 
 from lic_da.codecs import zoo
+from lic_da.codecs.spec import CodecSpec
 from lic_da.errors import unknown
 from lic_da.methods.retrained import RetrainedCodec
 
@@ -17,15 +18,16 @@ STARTS = ("base", "random")
 
 
 class FinetunedCodec(RetrainedCodec):
-    """All weights are trained, from those of the base codec or from random ones (``how.start``)."""
+    """All weights are trained, from those of the base codec or from random ones (``start``)."""
 
     @staticmethod
     def make_trainable(
-        base: CompressionModel, config: DictConfig, how: DictConfig
+        base: CompressionModel, config: CodecSpec, own: Mapping[str, Any]
     ) -> CompressionModel:
-        if how.start not in STARTS:
-            raise unknown("method.start", how.start, STARTS)
-        model = copy.deepcopy(base) if how.start == "base" else zoo.build(config, weights=False)
+        start = own["start"]
+        if start not in STARTS:
+            raise unknown("method.start", start, STARTS)
+        model = copy.deepcopy(base) if start == "base" else zoo.build(config, weights=False)
         return model.requires_grad_(True)
 
 
@@ -36,7 +38,7 @@ class FinetunedDecoderCodec(RetrainedCodec):
 
     @staticmethod
     def make_trainable(
-        base: CompressionModel, config: DictConfig, how: DictConfig
+        base: CompressionModel, config: CodecSpec, own: Mapping[str, Any]
     ) -> CompressionModel:
         model = copy.deepcopy(base)
         model.g_s.requires_grad_(True)

@@ -1,0 +1,81 @@
+"""How the method ``adapters`` adapts a codec, as a frozen value; files call it ``how``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from lic_da.adapters.gate import GateInput
+from lic_da.config import merged, plain
+from lic_da.errors import UserError, unknown
+
+_SITES = ("paper", "all")
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """Where adapters act, of which kind they are, and how their gate works.
+
+    Attributes:
+        sites: ``paper`` (those of the codec's own settings), ``all`` (every convolution of ``g_s``), or a
+            list, each as :data:`lic_da.registry.SITES` makes it.
+        adapter: the kind, as :data:`lic_da.registry.ADAPTERS` makes it.
+        gate_mid: channels of the gate; None: as the codec's own settings say.
+        gate_input: ``latent`` or ``signalled``.
+        threshold: a v below it, from 0 to below 1, counts as zero when decoding.
+        given: the settings that it was made from, for files.
+    """
+
+    sites: str | Sequence[Mapping[str, Any]] = "paper"
+    adapter: Mapping[str, Any] = field(default_factory=lambda: {"kind": "residual"})
+    gate_mid: int | None = None
+    gate_input: GateInput = "latent"
+    threshold: float = 0.0
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> AdapterSpec:
+        """What ``sites``, ``adapter`` and ``gate`` of settings say; as published where they say nothing.
+
+        Raises:
+            UserError: a value is none that there is; the message lists those there are.
+        """
+        given = plain(settings)
+        given.setdefault("sites", "paper")
+        given.setdefault("adapter", {"kind": "residual"})
+        given.setdefault("gate", {}).setdefault("mid", None)
+        given["gate"].setdefault("input", "latent")
+        sites, gate = given["sites"], given["gate"]
+        threshold = gate.get("threshold", 0.0)
+        if not 0 <= threshold < 1:
+            raise UserError(f"gate.threshold must be from 0 to below 1, not {threshold}.")
+        if gate["input"] not in get_args(GateInput):
+            raise unknown("gate.input", gate["input"], get_args(GateInput))
+        if isinstance(sites, str) and sites not in _SITES:
+            raise unknown("sites", sites, _SITES)
+        return cls(sites, given["adapter"], gate["mid"], gate["input"], threshold, given)
+
+    @classmethod
+    def of(cls, adapters: AdapterSpec | Mapping[str, Any]) -> AdapterSpec:
+        """The value itself, or the one that settings describe; see :meth:`from_settings`."""
+        return adapters if isinstance(adapters, AdapterSpec) else cls.from_settings(adapters)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that it was made from, as files hold them: a copy of their own."""
+        copy: dict[str, Any] = plain(self.given)
+        return copy
+
+    def with_gate(self, mid: int) -> AdapterSpec:
+        """The same with a gate of so many channels."""
+        return self.from_settings(merged(self.given, {"gate": {"mid": mid}}))
+
+
+PUBLISHED = AdapterSpec.from_settings(
+    {
+        "sites": "paper",
+        "adapter": {"kind": "residual"},
+        "gate": {"mid": None, "input": "latent", "threshold": 0.0},
+    }
+)
+"""How a codec is adapted in the paper: at the sites that its settings list, by full kernels."""

@@ -1,0 +1,37 @@
+"""What ``conf/report`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lic_da.config import plain
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the summary of a sweep shows beside the sweep.
+
+    Attributes:
+        anchors: names of classical codecs.
+        classical: name -> settings of classical codecs that are the user's own.
+        examples: images a domain to look at.
+        worst: images with the smallest gain, of all domains.
+    """
+
+    anchors: tuple[str, ...]
+    classical: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    examples: int = 0
+    worst: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> ReportSettings:
+        """The settings of ``conf/report``; those that a sweep from before has do not say ``classical``."""
+        values = plain(settings)
+        return cls(
+            anchors=tuple(values["anchors"]),
+            classical=values.get("classical") or {},
+            examples=values["examples"],
+            worst=values["worst"],
+        )

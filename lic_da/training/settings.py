@@ -1,0 +1,287 @@
+"""The settings of a training run, read and checked once.
+
+With ``extend=PACK`` codec, sites, adapters, gate and source domain are those of the pack. They are put in
+the place of what ``conf/`` says before anything is looked up, so that all that refers to them follows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lic_da.codecs import zoo
+from lic_da.codecs.spec import OF_ADAPTERS, CodecSpec, MethodSpec
+from lic_da.config import available, is_of, merged, plain
+from lic_da.data.datamodule import domain_names, listed
+from lic_da.data.domains import load_domain
+from lic_da.errors import UserError, unknown
+from lic_da.evaluation.measure import check_blends
+from lic_da.evaluation.metrics import METRICS
+from lic_da.io.files import user_path
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.methods.adapters.spec import PUBLISHED
+from lic_da.methods.optim import check_optimiser
+from lic_da.migrations import metric_names
+from lic_da.same_settings import RUN
+from lic_da.tracking.settings import LoggerSettings
+
+TRAIN_ON = ("all", "targets")
+"""Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
+
+_OF_THE_PACK = ("codec", "data.source", *OF_ADAPTERS)
+_MAY_DIFFER = ("codec.training", "codec.weights")  # where they are given
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The pack that a run extends.
+
+    Attributes:
+        pack: its folder.
+        domains: names of its domains, the source first.
+        fingerprint: SHA-256 of its adapters and gate.
+        replay: its domains are in the batches too.
+        own_features: channels of the gate that only the new domains use.
+        trust: packages outside lic_da whose classes the pack may name.
+    """
+
+    pack: Path
+    domains: tuple[str, ...]
+    fingerprint: str
+    replay: bool
+    own_features: int
+    trust: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured after a training.
+
+    Attributes:
+        blends: ways to decode; None: all that the method has.
+        metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`.
+        compatibility: source test images whose old streams are tried with what was trained.
+        examples: images a domain that are kept as PNG.
+    """
+
+    blends: Sequence[str] | None
+    metrics: Sequence[str]
+    compatibility: int
+    examples: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> EvaluationSettings:
+        """The settings under ``evaluation``."""
+        named = {**settings, "metrics": metric_names(settings)}
+        return cls(**{field.name: named[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What ``conf/train.yaml`` and the command line say, with what a pack that is extended brings.
+
+    Attributes:
+        codec: the base codec.
+        method: how it is adapted.
+        training: how it is trained; see :data:`lic_da.registry.MODULES`.
+        names: of all domains that the codec is made for, the source first.
+        domains: names of the new ones, which the run is about.
+        extension: the pack that is extended; None: none.
+        data: ``_target_`` of the data module, and its arguments.
+        trainer: ``_target_`` of the trainer, and its arguments.
+        evaluation: what is measured.
+        logger: where W&B runs go.
+        seed: of everything random.
+        ema: decay a step of the average of what is trained; None: no average.
+        early_stopping: validations without getting better; None: never.
+        ckpt_path: checkpoint that the training goes on from; None: it begins.
+        config: all settings as plain values, for files.
+    """
+
+    codec: CodecSpec
+    method: MethodSpec
+    training: Mapping[str, Any]
+    names: tuple[str, ...]
+    domains: tuple[str, ...]
+    extension: Extension | None
+    data: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    evaluation: EvaluationSettings
+    logger: LoggerSettings
+    seed: int
+    ema: float | None
+    early_stopping: int | None
+    ckpt_path: Path | None
+    config: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> RunSettings:
+        """Read and check the settings of a run, before anything is downloaded.
+
+        Args:
+            config: composed from ``conf/train.yaml``; it is not changed.
+
+        Raises:
+            UserError: something cannot work; the message says what would.
+        """
+        CodecSpec.from_settings(config.codec)
+        config = copy.deepcopy(config)
+        extension = _extended(config)
+        earlier = extension.domains if extension else ()
+        source, *new = domain_names(config.domains, config.data.source)
+        names = (*(earlier or [source]), *new)
+        if len(names) < 2:
+            raise UserError(
+                f"Name at least one target domain, such as domains=[sketch]. Available: "
+                f"{', '.join(available('domain'))}."
+            )
+        with open_dict(config):
+            config.domains = new
+            config.unseen = [name for name in listed(config.unseen) if name not in names]
+        for name in (*names, *config.unseen):
+            load_domain(name)
+        values = plain(config)
+        settings = cls(
+            codec=CodecSpec.from_settings(values["codec"]),
+            method=MethodSpec.from_settings(values),
+            training=values["method"]["training"],
+            names=names,
+            domains=tuple(new),
+            extension=extension,
+            data=values["data"],
+            trainer=values["trainer"],
+            evaluation=EvaluationSettings.from_settings(values["evaluation"]),
+            logger=LoggerSettings.from_settings(values["logger"]),
+            seed=values["seed"],
+            ema=values["ema"],
+            early_stopping=values["early_stopping"],
+            ckpt_path=user_path(values["ckpt_path"]) if values["ckpt_path"] else None,
+            config=values,
+        )
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        train_on = self.method.own.get("train_on")
+        if train_on not in TRAIN_ON:
+            raise unknown("method.train_on", train_on, TRAIN_ON)
+        check_optimiser(self.codec.training, self.training)
+        if self.extension and self.method.name != AdaptedCodec.method:
+            raise UserError(
+                f"A pack is extended by adapters only: leave out method={self.method.name}."
+            )
+        for key in ("crop", "val_crop"):
+            if self.data[key] % self.codec.stride:
+                raise UserError(
+                    f"data.{key} must be a multiple of {self.codec.stride} for this codec."
+                )
+        METRICS.chosen(self.evaluation.metrics)
+        kind = pack.codec_class(self.method.codec)
+        check_blends(self.evaluation.blends, kind.blends, kind.blends_on_request)
+
+    @property
+    def steps(self) -> int:
+        """Batches of the whole training."""
+        return int(self.codec.training["steps"])
+
+    @property
+    def train_domains(self) -> tuple[str, ...]:
+        """The domains whose images are trained on; those of the others are only tested."""
+        if self.extension:
+            return self.names if self.extension.replay else self.domains
+        return self.names if self.method.own["train_on"] == "all" else self.names[1:]
+
+    def resumed(self, checkpoint: Path) -> RunSettings:
+        """The same, going on from a checkpoint."""
+        config = merged(self.config, {"ckpt_path": str(checkpoint)})
+        return replace(self, ckpt_path=checkpoint, config=config)
+
+    def in_group(self, group: str) -> RunSettings:
+        """The same, with its W&B run in a group unless it is in one."""
+        if self.logger.group is not None:
+            return self
+        config = merged(self.config, {"logger": {"group": group}})
+        return replace(self, logger=replace(self.logger, group=group), config=config)
+
+    def are_those_of(self, config: Mapping[str, Any]) -> bool:
+        """Whether a run of these settings has the result of a run of others.
+
+        Args:
+            config: of the other run, as its ``config.yaml`` has them; plain values.
+        """
+        return not RUN.differing(self.config, config)
+
+
+def _extended(config: DictConfig) -> Extension | None:
+    """Put what comes from the pack that is extended into the settings.
+
+    Settings of the training are the pack's too, unless they are given on the command line. Of a pack
+    that is not there yet (``extend`` null) nothing is taken.
+
+    Args:
+        config: a copy of the run's own; it is changed, and gets the pack's fingerprint.
+
+    Raises:
+        UserError: there is no such pack, the command line names another codec than the pack's, or a
+            domain that the pack has.
+    """
+    if config.extend is None:
+        return None
+    folder = Path(str(config.extend).replace("%q", str(config.codec.quality))).expanduser()
+    trust = listed(config.get("trust"))
+    taken = pack.read_config(folder, trust=trust)
+    if taken.method != AdaptedCodec.method:
+        raise UserError(
+            f"{folder} is a pack of method {taken.method}: only packs of adapters can be extended."
+        )
+    source = taken.domains[0]
+    new = domain_names(config.domains, source)[1:]
+    if not new or set(new) & set(taken.domains):
+        raise UserError(
+            f"The pack {folder} has the domains {', '.join(taken.domains)} already. Name new ones only, "
+            "such as domains=[mine]."
+        )
+    theirs = _settings_of_pack(taken, config, folder)
+    fingerprint = zoo.fingerprint(pack.read_tensors(folder, trust=trust))
+    with open_dict(config):
+        config.data.source = source
+        for key in ("codec", *OF_ADAPTERS):
+            config[key] = theirs[key]
+        config.extended_from = fingerprint
+    return Extension(folder, taken.domains, fingerprint, config.replay, config.own_features, trust)
+
+
+def _settings_of_pack(taken: pack.PackConfig, config: DictConfig, folder: Path) -> DictConfig:
+    """``codec``, ``sites``, ``adapter`` and ``gate`` of a pack, with what may be and is given otherwise."""
+    theirs = OmegaConf.create(
+        {
+            "codec": taken.codec.settings(),
+            "data": {"source": taken.domains[0]},
+            **taken.own.get("how", PUBLISHED.settings()),
+        }
+    )
+    for key in _given():
+        given = OmegaConf.select(config, key)
+        if is_of(key, _MAY_DIFFER):
+            OmegaConf.update(theirs, key, given, force_add=True)
+        elif is_of(key, _OF_THE_PACK) and given != OmegaConf.select(theirs, key):
+            raise UserError(
+                f"{key} is that of the pack {folder} and cannot be another one: leave it out, or extend "
+                "another pack."
+            )
+    return theirs
+
+
+def _given() -> list[str]:
+    """Keys that are on the command line; of a codec by its name, that name."""
+    if not HydraConfig.initialized():
+        return []
+    keys = [o.lstrip("+~").split("=", 1)[0] for o in HydraConfig.get().overrides.task]
+    return ["codec.name" if key == "codec" else key for key in keys]

@@ -1,0 +1,142 @@
+"""Settings as frozen values: what was read is given back, what is wrong is said, and what is the same."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import lic_da.config
+from lic_da.codecs.spec import CodecSpec
+from lic_da.config import available, merged, plain, read_settings
+from lic_da.errors import UserError
+from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
+from lic_da.pretraining.settings import PretrainingSettings
+from lic_da.same_settings import CURVE, RUN
+from tests.conftest import CODEC, codec_config
+
+
+def composed(command: str, *overrides: str) -> Any:
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        return compose(command, list(overrides))
+
+
+@pytest.mark.parametrize("name", available("codec"))
+def test_a_codec_gives_back_the_settings_it_was_made_from_at_every_quality(name: str) -> None:
+    settings = read_settings(lic_da.config.CONF / "codec" / f"{name}.yaml")
+    spec = CodecSpec.from_settings(settings)
+    for quality in spec.qualities:
+        own = spec.at_quality(quality)
+        assert own.quality == quality and own.lmbda() == spec.lmbda(quality)
+        assert list(own.settings()) == list(settings)  # their order too, which files keep
+        assert own.settings() == {**settings, "quality": quality}
+    assert spec == CodecSpec.from_settings(composed("train", f"codec={name}").codec)
+
+
+def test_what_a_codec_was_made_from_or_gives_back_can_be_changed_without_changing_it() -> None:
+    settings = codec_config().settings()
+    spec = CodecSpec.from_settings(settings)
+    before = copy.deepcopy(spec)
+    settings["model"]["N"] = 8
+    spec.settings()["sites"].clear()
+    assert spec == before
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.quality = 1  # type: ignore[misc]
+
+
+def test_what_a_codec_says_of_a_quality_holds_at_that_quality_alone() -> None:
+    spec = codec_config(3, "cheng2020_attn")
+    large = spec.at_quality(6)
+    assert (spec.model["N"], spec.gate["mid"]) == (128, 42)
+    assert (large.model["N"], large.gate["mid"]) == (192, 64)
+    assert large.settings()["model"]["N"] == 128  # what files hold says so once
+    assert large.at_quality(3) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stride": None, "model": None}, f"codec {CODEC} do not say model, stride"),
+        ({"qualities": 3}, "qualities of codec .* must be a list"),
+        ({"quality": 7}, f"Unknown quality '7' for codec {CODEC}.*1, 2, 3, 4, 5, 6"),
+        ({"qualities": [9], "quality": 9}, r"add lambdas: \{9: …\}"),
+    ],
+)
+def test_a_codec_that_cannot_be_is_refused_in_words(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CodecSpec.from_settings({**codec_config().settings(), **changes})
+
+
+@pytest.mark.parametrize("missing", ["sites", "gate"])
+def test_a_codec_that_says_nothing_of_adapters_gets_none(missing: str) -> None:
+    settings = codec_config().settings()
+    del settings[missing]
+    with pytest.raises(UserError, match=r"bmshj2018.* add sites: \[…\] and gate: \{mid: …\}"):
+        AdaptedCodec.build(settings, ("natural",), weights=False)
+
+
+def test_adapters_are_as_published_where_nothing_is_said() -> None:
+    given = {"gate": {"input": "signalled"}}
+    spec = AdapterSpec.from_settings(given)
+    assert given == {"gate": {"input": "signalled"}}
+    assert dataclasses.replace(spec, gate_input="latent", given=PUBLISHED.given) == PUBLISHED
+    assert AdapterSpec.from_settings(spec.settings()) == spec
+    with pytest.raises(UserError, match=r"gate\.threshold must be from 0 to below 1, not 1"):
+        AdapterSpec.from_settings({"gate": {"threshold": 1}})
+
+
+def test_runs_are_the_same_if_only_what_has_no_effect_differs() -> None:
+    ours = plain(composed("train"))
+    other = merged(
+        ours,
+        {
+            **{"name": "other", "ckpt_path": "last.ckpt", "extend": "elsewhere", "trust": ["mine"]},
+            **{"logger": {"mode": "disabled", "group": "sweep"}, "report": {"worst": 0}},
+            "codec": {"qualities": [1, 2, 3]},
+            "data": {"num_workers": 3, "cache_gb": 1.0, "latent_pixels": 1},
+        },
+    )
+    assert RUN.differing(ours, other) == []
+    cached = {"data": {"latent_cache": True}}
+    assert RUN.differing(merged(ours, cached), merged(other, cached)) == ["data.latent_pixels"]
+    for key, changed in (
+        ("seed", {"seed": 1}),
+        ("codec.quality", {"codec": {"quality": 2}}),
+        ("gate.threshold", {"gate": {"threshold": 0.1}}),
+        ("domains", {"domains": ["sketch"]}),
+        ("extended_from", {"extended_from": "0123"}),
+    ):
+        assert RUN.differing(ours, merged(ours, changed)) == [key]
+    assert CURVE.differing(ours, merged(ours, {"codec": {"quality": 2}})) == []
+
+
+def test_a_run_from_before_is_the_same_as_one_of_today() -> None:
+    ours = plain(composed("train", "codec.training.optimiser=adam"))
+    theirs = copy.deepcopy(ours)
+    for part in ("codec", "method"):
+        del theirs[part]["training"]["optimiser"]
+    theirs["codec"]["model"] = {"_target_": "compressai.models.FactorizedPrior", "N": 64, "M": 64}
+    theirs["method"]["codec"] = "lic_da.adaptation.codec.AdaptedCodec"
+    theirs["method"]["training"]["_target_"] = "lic_da.training.module.DecoderAdaptation"
+    theirs["method"]["training"]["_partial_"] = True
+    del theirs["method"]["training"]["kind"]
+    assert RUN.differing(ours, theirs) == []
+    soap = merged(ours, {"method": {"training": {"optimiser": "soap"}}})
+    assert RUN.differing(soap, theirs) == ["method.training.optimiser"]
+
+
+def test_a_pretraining_from_before_is_the_same_and_one_of_other_settings_is_not() -> None:
+    ours = PretrainingSettings.from_settings(composed("pretrain")).at_quality(4)
+    noted = ours.noted()
+    before = copy.deepcopy(noted)
+    before["codec"] = {**ours.codec.settings(), "training": {"lr": 1}}
+    before["started_from"] = "scratch"
+    del before["data"]["photos"]
+    before["data"]["_target_"] = "lic_da.training.photographs.PhotographsDataModule"
+    assert ours.differing(before) == []
+    assert ours.differing(merged(noted, {"clip": 2, "lr": {"first": 1}})) == ["clip", "lr.first"]
+    assert ours.at_quality(3).differing(noted) == ["codec.quality"]
