@@ -8,6 +8,7 @@ import math
 import platform
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from lic_da.tracking.settings import LoggerSettings
 if TYPE_CHECKING:
     from lic_da.data.datamodule import LabelledPicture
     from lic_da.evaluation.classical import Anchor
-    from lic_da.evaluation.curves import Saving, Series
+    from lic_da.evaluation.curves import Run, Saving, Series
     from lic_da.evaluation.measure import Point
     from lic_da.evaluation.metrics import Scale
     from lic_da.sweeps.report import Pick, Shown
@@ -56,14 +57,7 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     """
     from lic_da import surroundings
     from lic_da.evaluation.classical import anchors_of
-    from lic_da.evaluation.curves import (
-        Run,
-        savings,
-        series_of,
-        write_savings,
-    )
-    from lic_da.evaluation.measure import ANCHORS, read_points, write_points
-    from lic_da.sweeps.report import Job, Report, write_report
+    from lic_da.evaluation.curves import Run
     from lic_da.tracking import loggers
     from lic_da.tracking.results import log_sweep
 
@@ -74,52 +68,19 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
     if not runs:
         raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
-    series = series_of(runs)
-    pictures, incomplete, notes = _test_pictures(series, console)
-    # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
-    whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
-    anchors, more = _anchors(classical, whole, Path(runs[0].config["data"]["data_dir"]), console)
-    notes += more
-    gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
-    points = [p for s in series for r in s.runs for p in r.points]
-    write_points([*points, *anchors], sweep / "rd_points.csv", gate_domains)
-    # What is reported is what can be computed again from the table, to the last digit.
-    anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method in ANCHORS]
-    rows = savings(series, anchors)
-    table = sweep / "bd_rate.csv"
-    write_savings(rows, table)
-    others = _other_metrics(series, anchors, sweep)
-    versions = _versions(series, loggers.git_commit())
-    summary = _summary(sweep, states, series, rows, versions)
+    tables = _tables(sweep, runs, classical, console)
+    versions = _versions(tables.series, loggers.git_commit())
+    summary = _summary(sweep, states, tables.series, tables.savings, versions)
     write_json(sweep / "summary.json", summary)
-    quality = series[0].runs[len(series[0].runs) // 2].quality
-    try:
-        shown = _shown(series[0], quality, pictures, report, console)
-    except UserError as error:
-        shown = []
-        notes.append(f"No pictures are shown. {error}")
-    content = Report(
-        title=sweep.name,
-        jobs=[Job(s.folder.name, s.state, s.reason) for s in states],
-        series=series,
-        savings=rows,
-        anchors=anchors,
-        anchor_names=[codec.name for codec in classical],
-        shown=[s for s in shown if s.pick.why != "worst"],
-        worst=[s for s in shown if s.pick.why == "worst"],
-        shown_quality=quality,
-        notes=notes,
-        command=sweep_command(sweep, series),
-        versions=versions,
-        metrics=others,
-    )
-    write_report(content, sweep / "report.html")
-    logged, digest = sweep / "wandb_logged", hashlib.sha256(table.read_bytes()).hexdigest()
+    _report(sweep, states, tables, [c.name for c in classical], report, versions, console)
+    logged, bd_rate = sweep / "wandb_logged", sweep / "bd_rate.csv"
+    digest = hashlib.sha256(bd_rate.read_bytes()).hexdigest()
     done = logged.is_file() and read_text(logged) == digest
-    if not done and log_sweep(sweep, logger, series, anchors, rows, summary, others):
+    of_all = (tables.series, tables.anchors, tables.savings, summary, tables.others)
+    if not done and log_sweep(sweep, logger, *of_all):
         write_text(logged, digest)
-    Console().print(_table(rows), highlight=False)
-    for metric, own in others:
+    Console().print(_table(tables.savings), highlight=False)
+    for metric, own in tables.others:
         if own:
             Console().print(_table(own, metric.title), highlight=False)
     print(
@@ -127,6 +88,86 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
         f"Report: {sweep / 'report.html'}"
     )
     return summary
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What was read and computed of a sweep.
+
+    Attributes:
+        series: the curves.
+        anchors: points of the classical codecs.
+        savings: what is saved, by PSNR.
+        others: metrics beside PSNR, and what is saved by them.
+        pictures: test images per domain, as far as they are there.
+        notes: what there is to say of all that.
+    """
+
+    series: list[Series]
+    anchors: list[Point]
+    savings: list[Saving]
+    others: list[tuple[Scale, list[Saving]]]
+    pictures: dict[str, list[LabelledPicture]]
+    notes: list[str]
+
+
+def _tables(
+    sweep: Path, runs: Sequence[Run], classical: Sequence[Anchor], console: Console
+) -> _Tables:
+    """Write ``rd_points.csv``, ``bd_rate.csv`` and those of other metrics."""
+    from lic_da.evaluation.curves import savings, series_of, write_savings
+    from lic_da.evaluation.measure import ANCHORS, read_points, write_points
+
+    series = series_of(runs)
+    pictures, incomplete, notes = _test_pictures(series, console)
+    # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
+    whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
+    anchors, more = _anchors(classical, whole, Path(runs[0].config["data"]["data_dir"]), console)
+    gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
+    points = [p for s in series for r in s.runs for p in r.points]
+    write_points([*points, *anchors], sweep / "rd_points.csv", gate_domains)
+    # What is reported is what can be computed again from the table, to the last digit.
+    anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method in ANCHORS]
+    rows = savings(series, anchors)
+    write_savings(rows, sweep / "bd_rate.csv")
+    others = _other_metrics(series, anchors, sweep)
+    return _Tables(series, anchors, rows, others, pictures, [*notes, *more])
+
+
+def _report(
+    sweep: Path,
+    states: Sequence[jobs.JobState],
+    tables: _Tables,
+    anchor_names: list[str],
+    report: ReportSettings,
+    versions: dict[str, str],
+    console: Console,
+) -> None:
+    """Write ``report.html``."""
+    from lic_da.sweeps.report import Job, Report, write_report
+
+    series, notes = tables.series, tables.notes
+    quality = series[0].runs[len(series[0].runs) // 2].quality
+    try:
+        shown = _shown(series[0], quality, tables.pictures, report, console)
+    except UserError as error:
+        shown, notes = [], [*notes, f"No pictures are shown. {error}"]
+    content = Report(
+        title=sweep.name,
+        jobs=[Job(s.folder.name, s.state, s.reason) for s in states],
+        series=series,
+        savings=tables.savings,
+        anchors=tables.anchors,
+        anchor_names=anchor_names,
+        shown=[s for s in shown if s.pick.why != "worst"],
+        worst=[s for s in shown if s.pick.why == "worst"],
+        shown_quality=quality,
+        notes=notes,
+        command=sweep_command(sweep, series),
+        versions=versions,
+        metrics=tables.others,
+    )
+    write_report(content, sweep / "report.html")
 
 
 def _other_metrics(

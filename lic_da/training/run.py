@@ -326,25 +326,30 @@ def _result(
         with atomic_path(folder / "pictures" / f"{example.domain}_{number}.png") as temporary:
             comparison(example).save(temporary, format="PNG")
     log_result(attached, summary, adapted.domains, examples.kept)
-    out = Console(record=True)
-    out.print(table(summary))
-    if others := metrics_table(summary):
-        out.print(others)
-    if settings.extension:
-        out.print(extend.table(summary["before_after"]))
-    for images in data.images.values():
-        if images.skipped or images.notes:
-            out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
-    write_text(folder / "table.txt", out.export_text())
+    write_text(folder / "table.txt", _printed(summary, data))
     # Last of all: a run that has it is finished.
     write_json(folder / "summary.json", summary)
-    out.print(
+    Console().print(
         f"\nTables rd_points.csv and summary.json, pictures/ and the pack are in {folder}\n"
         f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",
         highlight=False,
         soft_wrap=True,
     )
     return summary
+
+
+def _printed(summary: dict[str, Any], data: DomainsDataModule) -> str:
+    """The tables of a run, printed; what was printed."""
+    out = Console(record=True)
+    out.print(table(summary))
+    if others := metrics_table(summary):
+        out.print(others)
+    if "before_after" in summary:
+        out.print(extend.table(summary["before_after"]))
+    for images in data.images.values():
+        if images.skipped or images.notes:
+            out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
+    return out.export_text()
 
 
 def test_pictures(data: DomainsDataModule) -> list[LabelledPicture]:
