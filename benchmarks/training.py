@@ -250,7 +250,7 @@ def same(steps: int = 500, seeds: int = 3) -> None:
                 common.start(
                     *("train", f"hydra.run.dir={folder}", f"seed={seed}", *settings),
                     *(f"codec.training.steps={steps}", *common.BRIEF),
-                    *("evaluation.blends=[base,weighted]", "evaluation.compatibility=1"),
+                    *("evaluation.modes=[base,weighted]", "evaluation.compatibility=1"),
                 )
             runs[way] = Run.read(folder)
         for domain in runs["cached"].summary["domains"]:
@@ -297,7 +297,7 @@ def inputs(steps: int = 200) -> None:
             common.start(
                 *("train", f"hydra.run.dir={folder}", f"data.latent_cache={cached}"),
                 *(f"codec.training.steps={steps}", f"data.batches_per_epoch={steps}"),
-                *("data.val_images=1", "evaluation.blends=[base,weighted]", *common.BRIEF),
+                *("data.val_images=1", "evaluation.modes=[base,weighted]", *common.BRIEF),
                 "+trainer.profiler._target_=lightning.pytorch.profilers.SimpleProfiler",
                 *(f"+trainer.profiler.dirpath={folder}", "+trainer.profiler.filename=profile"),
             )

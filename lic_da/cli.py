@@ -76,7 +76,11 @@ def compress(
     quality: Quality = None,
     blend: Annotated[
         str | None,
-        typer.Option(help="base: write the base codec's stream, with a pack of any method."),
+        typer.Option(
+            "--mode",
+            "--blend",
+            help="base: write the base codec's stream, with a pack of any method.",
+        ),
     ] = None,
     v: Annotated[
         str,
@@ -102,11 +106,11 @@ def compress(
     from lic_da.io.listing import picture
 
     if blend not in (None, "base"):
-        raise UserError(f"--blend {blend} is for decompress: compress takes base, or no blend.")
+        raise UserError(f"--mode {blend} is for decompress: compress takes base, or no mode.")
     if v not in ("gate", "best"):
         raise unknown("--v", v, ("gate", "best"))
     if v == "best" and (blend is not None or codec is not None):
-        raise UserError("--v best chooses among a pack's adapters: give no --blend and no --codec.")
+        raise UserError("--v best chooses among a pack's adapters: give no --mode and no --codec.")
     todo = plan(source, target, picture, ".lic")
     trusted = tuple(trust or ())
     coder: Coder | RuntimeCoder
@@ -132,10 +136,12 @@ def decompress(
     blend: Annotated[
         str | None,
         typer.Option(
-            help="weighted (default), top1, oracle or base; adapted (default) or base for other methods."
+            "--mode",
+            "--blend",
+            help="weighted (default), top1, oracle or base; adapted (default) or base for other methods.",
         ),
     ] = None,
-    domain: Annotated[str | None, typer.Option(help="The domain, for --blend oracle.")] = None,
+    domain: Annotated[str | None, typer.Option(help="The domain, for --mode oracle.")] = None,
     format: Annotated[
         str | None, typer.Option(help="png or webp, both lossless. Default: OUT's suffix, or png.")
     ] = None,
@@ -146,7 +152,7 @@ def decompress(
 ) -> None:
     """Decode .lic streams.
 
-    --blend base gives what the base codec decodes; it needs no pack, and neither does --codec.
+    --mode base gives what the base codec decodes; it needs no pack, and neither does --codec.
     """
     from lic_da.files.batch import plan, run
     from lic_da.files.coder import Coder
@@ -161,7 +167,7 @@ def decompress(
         return
     alone = codec is not None or (blend == "base" and pack is None)
     if alone and blend not in (None, "weighted", "base"):
-        raise UserError(f"A codec alone has no adapters for --blend {blend}.")
+        raise UserError(f"A codec alone has no adapters for --mode {blend}.")
     folder = None if alone else _pack(pack, codec, quality)
     coder = Coder(
         folder, codec, quality, "base" if alone else blend, domain, kind, tuple(trust or ())
@@ -258,7 +264,12 @@ def export_results(
         typer.Option(help="Domain whose test images count; repeatable. Default: the seen ones."),
     ] = None,
     blend: Annotated[
-        str | None, typer.Option(help="Way to decode. Default: the method's own; in a folder all.")
+        str | None,
+        typer.Option(
+            "--mode",
+            "--blend",
+            help="Way to decode. Default: the method's own; in a folder all.",
+        ),
     ] = None,
     series: Annotated[
         str | None, typer.Option(help="Series of the sweep, as its tables name it.")

@@ -8,7 +8,7 @@ from rich.console import Console
 from lic_da.command import command
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path, write_json
-from lic_da.migrations import metric_names
+from lic_da.migrations import metric_names, mode_names
 
 
 @command("evaluate")
@@ -27,7 +27,8 @@ def main(config: DictConfig) -> None:
     adapted = load(pack, trust=listed(config.trust))
     names_of_metrics = metric_names(config)
     METRICS.chosen(names_of_metrics)
-    for blend in config.blends or ():
+    modes = mode_names(config)
+    for blend in modes or ():
         if blend not in (known := (*adapted.blends, *adapted.blends_on_request)):
             raise unknown("blend", blend, known)
     seen = adapted.domains if config.domains is None else listed(config.domains)
@@ -44,7 +45,7 @@ def main(config: DictConfig) -> None:
         pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
-        folder, adapted, pictures, blends=config.blends, metrics=names_of_metrics, console=console
+        folder, adapted, pictures, blends=modes, metrics=names_of_metrics, console=console
     )
     write_json(folder / "summary.json", summary)
     Console().print(table(summary))

@@ -70,9 +70,10 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     migrated: dict[str, Any] = named(settings)
     evaluation = migrated.get("evaluation")
     if isinstance(evaluation, dict):
-        names = metric_names(evaluation)
-        evaluation.pop("ms_ssim", None)
-        evaluation["metrics"] = names
+        names, modes = metric_names(evaluation), mode_names(evaluation)
+        for older in ("ms_ssim", "blends"):
+            evaluation.pop(older, None)
+        evaluation |= {"metrics": names, "modes": modes}
     method = migrated.get("method")
     if isinstance(method, dict) and method.get("codec") in NAMES:
         method["codec"] = NAMES[method["codec"]]
@@ -99,6 +100,12 @@ def metric_names(evaluation: Mapping[str, Any]) -> list[str]:
         raise UserError(f"metrics must be a list of names, such as [psnr, ms_ssim], not {names!r}.")
     kept = [name for name in names if name != "ms_ssim" or older is not False]
     return list(dict.fromkeys(("psnr", *kept, *(["ms_ssim"] if older is True else []))))
+
+
+def mode_names(evaluation: Mapping[str, Any]) -> Any:
+    """The modes that are asked for; None: all. ``blends`` is how older settings say it."""
+    modes = evaluation.get("modes")
+    return evaluation.get("blends") if modes is None else modes
 
 
 def _is_list_of_names(value: Any) -> bool:

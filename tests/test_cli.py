@@ -129,11 +129,11 @@ def test_base_pictures_need_no_pack(
         assert [s[0] for s in coded["strings"]] == list(stream.strings)
         x_hat = base.decompress(coded["strings"], coded["shape"])["x_hat"]
     expected = to_8_bit(x_hat[0, :, :301, :395]).permute(1, 2, 0).numpy()
-    with_pack = ("--pack", "outputs/run/pack", "--blend", "base")
+    with_pack = ("--pack", "outputs/run/pack", "--mode", "base")
     shutil.copytree(folder / "outputs", folder / "elsewhere")
     assert call("decompress", "x.lic", "a.png", *with_pack).startswith("0")
     shutil.rmtree(folder / "outputs")
-    assert call("decompress", "x.lic", "b.png", "--blend", "base").startswith("0")
+    assert call("decompress", "x.lic", "b.png", "--mode", "base").startswith("0")
     assert call("decompress", "x.lic", "c.png", "--codec", CODEC, "--quality", 3).startswith("0")
     for name in "abc":
         assert np.array_equal(read_rgb(f"{name}.png"), expected)

@@ -140,3 +140,14 @@ def test_a_pretraining_from_before_is_the_same_and_one_of_other_settings_is_not(
     assert ours.differing(before) == []
     assert ours.differing(merged(noted, {"clip": 2, "lr": {"first": 1}})) == ["clip", "lr.first"]
     assert ours.at_quality(3).differing(noted) == ["codec.quality"]
+
+
+def test_settings_by_their_older_names_are_the_same() -> None:
+    older = {"evaluation": {"blends": ["base", "weighted"], "ms_ssim": False}}
+    today = {"evaluation": {"modes": ["base", "weighted"], "metrics": ["psnr"]}}
+    assert run_settings(older) == run_settings(today) == today
+    assert EvaluationSettings.from_settings(
+        {**older["evaluation"], "compatibility": 1, "examples": 0}
+    ) == EvaluationSettings.from_settings(
+        {**today["evaluation"], "compatibility": 1, "examples": 0}
+    )

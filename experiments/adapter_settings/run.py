@@ -36,7 +36,7 @@ def train(codec: str, change: dict[str, float]) -> dict[str, str]:
         folder,
         *(f"codec={codec}", f"codec.quality={QUALITY}", f"domains=[{','.join(DOMAINS[1:])}]"),
         *(f"codec.training.{key}={value}" for key, value in settings.items()),
-        *("early_stopping=null", "evaluation.blends=[base,weighted]", "evaluation.compatibility=1"),
+        *("early_stopping=null", "evaluation.modes=[base,weighted]", "evaluation.compatibility=1"),
         *(*common.BRIEF, *common.NO_REPORT),
     )
     (run,) = common.finished(folder)

@@ -36,7 +36,7 @@ SETTINGS = (
     *("domains=[sketch]", "data.source=comic", "trainer=cpu", *common.BRIEF),
     *("codec.training.steps=150", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
     *("codec.training.crop=128", "data.val_images=4", "data.val_crop=256"),
-    *("evaluation.blends=[base,weighted]", "evaluation.compatibility=1", "data.latent_cache=true"),
+    *("evaluation.modes=[base,weighted]", "evaluation.compatibility=1", "data.latent_cache=true"),
 )
 
 

@@ -115,7 +115,7 @@ def train() -> Path:
     """A pack with the default settings."""
     name = f"experiment_same_decoder_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     command = [sys.executable, "-m", "lic_da.train", "domains=[sketch,comic]", f"name={name}"]
-    subprocess.run([*command, "evaluation.blends=[base,weighted]"], check=True)
+    subprocess.run([*command, "evaluation.modes=[base,weighted]"], check=True)
     return Path("outputs") / name / "pack"
 
 

@@ -90,7 +90,7 @@ def check_blends(
         if blend not in (*known, *on_request):
             raise unknown("blend", blend, (*known, *on_request))
     if blends is not None and not {"base", known[0]} <= set(blends):
-        raise UserError(f"evaluation.blends must hold base and {known[0]}: gains are theirs.")
+        raise UserError(f"evaluation.modes must hold base and {known[0]}: gains are theirs.")
 
 
 Decoded = Callable[[LabelledPicture, Tensor, dict[str, Tensor]], None]

@@ -61,7 +61,7 @@ class Coder:
         elif self.codec is not None:
             _alone(self.codec, self.quality)
         if self.domain is not None and self.blend != "oracle":
-            raise UserError("--domain names the adapters for --blend oracle: give both.")
+            raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
         """Code a picture as a stream."""

@@ -40,7 +40,7 @@ class RuntimeCoder:
         decoder = _decoder(self.folder, self.threads)
         decoder.check_blend(self.blend or decoder.manifest.blend, self.domain)
         if self.domain is not None and self.blend != "oracle":
-            raise UserError("--domain names the adapters for --blend oracle: give both.")
+            raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
         """Code an image as a stream."""

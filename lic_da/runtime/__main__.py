@@ -21,8 +21,10 @@ def main() -> int:
     parser.add_argument("stream", type=Path, help="a .lic file")
     parser.add_argument("image", type=Path, help="the PNG file to write")
     parser.add_argument("--pack", type=Path, required=True, help="what lic-da export has written")
-    parser.add_argument("--blend", choices=BLENDS, help="default: the pack's")
-    parser.add_argument("--domain", help="the domain, for --blend oracle")
+    parser.add_argument(
+        "--mode", "--blend", dest="blend", choices=BLENDS, help="default: the pack's"
+    )
+    parser.add_argument("--domain", help="the domain, for --mode oracle")
     asked = parser.parse_args()
     try:
         decoder = Decoder(asked.pack)

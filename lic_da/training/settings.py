@@ -28,7 +28,7 @@ from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED
 from lic_da.methods.optim import check_optimiser
-from lic_da.migrations import metric_names
+from lic_da.migrations import metric_names, mode_names
 from lic_da.same_settings import RUN
 from lic_da.tracking.settings import LoggerSettings
 
@@ -79,7 +79,7 @@ class EvaluationSettings:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> EvaluationSettings:
         """The settings under ``evaluation``."""
-        named = {**settings, "metrics": metric_names(settings)}
+        named = {**settings, "metrics": metric_names(settings), "blends": mode_names(settings)}
         return cls(**{field.name: named[field.name] for field in fields(cls)})
 
 
