@@ -177,7 +177,29 @@ def performance() -> set[str]:
     validation = -same.validation_difference_db.mean()
     rows.add(f"{validation.min():.3f} to {validation.max():.3f} dB")
     inputs = pd.read_csv(ROOT / "benchmarks/results/training_inputs.csv")
-    return rows | {f"{100 * share:.1f} %" for share in inputs.share}
+    return rows | {f"{100 * share:.1f} %" for share in inputs.share} | image_time()
+
+
+def image_time() -> set[str]:
+    file, figures = "benchmarks/results/image_time.csv", set()
+    codecs = ("bmshj2018_factorized_n64", "mbt2018_mean_n64")
+    for step in ("g_s", "g_a", "entropy decoding", "decode", "encode", "adapted"):
+        cells = []
+        for codec in codecs:
+            ratio, low, high = (
+                value(file, column, codec=codec, step=step)
+                for column in ("ratio", "ratio_lower_quartile", "ratio_upper_quartile")
+            )
+            cells.append(f"{ratio:.2f} ({low:.2f}…{high:.2f})")
+        figures.add(f"| {' | '.join(cells)} |")
+    for codec in codecs:
+        for step in ("g_s", "g_a"):
+            before, after = (
+                100 * value(file, column, codec=codec, step=step)
+                for column in ("plain_of_peak", "of_peak")
+            )
+            figures.add(f"{before:.0f} % to {after:.0f} %")
+    return figures
 
 
 def images() -> set[str]:

@@ -24,6 +24,7 @@ from lic_da.adapters.kinds import LowRank
 from lic_da.adapters.synthesis import BLENDS
 from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.latents import decoder_latent
+from lic_da.codecs.models.fast import ChannelsLast
 from lic_da.codecs.models.zou2022 import WACNN
 from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.config import plain
@@ -143,9 +144,14 @@ def test_untrained_adapters_leave_published_codecs_alone(
         expected = base.decompress(coded["strings"], coded["shape"])["x_hat"]
     assert list(stream.strings) == [strings[0] for strings in coded["strings"]]
     assert stream.string_bytes > 50  # more than an empty latent
+    pictures = []
     for blend in BLENDS:
         with published.synthesis.blending(blend, blending_domain(blend)):
-            assert torch.equal(published.decode(stream), expected[..., :90, :75])
+            pictures.append(published.decode(stream))
+    assert all(torch.equal(picture, pictures[0]) for picture in pictures)
+    # Layers that are known to be are computed in another order (lic_da.codecs.models.fast).
+    rounding = 1e-5 if isinstance(published.synthesis.base, ChannelsLast) else 0
+    torch.testing.assert_close(pictures[0], expected[..., :90, :75], rtol=0, atol=rounding)
 
 
 def test_latents_that_decode_differently_are_noticed(

@@ -15,8 +15,10 @@ from lic_da.config import available, merged, plain, read_settings
 from lic_da.errors import UserError
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
+from lic_da.migrations import run_settings
 from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.same_settings import CURVE, RUN
+from lic_da.training.settings import EvaluationSettings
 from tests.conftest import CODEC, codec_config
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lic_da.adapters import merge
-from lic_da.adapters.subpixel import convolve_each, suits
+from lic_da.codecs.models.subpixel import convolve_each, suits
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lic_da.adapters import subpixel
+from lic_da.codecs.models import fast, subpixel
 from lic_da.codecs.models.convolutions import Convolution
 
 
@@ -25,6 +25,8 @@ def bias_of(conv: Convolution) -> Tensor:
 
 def convolve(like: Convolution, u: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution, or transposed convolution, with the geometry of ``like`` and another kernel."""
+    if isinstance(like, fast.SubpixelConvTranspose2d) and fast.applies(u):
+        return subpixel.convolve(like, u, weight, bias)
     if isinstance(like, nn.ConvTranspose2d):
         return F.conv_transpose2d(
             u,

@@ -44,7 +44,7 @@ def pad(x: Tensor, stride: int) -> Tensor:
 
 def to_8_bit(x_hat: Tensor) -> Tensor:
     """Images in [0, 1] -> uint8, rounded."""
-    return x_hat.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return x_hat.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class PictureCodec(ABC):

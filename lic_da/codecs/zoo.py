@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
+from lic_da.codecs.models.fast import quicken
 from lic_da.codecs.spec import CodecSpec
 from lic_da.errors import UserError
 from lic_da.io.files import atomic_path
@@ -56,7 +57,7 @@ def build(config: CodecSpec | Mapping[str, Any], *, weights: bool = True) -> Com
 
 def _made(spec: CodecSpec) -> CompressionModel:
     codec: CompressionModel = MODELS.make(spec.model)
-    return select_rate(codec.eval(), spec)
+    return select_rate(quicken(codec.eval()), spec)
 
 
 def select_rate(codec: CompressionModel, spec: CodecSpec) -> CompressionModel:

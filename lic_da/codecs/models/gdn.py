@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, nn
 
+from lic_da.codecs.models.fast import FastGDN
 
-class FrozenInverseGDN(GDN):
+
+class FrozenInverseGDN(FastGDN):
     """Inverse GDN whose parameters get no gradients.
 
     In training under autocast it mixes channels by one product of matrices, which is several times
-    faster than a convolution of 1×1, and its gradient needs two tensors. Otherwise it is ``GDN``.
+    faster than a convolution of 1×1, and its gradient needs two tensors. Otherwise it is ``FastGDN``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +34,7 @@ def freeze_gdn(module: nn.Module) -> None:
     """Let the frozen inverse GDN layers in a module be :class:`FrozenInverseGDN`."""
     for layer in module.modules():
         frozen = not any(p.requires_grad for p in layer.parameters(recurse=False))
-        if type(layer) is GDN and layer.inverse and frozen:
+        if type(layer) in (GDN, FastGDN) and layer.inverse and frozen:
             layer.__class__ = FrozenInverseGDN
 
 

@@ -26,6 +26,7 @@ from compressai.models import CompressionModel, FactorizedPrior
 from torch import Tensor, nn
 
 from lic_da.codecs.models.convolutions import Convolution, convolution_like
+from lic_da.codecs.models.fast import ChannelsLast
 from lic_da.errors import UserError, unknown
 
 CROSS = ("zero", "trained")
@@ -220,4 +221,4 @@ def _widen(transform: nn.Sequential, new: int, *, cross: bool) -> nn.Sequential:
                 cross=cross or pixels_out,
             )
         )
-    return nn.Sequential(*widened)
+    return ChannelsLast(*widened)  # as the source's layers compute, to the bit
