@@ -89,6 +89,16 @@ def compress(
             "each image best, which is slow, and write them where it pays."
         ),
     ] = "gate",
+    effort: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=3,
+            help="How long to search for better latents of each image; 0: not at all. Any decoder of the "
+            "stream gains, the pack's most.",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the search of --effort.")] = 0,
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
     trust: Trust = None,
@@ -115,11 +125,18 @@ def compress(
     trusted = tuple(trust or ())
     coder: Coder | RuntimeCoder
     if _is_onnx(runtime):
-        if v != "gate":
-            raise UserError("--v best searches with torch: leave out --runtime onnx.")
+        if v != "gate" or effort:
+            raise UserError("--v best and --effort search with torch: leave out --runtime onnx.")
         coder = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), blend)
     else:
-        coder = Coder(_pack(pack, codec, quality), codec, quality, blend, trust=trusted, v=v)
+        coder = Coder(
+            *(_pack(pack, codec, quality), codec, quality, blend),
+            trust=trusted,
+            v=v,
+            effort=effort,
+            seed=seed,
+            steps_shown=len(todo) == 1,
+        )
     coder.check()
     _leave(
         run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs, pictures=True)

@@ -14,6 +14,7 @@ from lic_da.migrations import metric_names, mode_names
 @command("evaluate")
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
+    from lic_da.codecs.refine import Effort
     from lic_da.data.datamodule import LabelledPicture, listed
     from lic_da.data.domains import load_domain, more_tests, prepare, refuse_shared_files
     from lic_da.evaluation.metrics import METRICS
@@ -31,6 +32,8 @@ def main(config: DictConfig) -> None:
     for blend in modes or ():
         if blend not in (known := (*adapted.blends, *adapted.blends_on_request)):
             raise unknown("blend", blend, known)
+    with adapted.refining(Effort(config.effort)):
+        pass  # refused before anything is coded
     seen = adapted.domains if config.domains is None else listed(config.domains)
     names = dict.fromkeys((*seen, *listed(config.unseen)))
     for name in names:
@@ -45,7 +48,11 @@ def main(config: DictConfig) -> None:
         pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
-        folder, adapted, pictures, blends=modes, metrics=names_of_metrics, console=console
+        *(folder, adapted, pictures),
+        blends=modes,
+        metrics=names_of_metrics,
+        effort=config.effort,
+        console=console,
     )
     write_json(folder / "summary.json", summary)
     Console().print(table(summary))

@@ -143,7 +143,7 @@ def test_further_scores_survive_the_csv_file_and_older_files_are_read(tmp_path: 
     first = dataclasses.replace(first, more={"lpips": 0.25, "own": 3.0})
     write_points([first, second], tmp_path / "new.csv", ["natural", "sketch"])
     header = (tmp_path / "new.csv").read_text().splitlines()[0]
-    assert ",psnr,ms_ssim,lpips,own,encode_s,decode_s,gate_natural,gate_sketch" in header
+    assert ",psnr,ms_ssim,lpips,own,encode_s,decode_s,effort,psnr_base,gate_natural" in header
     again = read_points(tmp_path / "new.csv")
     assert again[0].more == {"lpips": 0.25, "own": 3.0} and again[1].more == {}
     assert again[0].score("lpips") == 0.25 and math.isnan(again[1].score("lpips"))

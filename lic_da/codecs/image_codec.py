@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -25,6 +25,7 @@ from lic_da.codecs.checkpoints import is_table, put
 from lic_da.codecs.entropy import decode
 from lic_da.codecs.entropy.checksum import symbol_checksum
 from lic_da.codecs.latents import encoder_latent
+from lic_da.codecs.refine import Effort
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.errors import UserError, unknown
@@ -148,6 +149,18 @@ class PictureCodec(ABC):
             StreamError: the stream was made with other weights, or its latents decode to other values
                 than were encoded.
         """
+
+    def refining(self, effort: Effort) -> AbstractContextManager[None]:
+        """Spend an effort on each image that is coded inside the block (:mod:`lic_da.codecs.refine`).
+
+        Raises:
+            UserError: it is not 0, and the method has no such encoder.
+        """
+        if effort.level:
+            raise UserError(
+                f"effort is for codecs with adapters, or without; this is {self.method}."
+            )
+        return nullcontext()
 
     def finish(self) -> None:  # noqa: B027
         """Called when training has ended and before pictures are coded: tables are made here."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lic_da.codecs.image_codec import PictureCodec, pad, to_8_bit
 from lic_da.codecs.latents import encoder_latent
+from lic_da.codecs.refine import Effort
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation import metrics as scoring
@@ -32,7 +33,9 @@ class Point:
     ``bpp`` counts the entropy-coded strings; ``file_bytes`` is the whole ``.lic`` file. Distortions
     are taken between 8-bit RGB pictures. ``ms_ssim`` is nan for sides of 160 pixels or less, and where
     it was not asked for. Times are seconds; ``decode_s`` includes entropy decoding. ``gate`` is v, a
-    number a seen domain; ``more`` are the scores of all other metrics by their names.
+    number a seen domain; ``more`` are the scores of all other metrics by their names. ``effort`` is what
+    the encoder spent on the stream (:mod:`lic_da.codecs.refine`); with one there is no ``bpp_estimated``,
+    and ``psnr_base`` is the PSNR of what the plain base decoder makes of this stream, nan without.
     """
 
     run: str
@@ -56,6 +59,8 @@ class Point:
     decode_s: float
     gate: dict[str, float]
     more: dict[str, float] = field(default_factory=dict)
+    effort: int = 0
+    psnr_base: float = math.nan
 
     def score(self, metric: str) -> float:
         """The score by a metric's name; nan if it was not measured."""
@@ -104,6 +109,7 @@ def measure(
     run: str,
     blends: Sequence[str] | None = None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),
+    effort: int = 0,
     decoded: Decoded | None = None,
     console: Console | None = None,
 ) -> list[Point]:
@@ -116,6 +122,8 @@ def measure(
         run: name of the run, for the rows.
         blends: which ways to decode; None: all that the codec has, but for those on request.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`; PSNR is always measured.
+        effort: what the encoder spends on each stream. ``base`` is coded without, so that all is compared
+            with the codec as it was; blends that share a stream have it refined for the first of them.
         decoded: called for every picture.
         console: where progress is shown.
 
@@ -135,7 +143,7 @@ def measure(
         original = to_tensor(read_rgb(entry.path))
         x = original[None].float().div(255)
         seen = entry.domain in adapted.domains
-        coded: dict[tuple[str, str | None], _Coded] = {}  # blends mostly share their streams
+        coded: dict[tuple[str, str | None, int], _Coded] = {}  # blends mostly share their streams
         images: dict[str, Tensor] = {}
         scores: dict[bytes, dict[str, float]] = {}
         known = (*adapted.blends, *adapted.blends_on_request)
@@ -143,10 +151,11 @@ def measure(
             if blend == "oracle" and not seen:
                 continue
             with adapted.blending(blend, entry.domain if blend == "oracle" else None):
+                own_effort = 0 if blend == "base" else effort
                 own_stream = blend if blend in adapted.blends_on_request else None
-                weights = adapted.string_weights(blend), own_stream
+                weights = adapted.string_weights(blend), own_stream, own_effort
                 if weights not in coded:
-                    coded[weights] = _code(adapted, x)
+                    coded[weights] = _code(adapted, x, original, own_effort)
                 own = coded[weights]
                 began = time.perf_counter()
                 x_hat = adapted.decode(own.stream)
@@ -188,6 +197,8 @@ def measure(
                     if v is None
                     else dict(zip(adapted.domains, v[0].tolist(), strict=True)),
                     more={k: s for k, s in scores[key].items() if k not in ("psnr", "ms_ssim")},
+                    effort=own_effort,
+                    psnr_base=own.psnr_base,
                 )
             )
         if decoded is not None:
@@ -203,15 +214,21 @@ class _Coded:
     file_bytes: int
     seconds: float
     estimated_bits: float
+    psnr_base: float = math.nan
 
 
-def _code(adapted: PictureCodec, x: Tensor) -> _Coded:
-    with encoder_latent(adapted.model) as seen:
+def _code(adapted: PictureCodec, x: Tensor, original: Tensor, effort: int) -> _Coded:
+    with encoder_latent(adapted.model) as seen, adapted.refining(Effort(effort)):
         began = time.perf_counter()
         data = adapted.encode(x).to_bytes()
         seconds = time.perf_counter() - began
+    stream = Stream.from_bytes(data)
+    if effort:
+        with adapted.blending("base"):
+            by_base = to_8_bit(adapted.decode(stream))[0].cpu()
+        return _Coded(stream, len(data), seconds, math.nan, scoring.psnr(by_base, original))
     y = seen[0] if len(seen) == 1 else None  # of large pictures there are parts
-    return _Coded(Stream.from_bytes(data), len(data), seconds, estimated_bits(adapted, x, y))
+    return _Coded(stream, len(data), seconds, estimated_bits(adapted, x, y))
 
 
 class _Computed(nn.Module):
@@ -276,6 +293,7 @@ def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) ->
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
+_LATER = ("effort", "psnr_base")  # older tables have no such columns
 _NUMBERS = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in fields(Point)}
 
 
@@ -299,7 +317,7 @@ def _point(row: dict[str, str]) -> Point:
     gate = {k.removeprefix("gate_"): float(v) for k, v in row.items() if k[:5] == "gate_" and v}
     values = {}
     for name, number in _NUMBERS.items():
-        if name in ("gate", "more", "seen"):
+        if name in ("gate", "more", "seen") or (name in _LATER and row.get(name, "nan") == "nan"):
             continue
         values[name] = number(row[name]) if number else row[name]
     # Every other column is a metric, also one that is not known here.

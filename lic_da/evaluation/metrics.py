@@ -50,6 +50,7 @@ _TAKEN = frozenset(
             "width",
         ),
         *("height", "string_bytes", "file_bytes", "bpp", "bpp_estimated", "encode_s", "decode_s"),
+        *("effort", "psnr_base"),
         *("gate", "more", "images", "bpp_base", "gain", "gate_accuracy", "predicted"),
     }
 )

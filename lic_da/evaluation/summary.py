@@ -37,6 +37,7 @@ def measure_into(
     *,
     blends: Sequence[str] | None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),
+    effort: int = 0,
     decoded: Decoded | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def measure_into(
         pictures: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
         blends: which ways to decode; None: all.
         metrics: names of metrics; PSNR is always measured.
+        effort: what the encoder spends on each stream but the base's.
         decoded: called for every picture.
         console: where progress is shown.
 
@@ -61,6 +63,7 @@ def measure_into(
         run=folder.name,
         blends=blends,
         metrics=metrics,
+        effort=effort,
         decoded=decoded,
         console=console,
     )
@@ -130,7 +133,7 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
         base = result["psnr"]["base"]
         result["gain"] = {b: psnr - base for b, psnr in result["psnr"].items() if b != "base"}
         rate = mean(p.bpp for p in by_blend["base"])
-        if "adapted" in by_blend and rate != result["bpp"]:
+        if ("adapted" in by_blend or some[0].effort) and rate != result["bpp"]:
             result["bpp_base"] = rate
     if "weighted" in by_blend:
         gates = [p.gate for p in by_blend["weighted"]]
@@ -244,6 +247,12 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         lines.append(
             "chosen: likewise, with v chosen by the encoder, whose bytes the stream grew by."
         )
+    if refined := [row for row in summary["domains"].values() if "bpp_base" in row]:
+        rates = mean(row["bpp"] / row["bpp_base"] for row in refined)
+        lines += [
+            f"Streams were refined, but for the base's, and take {100 * rates:.0f} % of its rate:",
+            "gains are at different rates; the curves of a sweep tell more.",
+        ]
     if summary["gate_accuracy"] is not None:
         lines.append(
             f"Gate accuracy over the seen domains: {100 * summary['gate_accuracy']:.1f} %."

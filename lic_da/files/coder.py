@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ class Coder:
         format: ``png`` or ``webp``.
         trust: packages outside lic_da whose classes the pack may name.
         v: ``best``: when compressing, search the v of each image (:mod:`lic_da.methods.adapters.chosen`).
+        effort: when compressing, how long to search for better latents (:mod:`lic_da.codecs.refine`).
+        seed: of that search.
+        steps_shown: show its steps on stderr, for a single image.
     """
 
     pack: Path | None = None
@@ -46,6 +50,9 @@ class Coder:
     format: str = "png"
     trust: tuple[str, ...] = ()
     v: str = "gate"
+    effort: int = 0
+    seed: int = 0
+    steps_shown: bool = False
 
     def check(self) -> None:
         """Load what is known before any file is read.
@@ -59,7 +66,12 @@ class Coder:
                 raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
             codec.check_blend(self.blend or codec.blends[0], self.domain)
         elif self.codec is not None:
-            _alone(self.codec, self.quality)
+            codec = _alone(self.codec, self.quality)
+        if self.effort:
+            from lic_da.codecs.refine import Effort
+
+            with codec.refining(Effort(self.effort)):
+                pass
         if self.domain is not None and self.blend != "oracle":
             raise UserError("--domain names the adapters for --mode oracle: give both.")
 
@@ -73,11 +85,29 @@ class Coder:
         blend = self.blend or codec.blends[0] if self.pack else "base"
         if self.v == "best":
             blend = "chosen"
-        with codec.blending(blend):
+        with codec.blending(blend), self._refining(codec):
             data = codec.compress(read_rgb(job.source))
         with output_path(job.target) as temporary:
             temporary.write_bytes(data)
         return _outcome(job, Stream.from_bytes(data))
+
+    @contextmanager
+    def _refining(self, codec: PictureCodec) -> Iterator[None]:
+        """Spend the effort inside the block, and show its steps if wanted."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from lic_da.codecs.refine import Effort
+
+        hidden = not (self.effort and self.steps_shown)
+        with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
+            task = progress.add_task("Refining")
+
+            def on_step(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            with codec.refining(Effort(self.effort, self.seed, on_step)):
+                yield
 
     def decompress(self, job: Job) -> Outcome:
         """Decode a stream to a picture without further loss."""

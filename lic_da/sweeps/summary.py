@@ -274,6 +274,7 @@ def _shown(
         run=run.folder.name,
         blends=["base", series.judged],
         metrics=["psnr"],
+        effort=max(p.effort for p in run.points),
         decoded=examples,
         console=console,
     )

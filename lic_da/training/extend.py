@@ -22,7 +22,7 @@ from lic_da.evaluation.measure import (
 )
 from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 from lic_da.methods.adapters.extension import extend
-from lic_da.training.settings import Extension, RunSettings
+from lic_da.training.settings import EvaluationSettings, Extension, RunSettings
 
 BLENDS = ("weighted", "top1", "oracle")
 BEFORE = "rd_points_before.csv"
@@ -41,7 +41,7 @@ def _earlier(extension: Extension) -> AdaptedCodec:
 
 def before_and_after(
     extension: Extension,
-    blends: Sequence[str] | None,
+    asked: EvaluationSettings,
     folder: Path,
     pictures: Sequence[LabelledPicture],
     console: Console,
@@ -52,7 +52,7 @@ def before_and_after(
 
     Args:
         extension: of the run.
-        blends: that the run has measured; None: all.
+        asked: what the run has measured, and how.
         folder: of the run, which holds ``rd_points.csv`` already.
         pictures: test pictures; those of other domains are left out.
         console: where progress is shown.
@@ -63,13 +63,14 @@ def before_and_after(
     earlier = _earlier(extension)
     if zoo.fingerprint(adapter_state(earlier.codec)) != extension.fingerprint:
         raise UserError(f"The pack {extension.pack} has changed while it was extended.")
-    blends = [b for b in blends or BLENDS if b in BLENDS]
+    blends = [b for b in asked.blends or BLENDS if b in BLENDS]
     points = measure(
         earlier,
         [p for p in pictures if p.domain in earlier.domains],
         run=folder.name,
         blends=blends,
         metrics=["psnr"],
+        effort=asked.effort,
         console=console,
     )
     write_points(points, folder / BEFORE, earlier.domains)

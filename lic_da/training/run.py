@@ -24,6 +24,7 @@ from rich.console import Console
 from lic_da import surroundings
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import PictureCodec
+from lic_da.codecs.refine import Effort
 from lic_da.config import as_yaml
 from lic_da.data.datamodule import (
     DomainsDataModule,
@@ -68,6 +69,8 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
     L.seed_everything(settings.seed, verbose=False)
     adapted = _untrained(settings)
+    with adapted.refining(Effort(settings.evaluation.effort)):
+        pass  # refused before anything is trained
     module = _module(settings.training, adapted)
     done = 0
     if settings.ckpt_path:
@@ -303,6 +306,7 @@ def _result(
             pictures,
             blends=asked.blends,
             metrics=asked.metrics,
+            effort=asked.effort,
             decoded=examples,
             console=console,
         ),
@@ -318,7 +322,7 @@ def _result(
     }
     if settings.extension:
         summary["before_after"] = extend.before_and_after(
-            settings.extension, asked.blends, folder, pictures, console
+            settings.extension, asked, folder, pictures, console
         )
     pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)

@@ -67,12 +67,14 @@ class EvaluationSettings:
     Attributes:
         blends: ways to decode; None: all that the method has.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`.
+        effort: of the encoder for each image, from 0 to 3; see :mod:`lic_da.codecs.refine`.
         compatibility: source test images whose old streams are tried with what was trained.
         examples: images a domain that are kept as PNG.
     """
 
     blends: Sequence[str] | None
     metrics: Sequence[str]
+    effort: int
     compatibility: int
     examples: int
 
@@ -80,6 +82,7 @@ class EvaluationSettings:
     def from_settings(cls, settings: Mapping[str, Any]) -> EvaluationSettings:
         """The settings under ``evaluation``."""
         named = {**settings, "metrics": metric_names(settings), "blends": mode_names(settings)}
+        named.setdefault("effort", 0)
         return cls(**{field.name: named[field.name] for field in fields(cls)})
 
 

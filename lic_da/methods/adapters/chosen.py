@@ -119,15 +119,15 @@ class CodedImage:
         by_gate = self.squared_error(gate)
         limit = min(by_gate, errors[nothing]) * 10 ** (TOLERANCE_DB / 10)
         costs = {
-            c: 8 * chosen_bytes(c) + self._worth(error)
+            c: 8 * chosen_bytes(c) + self.worth(error)
             for c, error in errors.items()
             if error <= limit
         }
-        if by_gate <= limit and 8 * gate_bytes + self._worth(by_gate) <= min(costs.values()):
+        if by_gate <= limit and 8 * gate_bytes + self.worth(by_gate) <= min(costs.values()):
             return {}
         return {"v": None, "chosen": min(costs, key=lambda c: costs[c])}
 
-    def _worth(self, squared_error: float) -> float:
+    def worth(self, squared_error: float) -> float:
         """Bits that a sum of squared 8-bit errors is worth: λ·255²·MSE·pixels, MSE that of [0, 1]."""
         return self.lmbda * squared_error / self.pixels.shape[1]
 

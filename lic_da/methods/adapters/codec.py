@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -21,7 +21,7 @@ from lic_da.adapters.synthesis import (
     AdaptedSynthesis,
     check_blend,
 )
-from lic_da.codecs import zoo
+from lic_da.codecs import refine, zoo
 from lic_da.codecs.image_codec import (
     ModelCodec,
     PictureCodec,
@@ -145,9 +145,11 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         fingerprint: SHA-256 of the base weights.
         memory: bytes of activations; larger pictures are coded in tiles.
         adapter_config: where and how it is adapted.
+        effort: what is done for each image that is coded.
     """
 
     adapter_config: AdapterSpec = PUBLISHED
+    effort: refine.Effort = field(default_factory=refine.Effort)
 
     method = "adapters"
     blends: ClassVar[tuple[str, ...]] = BLENDS
@@ -251,14 +253,77 @@ class AdaptedCodec(ModelCodec, PictureCodec):
 
         With the blend ``base`` all of the stream is, also where v is signalled. With ``chosen`` the v that
         decodes this image best is searched for, and written where that pays
-        (:mod:`lic_da.methods.adapters.chosen`).
+        (:mod:`lic_da.methods.adapters.chosen`). With an effort other symbols are searched for, through the
+        decoder as it decodes the stream so far (:mod:`lic_da.codecs.refine`), and taken where the
+        R + λ·255²·MSE of the whole stream fell.
         """
-        stream, y = self._encode(x)
+        with refine.observed(self.codec) as calls:
+            stream, y = self._encode(x)
         if self.synthesis.gate_input == "signalled" and self.synthesis.blend != "base":
             stream = replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
-        return self._with_best_v(stream, x) if self.synthesis.blend == CHOSEN else stream
+        plain = self._with_v(stream, x)
+        if not self.effort.level:
+            return plain
+        latent = refine.coded_latent(calls, y, self.title)
+        with refine.exchanged(self.codec, latent, self._refined(plain, latent, x)):
+            coded = self._encode(x)[0]
+        refined = self._with_v(replace(coded, v=stream.v), x)
+        return min(plain, refined, key=lambda s: self._cost(s, x))
 
-    def compress(self, image: Any, v: Literal["gate", "best"] = "gate") -> bytes:
+    @contextmanager
+    def refining(self, effort: refine.Effort) -> Iterator[None]:
+        """Spend an effort on each image that is coded inside the block.
+
+        Raises:
+            UserError: it is not 0, and the latents of this codec cannot be refined.
+        """
+        if effort.level:
+            self._check_refinable()
+        before, self.effort = self.effort, effort
+        try:
+            yield
+        finally:
+            self.effort = before
+
+    @torch.inference_mode()
+    def _check_refinable(self) -> None:
+        """Code a small image to see how the codec does it."""
+        x = next(self.codec.parameters()).new_zeros(1, 3, self.stride, self.stride)
+        with refine.observed(self.codec) as calls:
+            _, y = self._encode(x)
+        refine.coded_latent(calls, y, self.title)
+
+    def _refined(self, stream: Stream, latent: refine.CodedLatent, x: Tensor) -> Tensor:
+        """Better symbols for the decoder as it decodes this stream of x."""
+        image = self._image(x, latent.symbols() + latent.means)
+        with torch.inference_mode(False):  # what gradients go through
+            v = self._v(stream, image.y_hat.clone())
+            with self.synthesis.mixed_by(v if v is None else v.clone()) as transform:
+                return refine.Refinement(
+                    latent,
+                    transform,
+                    self._synthesis,
+                    self.memory,
+                    image.pixels,
+                    image.lmbda,
+                    self.effort,
+                ).symbols()
+
+    def _cost(self, stream: Stream, x: Tensor) -> float:
+        """8·bytes + λ·255²·MSE·pixels of a stream and the 8-bit image that it decodes to."""
+        image = self._image(x, self.latent(stream))
+        error = image.squared_error(self._v(stream, image.y_hat))
+        return 8 * len(stream.to_bytes()) + image.worth(error)
+
+    def compress(
+        self,
+        image: Any,
+        v: Literal["gate", "best"] = "gate",
+        effort: int = 0,
+        *,
+        seed: int = 0,
+        on_step: refine.OnStep | None = None,
+    ) -> bytes:
         """Code a picture.
 
         Args:
@@ -266,28 +331,39 @@ class AdaptedCodec(ModelCodec, PictureCodec):
             v: where the weights of the adapters come from. ``gate``: the decoder's gate finds them, and
                 the stream is the base codec's. ``best``: the v that decodes this image best is searched
                 for, which takes some ten times as long as decoding, and written where that pays.
+            effort: 0 to 3, how long the encoder searches for better latents; the result is deterministic.
+            seed: of the search.
+            on_step: called with the steps that are done, and all.
 
         Returns:
             Contents of a ``.lic`` file.
 
         Raises:
-            UserError: the picture or ``v`` is none of these.
+            UserError: the picture, ``v`` or ``effort`` is none of these, or the codec's latents cannot be
+                refined.
         """
         if v not in ("gate", "best"):
             raise unknown("v", v, ("gate", "best"))
-        if v == "gate":
-            return super().compress(image)
-        with self.blending(CHOSEN):
+        with ExitStack() as stack:
+            if v == "best":
+                stack.enter_context(self.blending(CHOSEN))
+            if effort:
+                stack.enter_context(self.refining(refine.Effort(effort, seed, on_step)))
             return super().compress(image)
 
-    def _with_best_v(self, stream: Stream, x: Tensor) -> Stream:
-        """The stream with the v that decodes x best, where writing it pays."""
-        y_hat = self.latent(stream)
+    def _with_v(self, stream: Stream, x: Tensor) -> Stream:
+        """With the blend ``chosen``, the stream with the v that decodes x best, where writing it pays."""
+        if self.synthesis.blend != CHOSEN:
+            return stream
+        image = self._image(x, self.latent(stream))
+        return replace(stream, **image.best(self._v(stream, image.y_hat), len(stream.v or b"")))
+
+    def _image(self, x: Tensor, y_hat: Tensor) -> chosen.CodedImage:
+        """An image as it is coded in this latent."""
         pixels = to_8_bit(x) if x.is_floating_point() else x
-        image = chosen.CodedImage(
+        return chosen.CodedImage(
             self.synthesis, self._synthesis, self.memory, y_hat, pixels, self.config.lmbda()
         )
-        return replace(stream, **image.best(self._v(stream, y_hat), len(stream.v or b"")))
 
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
         y_hat = self.latent(stream)

@@ -1,0 +1,231 @@
+"""Refined latents: cheaper or better by the real stream, readable by every decoder, the same each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compressai.models import CompressionModel
+
+from lic_da.codecs import refine, zoo
+from lic_da.codecs.image_codec import pad, to_8_bit
+from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.index import Picture
+from lic_da.errors import UserError
+from lic_da.evaluation.measure import measure, read_points, write_points
+from lic_da.evaluation.summary import summarise, table
+from lic_da.io.bitstream import Stream
+from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.methods import pack
+from lic_da.methods.adapters.codec import AdaptedCodec
+from tests.conftest import (
+    DOMAINS,
+    MEAN_SCALE,
+    codec_config,
+    disturb,
+    hyperprior_config,
+    scribbles,
+)
+from tests.test_chosen import SLIGHT, psnr
+from tests.test_cli import call
+from tests.test_tiles import in_tiles
+
+CAWF = Path(__file__).parent / "fixtures" / "format1" / "cawf"
+REFINABLE = {
+    "factorized": codec_config(),
+    "mean-scale": codec_config(name=MEAN_SCALE),
+    "scale": hyperprior_config(),
+}
+
+
+def codec_of(kind: str) -> AdaptedCodec:
+    torch.manual_seed(0)  # weights of the gate, and of a codec that is random
+    return disturb(AdaptedCodec.build(REFINABLE[kind], DOMAINS), SLIGHT)
+
+
+def cost(codec: AdaptedCodec, data: bytes, pixels: RGB, blend: str | None = None) -> float:
+    """R + λ·255²·MSE·pixels of a file and the picture that it decodes to."""
+    error = (codec.decompress(data, blend).astype(float) - pixels) ** 2
+    return 8 * len(data) + codec.config.lmbda() * float(error.sum()) / 3
+
+
+@pytest.fixture
+def photograph(photographs: list[RGB]) -> RGB:
+    return np.ascontiguousarray(photographs[0][100:158, 100:180])
+
+
+@pytest.mark.parametrize("kind", REFINABLE)
+def test_effort_lowers_rate_and_distortion_together(kind: str, photograph: RGB) -> None:
+    codec = codec_of(kind)
+    plain, refined = codec.compress(photograph), codec.compress(photograph, effort=1)
+    # The small hyperprior has random weights, which leave little to be found.
+    assert cost(codec, refined, photograph) < cost(codec, plain, photograph) * (
+        1 if kind == "scale" else 0.99
+    )
+    first, second = Stream.from_bytes(plain), Stream.from_bytes(refined)
+    assert second.strings[1:] == first.strings[1:]  # z stays as it is
+    assert dataclasses.replace(second, strings=first.strings, latent_crc=first.latent_crc) == first
+
+
+@pytest.mark.parametrize("kind", REFINABLE)
+def test_an_untouched_codec_reads_refined_strings(kind: str, photograph: RGB) -> None:
+    codec = codec_of(kind)
+    if kind == "scale":  # of random weights there are no others that are the same
+        base: CompressionModel = zoo.build(REFINABLE[kind], weights=False)
+        base.load_state_dict(codec.base_weights())
+    else:
+        base = zoo.build(REFINABLE[kind])
+    data = codec.compress(photograph, effort=1)
+    stream = Stream.from_bytes(data)
+    out = base.decompress([[s] for s in stream.strings], stream.shape)
+    height, width = photograph.shape[:2]
+    picture = to_8_bit(out["x_hat"])[0, :, :height, :width].permute(1, 2, 0).numpy()
+    assert np.array_equal(picture, codec.decompress(data, "base"))
+    # and what it writes of the same image is what was written without effort
+    x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
+    coded = base.compress(pad(x, codec.stride))
+    plain = Stream.from_bytes(codec.compress(photograph))
+    assert tuple(s[0] for s in coded["strings"]) == plain.strings
+
+
+@pytest.mark.parametrize("kind", ["factorized", "mean-scale"])
+def test_the_tables_tell_the_bits_of_the_real_string(kind: str, photograph: RGB) -> None:
+    """Also of symbols that no table has an entry for."""
+    codec = codec_of(kind)
+    x = torch.from_numpy(photograph).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        with refine.observed(codec.codec) as calls:
+            _, y = codec._encode(x)
+        latent = refine.coded_latent(calls, y, codec.title)
+        for factor in (1, 40):
+            symbols = latent.symbols() * factor
+            with refine.exchanged(codec.codec, latent, symbols):
+                stream, _ = codec._encode(x)
+            told = float(latent.bits(symbols, (slice(None), slice(None))).sum())
+            assert told == pytest.approx(8 * len(stream.strings[0]), rel=2e-3, abs=64)
+            y_hat = codec.latent(stream)
+            assert torch.equal(y_hat, symbols + latent.means)
+
+
+def test_no_image_gets_worse(photographs: list[RGB]) -> None:
+    codec = codec_of("factorized")
+    for pixels in (
+        scribbles(1, side=64)[0],
+        photographs[1][:20, :130],
+        np.zeros((64, 64, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8),
+    ):
+        pixels = np.ascontiguousarray(pixels)
+        for blend in ("weighted", "base"):
+            with codec.blending(blend):
+                plain = codec.compress(pixels)
+                refined = codec.compress(pixels, effort=1)
+            assert cost(codec, refined, pixels, blend) <= cost(codec, plain, pixels, blend)
+
+
+def test_where_refining_makes_the_stream_worse_it_is_left(
+    photograph: RGB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = codec_of("factorized")
+    monkeypatch.setattr(refine.Refinement, "symbols", lambda search: search.latent.symbols().add(1))
+    assert codec.compress(photograph, effort=1) == codec.compress(photograph)
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(photograph: RGB) -> None:
+    codec = codec_of("factorized")
+    files = [codec.compress(photograph, effort=1, seed=seed) for seed in (5, 5, 6)]
+    assert files[0] == files[1] != files[2]
+
+
+def test_more_effort_gives_more(photograph: RGB) -> None:
+    codec = codec_of("factorized")
+    costs = [cost(codec, codec.compress(photograph, effort=e), photograph) for e in range(4)]
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) == 4
+
+
+def test_a_chosen_v_and_refined_latents_go_together(photograph: RGB) -> None:
+    codec = codec_of("factorized")
+    chosen = codec.compress(photograph, v="best")
+    both = codec.compress(photograph, v="best", effort=1)
+    assert Stream.from_bytes(both).chosen is not None
+    assert cost(codec, both, photograph) < 0.99 * cost(codec, chosen, photograph)
+    alone = codec.compress(photograph, effort=1)
+    assert cost(codec, both, photograph) < cost(codec, alone, photograph)
+
+
+def test_tiles_gain_what_the_whole_image_gains(photographs: list[RGB]) -> None:
+    whole = codec_of("factorized")
+    pixels = np.ascontiguousarray(photographs[0][:160, :224])
+    seen: list[tuple[int, int]] = []
+    tiled = in_tiles(whole, 8)
+    data = tiled.compress(pixels, effort=1, on_step=lambda *step: seen.append(step))
+    steps = refine.STEPS[1]
+    total = seen[0][1]
+    assert total >= 4 * steps and seen == [(n + 1, total) for n in range(total)]
+    before = cost(whole, whole.compress(pixels), pixels)
+    gains = [before - cost(whole, d, pixels) for d in (data, whole.compress(pixels, effort=1))]
+    assert gains[0] > 0.9 * gains[1] > 0
+
+
+def test_a_table_of_measurements_tells_effort_and_what_the_base_decoder_makes_of_it(
+    photographs: list[RGB], tmp_path: Path
+) -> None:
+    codec = codec_of("factorized")
+    photograph = np.ascontiguousarray(photographs[1][60:156, 100:260])
+    file = tmp_path / "p.png"
+    save_png(file, photograph)
+    height, width = photograph.shape[:2]
+    picture = Picture("", file.name, "", "test", "", "", width, height)
+    entry = LabelledPicture(picture, file, "clipart", -1)
+    blends = ("base", "weighted", "top1")
+    made = measure(codec, [entry], run="r", blends=blends, metrics=["psnr"], effort=1)
+    write_points(made, tmp_path / "rd_points.csv", DOMAINS)
+    points = {p.blend: p for p in read_points(tmp_path / "rd_points.csv")}
+    assert {b: p.effort for b, p in points.items()} == {"base": 0, "weighted": 1, "top1": 1}
+    refined = codec.compress(photograph, effort=1)
+    assert points["base"].file_bytes == len(codec.compress(photograph))
+    assert points["weighted"].file_bytes == points["top1"].file_bytes == len(refined)
+    by_base = psnr(codec.decompress(refined, "base"), photograph)
+    for blend in ("weighted", "top1"):
+        assert points[blend].psnr_base == pytest.approx(by_base, abs=1e-4)
+    assert math.isnan(points["base"].psnr_base)
+    summary = {"codec": "c", "quality": 3, **summarise(list(points.values()), DOMAINS)}
+    row = summary["domains"]["clipart"]
+    assert row["bpp"] != row["bpp_base"] == pytest.approx(points["base"].bpp)
+    percent = f"{100 * row['bpp'] / row['bpp_base']:.0f} % of its rate"
+    assert percent in str(table(summary).caption)
+
+
+def test_codecs_that_code_y_in_slices_are_refused_in_words() -> None:
+    codec = AdaptedCodec.build(codec_config(name="zou2022_n64"), DOMAINS)
+    with pytest.raises(
+        UserError, match="zou2022_n64, quality 3 cannot be refined: it codes them part"
+    ):
+        codec.compress(np.zeros((64, 64, 3), np.uint8), effort=1)
+    with pytest.raises(UserError, match="effort must be 0 to 3, not 4"):
+        codec.compress(np.zeros((64, 64, 3), np.uint8), effort=4)
+
+
+def test_the_command_line_spends_the_effort(
+    photograph: RGB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    codec = codec_of("factorized")
+    pack.save(codec, tmp_path / "pack", {})
+    save_png(tmp_path / "a.png", photograph)
+    call("compress", "a.png", "a.lic", "--pack", "pack", "--effort", "1", "--seed", "3")
+    assert Path("a.lic").read_bytes() == codec.compress(read_rgb("a.png"), effort=1, seed=3)
+    alone = ("--codec", codec.config.name)
+    call("compress", "a.png", "b.lic", *alone, "--effort", "1")
+    call("compress", "a.png", "c.lic", *alone)
+    call("decompress", "b.lic", "b.png", *alone)
+    refined, plain = Path("b.lic").read_bytes(), Path("c.lic").read_bytes()
+    assert cost(codec, refined, photograph, "base") < cost(codec, plain, photograph, "base")
+    with pytest.raises(UserError, match="zou2022_n64, quality 3 cannot be refined"):
+        call("compress", "a.png", "d.lic", "--codec", "zou2022_n64", "--effort", "2")
+    with pytest.raises(UserError, match=r"effort is for codecs with adapters, .*; this is cawf"):
+        call("compress", "a.png", "d.lic", "--pack", CAWF, "--effort", "2")
