@@ -66,6 +66,23 @@ Runtime = Annotated[
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at a time.")]
 
+V = Annotated[
+    str,
+    typer.Option(
+        help="gate: the decoder finds the weights of the adapters. best: search those that decode "
+        "each image best, which is slow, and write them where it pays."
+    ),
+]
+Effort = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=3,
+        help="How long to search for better latents of each image; 0: not at all. Any decoder of the "
+        "stream gains, the pack's most.",
+    ),
+]
+
 
 @app.command()
 def compress(
@@ -82,22 +99,8 @@ def compress(
             help="base: write the base codec's stream, with a pack of any method.",
         ),
     ] = None,
-    v: Annotated[
-        str,
-        typer.Option(
-            help="gate: the decoder finds the weights of the adapters. best: search those that decode "
-            "each image best, which is slow, and write them where it pays."
-        ),
-    ] = "gate",
-    effort: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=3,
-            help="How long to search for better latents of each image; 0: not at all. Any decoder of the "
-            "stream gains, the pack's most.",
-        ),
-    ] = 0,
+    v: V = "gate",
+    effort: Effort = 0,
     seed: Annotated[int, typer.Option(help="Of the search of --effort.")] = 0,
     jobs: Jobs = 1,
     overwrite: Overwrite = False,

@@ -65,15 +65,37 @@ def named(settings: Any) -> Any:
     return settings
 
 
+def codec_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint or a pack says of its codec, of whatever age; see :func:`named`."""
+    migrated: dict[str, Any] = named(settings)
+    return _calibration_of_codec(migrated)
+
+
+def _calibration_of_codec(settings: Mapping[str, Any]) -> dict[str, Any]:
+    how = settings.get("how")
+    return (
+        {**settings, "how": _with_calibration(how)} if isinstance(how, Mapping) else dict(settings)
+    )
+
+
+def _with_calibration(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say of a gate from before there was a calibration that it has none."""
+    gate = settings.get("gate")
+    if not isinstance(gate, Mapping):
+        return dict(settings)
+    return {**settings, "gate": {"calibration": "none", **gate}}
+
+
 def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``config.yaml`` of a run, of whatever age."""
-    migrated: dict[str, Any] = named(settings)
+    migrated = _with_calibration(named(settings))
     evaluation = migrated.get("evaluation")
     if isinstance(evaluation, dict):
         names, modes = metric_names(evaluation), mode_names(evaluation)
         for older in ("ms_ssim", "blends"):
             evaluation.pop(older, None)
-        evaluation |= {"metrics": names, "modes": modes}
+        effort = evaluation.get("effort") or 0  # runs from before there was one have none
+        evaluation |= {"metrics": names, "modes": modes, "effort": effort}
     method = migrated.get("method")
     if isinstance(method, dict) and method.get("codec") in NAMES:
         method["codec"] = NAMES[method["codec"]]
@@ -128,8 +150,8 @@ def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             "install a newer one."
         )
     if number == FORMAT:
-        return dict(settings)
-    migrated: dict[str, Any] = named(settings)
+        return _calibration_of_codec(settings)
+    migrated = codec_settings(settings)
     kind = migrated.get("kind", "lic_da.adaptation.codec.AdaptedCodec")
     return {
         **migrated,

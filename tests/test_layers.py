@@ -138,3 +138,16 @@ def test_a_function_that_takes_a_configuration_is_found() -> None:
     ):
         assert knows_omegaconf(ast.parse(code)), code
     assert not knows_omegaconf(ast.parse("def f(config: Mapping[str, Any]): ..."))
+
+
+def test_functions_fit_on_a_screen() -> None:
+    root = PACKAGE.parent
+    too_long = [
+        f"{path.relative_to(root)}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for folder in ("lic_da", "experiments", "benchmarks")
+        for path in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert not too_long

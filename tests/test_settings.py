@@ -147,7 +147,7 @@ def test_a_pretraining_from_before_is_the_same_and_one_of_other_settings_is_not(
 def test_settings_by_their_older_names_are_the_same() -> None:
     older = {"evaluation": {"blends": ["base", "weighted"], "ms_ssim": False}}
     today = {"evaluation": {"modes": ["base", "weighted"], "metrics": ["psnr"]}}
-    assert run_settings(older) == run_settings(today) == today
+    assert run_settings(older) == run_settings(today)
     assert EvaluationSettings.from_settings(
         {**older["evaluation"], "compatibility": 1, "examples": 0}
     ) == EvaluationSettings.from_settings(

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lic_da.adapters.bank import AdapterBank
+from lic_da.adapters.calibration import Calibration, Trust
 from lic_da.adapters.gate import Gate, GateInput
 from lic_da.adapters.kinds import AdapterKind
 from lic_da.adapters.merge import MergedSum, MergedWeights
@@ -48,6 +49,10 @@ class AdaptedSynthesis(nn.Module):
         gate_mid: channels inside the gate.
         gate_input: what it reads.
         threshold: the blend ``weighted`` leaves out adapters whose v is below it; the largest stays.
+        calibration: ``learned``: ``weighted`` takes v times a factor, which is 1 until it is fitted.
+
+    Attributes:
+        trust: gives that factor; None: there is none.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class AdaptedSynthesis(nn.Module):
         gate_mid: int,
         gate_input: GateInput = "latent",
         threshold: float = 0.0,
+        calibration: Calibration = "none",
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
@@ -71,6 +77,7 @@ class AdaptedSynthesis(nn.Module):
         self.gate = Gate(latent_channels, gate_mid, len(domains))
         self.gate_input = gate_input
         self.threshold = threshold
+        self.trust = Trust(gate_mid) if calibration == "learned" else None
         self.blend = "weighted"
         self.domain: str | None = None
         self.last_v: Tensor | None = None
@@ -119,15 +126,21 @@ class AdaptedSynthesis(nn.Module):
             assert self.domain is not None
             label = self.domains.index(self.domain)
             return one_hot(torch.full((len(y_hat),), label, device=y_hat.device), len(self.domains))
+        trusted: Tensor | None = None
         if signalled is not None:
             v = signalled
         elif self.gate_input == "signalled":
             raise RuntimeError("The gate reads y: its v must be given.")
+        elif self.trust is not None and self.blend != "top1":
+            features = self.gate.features(y_hat)
+            v = self.gate.classify(features).float().softmax(dim=1)
+            trusted = self.trust(features)
         else:
             v = self.gate(y_hat).float().softmax(dim=1)
         if self.blend == "top1":
             return one_hot(v.argmax(dim=1), len(self.domains))
-        return without_tiny(v, self.threshold) if self.threshold else v
+        v = without_tiny(v, self.threshold) if self.threshold else v
+        return v if trusted is None else trusted * v
 
     def forward(self, y_hat: Tensor, v: Tensor | None = None) -> Tensor:
         """Decode latents.

@@ -20,7 +20,7 @@ from lic_da.codecs.refine import Effort
 from lic_da.data.datamodule import LabelledPicture, to_tensor
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation import metrics as scoring
-from lic_da.evaluation.metrics import METRICS
+from lic_da.evaluation.metrics import METRICS, Metric
 from lic_da.io.bitstream import Stream
 from lic_da.io.files import atomic_path
 from lic_da.io.images import read_rgb
@@ -140,70 +140,95 @@ def measure(
     for entry in track(
         pictures, "Coding test pictures", console=console or Console(quiet=True), transient=True
     ):
-        original = to_tensor(read_rgb(entry.path))
-        x = original[None].float().div(255)
-        seen = entry.domain in adapted.domains
-        coded: dict[tuple[str, str | None, int], _Coded] = {}  # blends mostly share their streams
-        images: dict[str, Tensor] = {}
-        scores: dict[bytes, dict[str, float]] = {}
+        image = _Image(adapted, entry, run, chosen, effort)
         known = (*adapted.blends, *adapted.blends_on_request)
         for blend in sorted(blends or adapted.blends, key=known.index):
-            if blend == "oracle" and not seen:
-                continue
-            with adapted.blending(blend, entry.domain if blend == "oracle" else None):
-                own_effort = 0 if blend == "base" else effort
-                own_stream = blend if blend in adapted.blends_on_request else None
-                weights = adapted.string_weights(blend), own_stream, own_effort
-                if weights not in coded:
-                    coded[weights] = _code(adapted, x, original, own_effort)
-                own = coded[weights]
-                began = time.perf_counter()
-                x_hat = adapted.decode(own.stream)
-                decode_s = time.perf_counter() - began
-                v = getattr(adapted.model.g_s, "last_v", None)
-            image = to_8_bit(x_hat)[0].cpu()
-            images[blend] = image
-            # top1 and oracle mostly give the same picture, which is scored once.
-            key = image.numpy().tobytes()
-            if key not in scores:
-                scores[key] = {m.scale.name: m.score(image, original) for m in chosen}
-            stream = own.stream
-            pixels = stream.width * stream.height
-            points.append(
-                Point(
-                    run=run,
-                    codec=adapted.config.name,
-                    quality=adapted.config.quality,
-                    lmbda=adapted.config.lmbda(),
-                    method=adapted.method,
-                    blend=blend,
-                    domain=entry.domain,
-                    seen=seen,
-                    image=entry.picture.name,
-                    width=stream.width,
-                    height=stream.height,
-                    string_bytes=stream.string_bytes,
-                    file_bytes=own.file_bytes,
-                    # v is paid for where it is used
-                    bpp=stream.bpp
-                    if blend in ("weighted", "top1", "chosen")
-                    else 8 * stream.string_bytes / pixels,
-                    bpp_estimated=own.estimated_bits / pixels,
-                    psnr=scores[key]["psnr"],
-                    ms_ssim=scores[key].get("ms_ssim", math.nan),
-                    encode_s=own.seconds,
-                    decode_s=decode_s,
-                    gate={}
-                    if v is None
-                    else dict(zip(adapted.domains, v[0].tolist(), strict=True)),
-                    more={k: s for k, s in scores[key].items() if k not in ("psnr", "ms_ssim")},
-                    effort=own_effort,
-                    psnr_base=own.psnr_base,
-                )
-            )
+            if blend != "oracle" or image.seen:
+                points.append(image.point(blend))
         if decoded is not None:
-            decoded(entry, original, images)
+            decoded(entry, image.original, image.decoded)
     return points
+
+
+class _Image:
+    """A test image, coded, decoded and scored by one blend after the other.
+
+    What blends share is computed once: mostly their streams, and for top1 and oracle the decoded image.
+    """
+
+    def __init__(
+        self,
+        adapted: PictureCodec,
+        entry: LabelledPicture,
+        run: str,
+        metrics: Sequence[Metric],
+        effort: int,
+    ) -> None:
+        self.adapted, self.entry, self.run, self.effort = adapted, entry, run, effort
+        self.metrics = metrics
+        self.original = to_tensor(read_rgb(entry.path))
+        self.seen = entry.domain in adapted.domains
+        self.decoded: dict[str, Tensor] = {}
+        self._coded: dict[tuple[str, str | None, int], _Coded] = {}
+        self._scores: dict[bytes, dict[str, float]] = {}
+
+    def point(self, blend: str) -> Point:
+        """The row of a blend."""
+        adapted, entry = self.adapted, self.entry
+        effort = 0 if blend == "base" else self.effort
+        with adapted.blending(blend, entry.domain if blend == "oracle" else None):
+            own = self._code(blend, effort)
+            began = time.perf_counter()
+            x_hat = adapted.decode(own.stream)
+            decode_s = time.perf_counter() - began
+            v = getattr(adapted.model.g_s, "last_v", None)
+        self.decoded[blend] = to_8_bit(x_hat)[0].cpu()
+        scores = self._score(self.decoded[blend])
+        stream = own.stream
+        pixels = stream.width * stream.height
+        return Point(
+            run=self.run,
+            codec=adapted.config.name,
+            quality=adapted.config.quality,
+            lmbda=adapted.config.lmbda(),
+            method=adapted.method,
+            blend=blend,
+            domain=entry.domain,
+            seen=self.seen,
+            image=entry.picture.name,
+            width=stream.width,
+            height=stream.height,
+            string_bytes=stream.string_bytes,
+            file_bytes=own.file_bytes,
+            # v is paid for where it is used
+            bpp=stream.bpp
+            if blend in ("weighted", "top1", "chosen")
+            else 8 * stream.string_bytes / pixels,
+            bpp_estimated=own.estimated_bits / pixels,
+            psnr=scores["psnr"],
+            ms_ssim=scores.get("ms_ssim", math.nan),
+            encode_s=own.seconds,
+            decode_s=decode_s,
+            gate={} if v is None else dict(zip(adapted.domains, v[0].tolist(), strict=True)),
+            more={k: s for k, s in scores.items() if k not in ("psnr", "ms_ssim")},
+            effort=effort,
+            psnr_base=own.psnr_base,
+        )
+
+    def _code(self, blend: str, effort: int) -> _Coded:
+        adapted = self.adapted
+        own_stream = blend if blend in adapted.blends_on_request else None
+        key = adapted.string_weights(blend), own_stream, effort
+        if key not in self._coded:
+            x = self.original[None].float().div(255)
+            self._coded[key] = _code(adapted, x, self.original, effort)
+        return self._coded[key]
+
+    def _score(self, image: Tensor) -> dict[str, float]:
+        key = image.numpy().tobytes()
+        if key not in self._scores:
+            self._scores[key] = {m.scale.name: m.score(image, self.original) for m in self.metrics}
+        return self._scores[key]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from lic_da.codecs.checkpoints import is_table
 from lic_da.codecs.image_codec import PictureCodec, to_8_bit
+from lic_da.data.datamodule import CropDataset
 from lic_da.errors import UserError
 from lic_da.methods.encoder import FrozenEncoder
 from lic_da.methods.optim import Groups, optimiser_of
 from lic_da.methods.processes import gathered
 from lic_da.methods.schedule import warmup_cosine
 from lic_da.methods.steps import steps_of
-from lic_da.migrations import named
+from lic_da.migrations import codec_settings
 
 _CODEC = "codec."
 
@@ -144,11 +145,19 @@ class CodecModule(L.LightningModule):
                 f"{', '.join(self.adapted.domains)}."
             )
         settings = self.adapted.settings()
-        theirs = named(checkpoint.get("settings", settings))
+        theirs = codec_settings(checkpoint.get("settings", settings))
         if theirs != settings:
             raise UserError(
                 f"The checkpoint was made with other settings of the codec: {theirs}, not {settings}."
             )
+
+    def calibrate(self, crops: CropDataset, device: torch.device) -> None:
+        """Called after training, when the codec is finished: what is set by a trained codec is set here.
+
+        Args:
+            crops: of training images, a group a domain.
+            device: that has done the training; the codec is left on the CPU.
+        """
 
     def load_trained(self, checkpoint: Mapping[str, Any], origin: str) -> None:
         """Copy what a checkpoint holds into the codec."""

@@ -104,6 +104,7 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
         adapted.check_base_unchanged()
         trained = trainable(adapted)
         adapted.finish()
+        module.calibrate(data.train_dataset(), trainer.strategy.root_device)
         pack.save(adapted, folder / "pack", {})  # whatever may happen while it is measured
         cost = parameters(
             adapted,

@@ -180,6 +180,16 @@ class RunSettings:
             raise UserError(
                 f"A pack is extended by adapters only: leave out method={self.method.name}."
             )
+        gate = self.config["gate"]
+        if (
+            self.extension
+            and not self.extension.replay
+            and gate.get("calibration", "none") != "none"
+        ):
+            raise UserError(
+                "The pack that is extended has gate.calibration=learned, which is fitted to images of all "
+                "domains: leave out replay=false."
+            )
         for key in ("crop", "val_crop"):
             if self.data[key] % self.codec.stride:
                 raise UserError(

@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _BASE = "g_s.base."
-_ADDED = ("g_s.bank.", "g_s.gate.")
+_ADDED = ("g_s.bank.", "g_s.gate.", "g_s.trust.")
 
 
 def adapt(
@@ -95,6 +95,7 @@ def adapt(
         gate_mid=gate_mid,
         gate_input=adapters.gate_input,
         threshold=adapters.threshold,
+        calibration=adapters.calibration,
     )
     return codec.g_s
 
@@ -122,7 +123,7 @@ def base_state(codec: CompressionModel) -> dict[str, Tensor]:
 
 
 def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
-    """Tensors of bank and gate, named ``bank.…`` and ``gate.…``."""
+    """Tensors of bank, gate and its trust if it has one, named ``bank.…``, ``gate.…`` and ``trust.…``."""
     return {
         key.removeprefix("g_s."): value
         for key, value in codec.state_dict().items()

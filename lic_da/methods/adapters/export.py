@@ -45,10 +45,13 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.runtime import manifest as exported
 from lic_da.surroundings import package_version
 
-Code = Literal["method", "entropy_model", "layer", "different", "not_installed", "exists"]
-"""Why a pack cannot be exported, for programs: its method is not ``adapters``; its entropy model is none
-that the runtime has, or computes distributions in single precision; a layer has no counterpart; the runtime
-decodes to another image; onnx, onnxscript or onnxruntime are missing; the folder is there already."""
+Code = Literal[
+    "method", "calibration", "entropy_model", "layer", "different", "not_installed", "exists"
+]
+"""Why a pack cannot be exported, for programs: its method is not ``adapters``; its gate is calibrated; its
+entropy model is none that the runtime has, or computes distributions in single precision; a layer has no
+counterpart; the runtime decodes to another image; onnx, onnxscript or onnxruntime are missing; the folder
+is there already."""
 
 _OPSET = 20
 _FLOAT = 4  # bytes
@@ -95,6 +98,11 @@ def export(
         raise ExportError(
             "method",
             f"Packs of method adapters can be exported, but this one is of method {codec.method}.",
+        )
+    if codec.synthesis.trust is not None:
+        raise ExportError(
+            "calibration",
+            "The gate of this pack is calibrated (gate.calibration=learned), which the runtime lacks.",
         )
     settings, tensors = _entropy(codec.codec)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")

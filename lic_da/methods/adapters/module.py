@@ -10,7 +10,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lic_da.adapters.gate import from_bytes, to_bytes
 from lic_da.adapters.synthesis import AdaptedSynthesis, one_hot, without_tiny
+from lic_da.data.datamodule import CropDataset
 from lic_da.errors import UserError
+from lic_da.methods.adapters.calibrating import fitted_trust
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.extension import ExtendedCodec
 from lic_da.methods.encoder import FrozenEncoder
@@ -124,6 +126,15 @@ class DecoderAdaptation(CodecModule):
         ]
         self.log("val/gain", sum(weighted) / len(weighted), prog_bar=True)
         self.confusion.reset()
+
+    def calibrate(self, crops: CropDataset, device: torch.device) -> None:
+        """Fit what the gate's v is multiplied by, if it is to be."""
+        if self.synthesis.trust is None:
+            return
+        self.eval()
+        self.adapted.to(device)
+        self.synthesis.trust = fitted_trust(self.synthesis, self.encoder, crops, device)
+        self.adapted.to("cpu")
 
     def configure_optimizers(self) -> Any:
         groups = [

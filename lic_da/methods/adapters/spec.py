@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from lic_da.adapters.calibration import Calibration
 from lic_da.adapters.gate import GateInput
 from lic_da.config import merged, plain
 from lic_da.errors import UserError, unknown
@@ -24,6 +25,7 @@ class AdapterSpec:
         gate_mid: channels of the gate; None: as the codec's own settings say.
         gate_input: ``latent`` or ``signalled``.
         threshold: a v below it, from 0 to below 1, counts as zero when decoding.
+        calibration: ``none``, or ``learned``: v times a factor that is fitted after training.
         given: the settings that it was made from, for files.
     """
 
@@ -32,6 +34,7 @@ class AdapterSpec:
     gate_mid: int | None = None
     gate_input: GateInput = "latent"
     threshold: float = 0.0
+    calibration: Calibration = "none"
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -52,9 +55,18 @@ class AdapterSpec:
             raise UserError(f"gate.threshold must be from 0 to below 1, not {threshold}.")
         if gate["input"] not in get_args(GateInput):
             raise unknown("gate.input", gate["input"], get_args(GateInput))
+        calibration = gate.get("calibration", "none")
+        if calibration not in get_args(Calibration):
+            raise unknown("gate.calibration", calibration, get_args(Calibration))
+        if calibration != "none" and gate["input"] == "signalled":
+            raise UserError(
+                "gate.calibration=learned is for a gate that reads the latent at the decoder: leave out "
+                "gate.input=signalled."
+            )
         if isinstance(sites, str) and sites not in _SITES:
             raise unknown("sites", sites, _SITES)
-        return cls(sites, given["adapter"], gate["mid"], gate["input"], threshold, given)
+        made = (sites, given["adapter"], gate["mid"], gate["input"], threshold, calibration)
+        return cls(*made, given)
 
     @classmethod
     def of(cls, adapters: AdapterSpec | Mapping[str, Any]) -> AdapterSpec:
@@ -75,7 +87,7 @@ PUBLISHED = AdapterSpec.from_settings(
     {
         "sites": "paper",
         "adapter": {"kind": "residual"},
-        "gate": {"mid": None, "input": "latent", "threshold": 0.0},
+        "gate": {"mid": None, "input": "latent", "threshold": 0.0, "calibration": "none"},
     }
 )
 """How a codec is adapted in the paper: at the sites that its settings list, by full kernels."""
