@@ -18,7 +18,7 @@ from compressai.ans import RansDecoder
 from compressai.models import CompressionModel, ScaleHyperprior
 
 from lic_da.codecs import fingerprints, zoo
-from lic_da.codecs.entropy.decode import decode
+from lic_da.codecs.entropy import decode
 from lic_da.errors import UserError
 from lic_da.io.bitstream import (
     MAX_PIXELS,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 from lic_da.adapters.calibration import fitted
@@ -16,19 +16,18 @@ from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB
 from lic_da.methods import pack
-from lic_da.methods.adapters.codec import PAPER, AdaptedCodec
+from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.migrations import codec_settings, pack_settings, run_settings
 from lic_da.training.run import train
+from lic_da.training.settings import RunSettings
 from tests.conftest import DOMAINS, FOUR_STEPS, codec_config, disturb, photo_crops, scribbles
 from tests.test_cli import call
 
 LEARNED = "gate.calibration=learned"
 
 
-def learned(**gate: str) -> DictConfig:
-    how = OmegaConf.merge(PAPER, {"gate": {"calibration": "learned", **gate}})
-    assert isinstance(how, DictConfig)
-    return how
+def learned(**gate: str) -> dict[str, Any]:
+    return {"gate": {"calibration": "learned", **gate}}
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def world(
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("train", [*FOUR_STEPS, "logger=none", *overrides])
         Path(name).mkdir()
-        train(config, Path(name))
+        train(RunSettings.from_config(config), Path(name))
         return Path(name) / "pack"
 
     return trained

@@ -119,8 +119,7 @@ def test_a_decoder_takes_the_chosen_v_and_not_the_gates(photographs: list[RGB]) 
 def test_bits_that_do_not_pay_are_not_spent(photographs: list[RGB]) -> None:
     """Where a bit is worth more than any error, the stream is the gate's, or says base in a byte."""
     pixels = np.ascontiguousarray(photographs[0][:128, :160])
-    config = codec_config()
-    config.lambdas = {3: 1e-9}
+    config = codec_config(lambdas={3: 1e-9})
     untrained = AdaptedCodec.build(config, DOMAINS)
     assert untrained.compress(pixels, v="best") == untrained.compress(pixels)
     harmful = disturb(AdaptedCodec.build(config, DOMAINS), 5 * SLIGHT)
@@ -192,8 +191,7 @@ def test_the_command_line_writes_and_tells_a_chosen_v(
     photographs: list[RGB], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = codec_config()
-    config.lambdas = {3: 1.0}  # three bytes always pay
+    config = codec_config(lambdas={3: 1.0})  # three bytes always pay
     codec = disturb(AdaptedCodec.build(config, DOMAINS), SLIGHT / 8)
     pack.save(codec, tmp_path / "outputs" / "run" / "pack", {})
     save_png(tmp_path / "a.png", np.ascontiguousarray(photographs[0][:96, :128]))
@@ -214,7 +212,7 @@ def test_the_command_line_writes_and_tells_a_chosen_v(
     assert "no adapters: as the base decoder (by the encoder, 1 byte)" in call("info", "b.lic")
     for wrong, message in (
         (("--v", "worst"), "Unknown --v 'worst'. Available: gate, best"),
-        (("--v", "best", "--blend", "base"), "give no --blend and no --codec"),
+        (("--v", "best", "--blend", "base"), "give no --mode and no --codec"),
     ):
         with pytest.raises(UserError, match=message):
             call("compress", "a.png", "c.lic", *wrong)

@@ -149,8 +149,9 @@ def test_untrained_adapters_leave_published_codecs_alone(
         with published.synthesis.blending(blend, blending_domain(blend)):
             pictures.append(published.decode(stream))
     assert all(torch.equal(picture, pictures[0]) for picture in pictures)
-    # Layers that are known to be are computed in another order (lic_da.codecs.models.fast).
-    rounding = 1e-5 if isinstance(published.synthesis.base, ChannelsLast) else 0
+    # Layers that are known to be are computed in another order (lic_da.codecs.models.fast); of the others
+    # the last bit depends on where in memory their weights lie, which differs from codec to codec.
+    rounding = 1e-5 if isinstance(published.synthesis.base, ChannelsLast) else 1e-6
     torch.testing.assert_close(pictures[0], expected[..., :90, :75], rtol=0, atol=rounding)
 
 
@@ -229,7 +230,8 @@ def test_a_checkpoint_of_the_class_itself_loads(name: str, tmp_path: Path) -> No
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     original.eval().update(force=True)
     with torch.no_grad():
-        assert torch.equal(original(x)["x_hat"], loaded(x)["x_hat"])
+        same = (original(x)["x_hat"] - loaded(x)["x_hat"]).abs().max()
+        assert same < 1e-5  # in another order of additions: lic_da.codecs.models.fast
         assert original.compress(x)["strings"] == loaded.compress(x)["strings"]
 
 

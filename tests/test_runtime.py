@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lic_da.cli import main
+from lic_da.codecs.spec import MethodSpec
 from lic_da.errors import UserError
 from lic_da.io.bitstream import CHOSEN_UNITS, Stream, StreamError
 from lic_da.io.images import RGB, read_rgb, save_png
@@ -290,13 +291,11 @@ def test_packs_that_cannot_be_exported_are_refused_for_programs(
 
 
 def test_a_method_without_adapters_is_refused(tmp_path: Path) -> None:
-    from omegaconf import OmegaConf
-
     from lic_da.methods.finetuning.codec import FinetunedDecoderCodec
 
-    config = OmegaConf.create({"codec": codec_config(), "method": {"name": "finetune_decoder"}})
+    method = MethodSpec("finetune_decoder", "finetuned_decoder", {"train_on": "targets"})
     with pytest.raises(ExportError) as refused:
-        export(FinetunedDecoderCodec.new(config, DOMAINS), tmp_path / "out")
+        export(FinetunedDecoderCodec.new(codec_config(), method, DOMAINS), tmp_path / "out")
     assert refused.value.code == "method"
 
 
