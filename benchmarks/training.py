@@ -41,7 +41,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.fixtures import RESULTS, Rounds, adapted, by_formula, quartiles, smooth_picture
 from experiments import common
-from lic_da.data.latents.crops import shown
+from lic_da.data.latents.crops import crop_region
 from lic_da.evaluation.curves import Run
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.methods.losses import adaptation, bits_per_pixel
@@ -85,7 +85,7 @@ def batch_of(module: DecoderAdaptation, size: int, crop: int, *, cached: bool) -
     with tempfile.TemporaryDirectory() as folder:
         crops = module.encoder.cached(Path(folder), crop, pixels=1 << 20)
         boxes = crops.boxes("0" * 64, *pixels.shape[1:])
-        crops.cache.prepare(boxes, lambda box: shown(pixels, box))
+        crops.cache.prepare(boxes, lambda box: crop_region(pixels, box))
         batch = default_collate([crops.sample(pixels, boxes, rng) for _ in range(size)])
     if not cached:
         batch = {"image": batch["image"]}

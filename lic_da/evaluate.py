@@ -15,7 +15,7 @@ from lic_da.migrations import metric_names, mode_names
 def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.codecs.refine import Effort
-    from lic_da.data.datamodule import LabelledPicture, listed
+    from lic_da.data.datamodule import LabelledImage, listed
     from lic_da.data.domains import load_domain, more_tests, prepare, refuse_shared_files
     from lic_da.evaluation.metrics import METRICS
     from lic_da.evaluation.summary import measure_into, metrics_table, table
@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
     pictures = []
     for name, images in prepared.items():
         label = adapted.domains.index(name) if name in adapted.domains else -1
-        pictures += [LabelledPicture(p, images.path(p), name, label) for p in images.split("test")]
+        pictures += [LabelledImage(p, images.path(p), name, label) for p in images.split("test")]
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
         *(folder, adapted, pictures),

@@ -264,7 +264,7 @@ MODULES: Registry[Any] = Registry(
 
 CODECS: Registry[Any] = Registry(
     "codec of a method",
-    "lic_da.codecs.image_codec:PictureCodec",
+    "lic_da.codecs.image_codec:ImageCodec",
     {
         "adapters": "lic_da.methods.adapters.codec:AdaptedCodec",
         "extended_adapters": "lic_da.methods.adapters.extension:ExtendedCodec",

@@ -11,7 +11,7 @@ import torch
 
 from lic_da.codecs.image_codec import to_8_bit
 from lic_da.codecs.spec import CodecSpec
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import check_blends, measure
@@ -163,9 +163,7 @@ def test_the_mode_chosen_is_measured_where_it_is_asked_for(
     codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS), SLIGHT)
     file = tmp_path / "p.png"
     save_png(file, np.ascontiguousarray(photographs[0][:128, :160]))
-    entry = LabelledPicture(
-        Picture("", file.name, "", "test", "", "", 160, 128), file, "clipart", -1
-    )
+    entry = LabelledImage(Picture("", file.name, "", "test", "", "", 160, 128), file, "clipart", -1)
     assert {p.blend for p in measure(codec, [entry], run="r", metrics=["psnr"])} == {
         "weighted",
         "top1",

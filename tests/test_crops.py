@@ -13,7 +13,7 @@ from torch import nn
 from lic_da.codecs.image_codec import pad
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
-from lic_da.codecs.spatial.tiling import Beside
+from lic_da.codecs.spatial.tiling import SideBranch
 from lic_da.codecs.spec import CodecSpec
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config
@@ -85,7 +85,7 @@ def test_the_margin_is_needed() -> None:
 
 def behind_a_convolution() -> tuple[nn.Module, Any]:
     g_s = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ConvTranspose2d(4, 3, 4, 2, 1))
-    return g_s, [Beside("0", nn.Conv2d(4, 4, 3, padding=1))]  # of the same geometry
+    return g_s, [SideBranch("0", nn.Conv2d(4, 4, 3, padding=1))]  # of the same geometry
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import CONF
-from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.datamodule import LabelledImage, to_tensor
 from lic_da.data.domains import prepare
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
@@ -117,7 +117,7 @@ def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
     save_png(path, photographs[0])
     height, width = photographs[0].shape[:2]
     picture = Picture("", path.name, "", "test", "", "", width, height)
-    entry = LabelledPicture(picture, path, "natural", 0)
+    entry = LabelledImage(picture, path, "natural", 0)
     codec = AdaptedCodec.build(config, ["natural"])
     codec.memory = memory
     with encoder_latent(codec.model) as computed:
@@ -153,7 +153,7 @@ def assert_anchors_agree_with_compressai(pictures: list[RGB], folder: Path) -> N
     for number, pixels in enumerate(pictures):
         save_png(folder / f"{number}.png", pixels)
     entries = [
-        LabelledPicture(Picture(f.name, f.name, "", "test", "", "", 0, 0), f, "natural", 0)
+        LabelledImage(Picture(f.name, f.name, "", "test", "", "", 0, 0), f, "natural", 0)
         for f in sorted(folder.glob("*.png"))
     ]
     qualities = [10, 30, 60, 90]
@@ -184,7 +184,7 @@ def test_what_a_classical_codec_made_is_cached(
 ) -> None:
     save_png(tmp_path / "one.png", photographs[0])
     picture = Picture("one.png", "one.png", "", "test", "", "", 0, 0)
-    entry = LabelledPicture(picture, tmp_path / "one.png", "natural", 0)
+    entry = LabelledImage(picture, tmp_path / "one.png", "natural", 0)
     for codec in (AVIF, JPEG_XL):
         few = dataclasses.replace(codec, qualities=(10, 40))
         first = measure_anchor(few, [entry], tmp_path / "cache")
@@ -207,7 +207,7 @@ def test_what_was_coded_survives_a_kill(
     for name, pixels in (("first", photographs[0]), ("second", photographs[1][:200])):
         save_png(tmp_path / f"{name}.png", pixels)
         picture = Picture(f"{name}.png", name, "", "test", "", "", 0, 0)
-        entries.append(LabelledPicture(picture, tmp_path / f"{name}.png", "natural", 0))
+        entries.append(LabelledImage(picture, tmp_path / f"{name}.png", "natural", 0))
     few = dataclasses.replace(JPEG, qualities=(10, 40))
     cache, left = tmp_path / "cache", tmp_path / "left"
     code = ClassicalCodec.code

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from lic_da.cli import app
 from lic_da.compressai_model import PackModel, register
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation.classical import anchors_of
@@ -40,9 +40,9 @@ QUALITIES = (1, 2, 3, 4)
 DOMAINS = ("natural", "sketch")
 
 
-def entry(path: Path, domain: str, side: int) -> LabelledPicture:
+def entry(path: Path, domain: str, side: int) -> LabelledImage:
     name = f"{domain}/{path.name}"
-    return LabelledPicture(Picture(name, name, "", "test", "", "", side, side), path, domain, 0)
+    return LabelledImage(Picture(name, name, "", "test", "", "", side, side), path, domain, 0)
 
 
 @pytest.fixture(scope="module")

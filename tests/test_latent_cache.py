@@ -23,7 +23,7 @@ from lic_da.data.latents.cache import (
     LatentCache,
     file_hash,
 )
-from lic_da.data.latents.crops import LatentCrops, shown
+from lic_da.data.latents.crops import LatentCrops, crop_region
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB, read_rgb
 from lic_da.methods.adapters.codec import AdaptedCodec
@@ -264,7 +264,7 @@ def test_cached_crops_decode_as_in_the_whole_picture(
             pixels = to_tensor(read_rgb(entry.path))
             found = []
             for box in module.latents.boxes(file_hash(entry.path), *pixels.shape[1:]):
-                x = shown(pixels, box)[None].float() / 255
+                x = crop_region(pixels, box)[None].float() / 255
                 top, left = (-16 * int(inside[i]) for i in (0, 2))
                 if torch.equal(image, x[0, :, top : top + 64, left : left + 64]):
                     whole = codec.synthesis(decoder_latent(codec.codec, x), v)

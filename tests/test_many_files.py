@@ -12,7 +12,7 @@ import torch
 from compressai.models import CompressionModel
 
 from lic_da.config import CONF
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.data.domains import prepare
 from lic_da.evaluation.measure import read_points, score
 from lic_da.evaluation.summary import measure_into
@@ -42,7 +42,7 @@ def test_files_of_a_hundred_pictures_score_as_measured(
     for label, domain in enumerate((*DOMAINS, "clipart")):
         images = prepare(domain, CONF.parent / "data")
         seen = label if domain in DOMAINS else -1
-        pictures += [LabelledPicture(p, images.path(p), domain, seen) for p in images.split("test")]
+        pictures += [LabelledImage(p, images.path(p), domain, seen) for p in images.split("test")]
     pictures = sorted(pictures, key=lambda entry: entry.picture.name)[:COUNT]
     assert len(pictures) == COUNT
     assert len({entry.domain for entry in pictures}) == len(DOMAINS) + 1

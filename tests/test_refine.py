@@ -13,7 +13,7 @@ from compressai.models import CompressionModel
 
 from lic_da.codecs import refine, zoo
 from lic_da.codecs.image_codec import pad, to_8_bit
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.data.index import Picture
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import measure, read_points, write_points
@@ -183,7 +183,7 @@ def test_a_table_of_measurements_tells_effort_and_what_the_base_decoder_makes_of
     save_png(file, photograph)
     height, width = photograph.shape[:2]
     picture = Picture("", file.name, "", "test", "", "", width, height)
-    entry = LabelledPicture(picture, file, "clipart", -1)
+    entry = LabelledImage(picture, file, "clipart", -1)
     blends = ("base", "weighted", "top1")
     made = measure(codec, [entry], run="r", blends=blends, metrics=["psnr"], effort=1)
     write_points(made, tmp_path / "rd_points.csv", DOMAINS)

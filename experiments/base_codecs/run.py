@@ -21,7 +21,7 @@ from experiments import common
 from lic_da.codecs import zoo
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import CONF, read_settings
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.data.domains import SOURCE_DOMAIN, prepare
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, WEBP, measure_anchor
@@ -56,7 +56,7 @@ def configured(codec: str) -> CodecSpec:
     return CodecSpec.from_settings(read_settings(CONF / "codec" / f"{codec}.yaml"))
 
 
-def learned(codec: str, pictures: Sequence[LabelledPicture], console: Console) -> list[Point]:
+def learned(codec: str, pictures: Sequence[LabelledImage], console: Console) -> list[Point]:
     """Points of a bundled codec at all its qualities."""
     points = []
     for quality in (spec := configured(codec)).qualities:
@@ -227,9 +227,7 @@ def main() -> None:
     pictures = []
     for label, domain in enumerate(DOMAINS):
         images = prepare(domain, DATA, console=console)
-        pictures += [
-            LabelledPicture(p, images.path(p), domain, label) for p in images.split("test")
-        ]
+        pictures += [LabelledImage(p, images.path(p), domain, label) for p in images.split("test")]
     points = [p for codec in CODECS for p in learned(codec, pictures, console)]
     for classical in CLASSICAL:
         points += measure_anchor(classical, pictures, DATA / "anchors", console)

@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.data.domains import prepare
 from lic_da.evaluation.measure import Point, mean, measure
 from lic_da.io.files import atomic_path
@@ -128,12 +128,12 @@ def main(pack: Path | None = None, data: Path = Path("data"), per_domain: int = 
         per_domain: test images of a domain at most, the first by name.
     """
     codec = AdaptedCodec.load(pack or train())
-    pictures: list[tuple[int, LabelledPicture]] = []
+    pictures: list[tuple[int, LabelledImage]] = []
     for domain in DOMAINS:
         prepared = prepare(domain, data)
         label = codec.domains.index(domain) if domain in codec.domains else -1
         test = sorted(prepared.split("test"), key=lambda p: p.name)[:per_domain]
-        own = (LabelledPicture(p, prepared.path(p), domain, label) for p in test)
+        own = (LabelledImage(p, prepared.path(p), domain, label) for p in test)
         pictures += enumerate(own)
     found: list[Image] = []
     for _, picture in sorted(pictures, key=lambda numbered: numbered[0]):  # of all domains in turn

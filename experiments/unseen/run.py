@@ -20,7 +20,7 @@ from torch import Tensor
 
 from experiments import common
 from lic_da.codecs.image_codec import to_8_bit
-from lic_da.data.datamodule import DomainsDataModule, LabelledPicture, to_tensor
+from lic_da.data.datamodule import DomainsDataModule, LabelledImage, to_tensor
 from lic_da.data.domains import prepare
 from lic_da.evaluation.measure import mean
 from lic_da.io.images import read_rgb
@@ -53,13 +53,13 @@ class Image:
     factor: float
 
 
-def pictures(data: Path, per_domain: int) -> Iterator[LabelledPicture]:
+def pictures(data: Path, per_domain: int) -> Iterator[LabelledImage]:
     """The test images that come first by their hashes, of one domain after the other in turn."""
     columns = []
     for domain in (*SEEN, *CHOSEN_ON, *REPORTED):
         images = prepare(domain, data)
         first = sorted(images.split("test"), key=lambda p: p.sha256)[:per_domain]
-        columns.append([LabelledPicture(p, images.path(p), domain, -1) for p in first])
+        columns.append([LabelledImage(p, images.path(p), domain, -1) for p in first])
     return (picture for row in zip_longest(*columns) for picture in row if picture)
 
 
@@ -71,7 +71,7 @@ def centre(pixels: Tensor, side: int) -> Tensor:
 
 
 @torch.inference_mode()
-def measured(codec: AdaptedCodec, entry: LabelledPicture, side: int) -> Image:
+def measured(codec: AdaptedCodec, entry: LabelledImage, side: int) -> Image:
     """What three decoders make of an image's stream."""
     pixels = centre(to_tensor(read_rgb(entry.path)), side)
     height, width = pixels.shape[1:]

@@ -68,7 +68,9 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     raise UserError(f"{path} holds no state dict.")
 
 
-def fit(state: Mapping[str, Tensor], codec: CompressionModel, path: Path) -> dict[str, Tensor]:
+def remap_state_dict(
+    state: Mapping[str, Tensor], codec: CompressionModel, path: Path
+) -> dict[str, Tensor]:
     """The tensors by the names that ``codec`` has for them.
 
     Prefixes that a wrapper has put before all names (``module.``, ``model.``) are taken away, and old
@@ -121,7 +123,7 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def put(codec: CompressionModel, tensors: Mapping[str, Tensor]) -> None:
+def load_partial(codec: CompressionModel, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors into a codec; entropy-coding tables take the size that they have.
 
     Args:

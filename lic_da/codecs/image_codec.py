@@ -1,6 +1,6 @@
 """Pictures to streams and back by a CompressAI codec, and what every such codec has in common.
 
-``PictureCodec`` is what commands, measurements and packs work with. How a codec was adapted is its
+``ImageCodec`` is what commands, measurements and packs work with. How a codec was adapted is its
 subclass's business: it lists its *blends*, the ways in which it can code, the one that it is judged by
 first. ``ModelCodec`` codes with one CompressAI model.
 """
@@ -21,7 +21,7 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from lic_da.codecs import fingerprints, zoo
-from lic_da.codecs.checkpoints import is_table, put
+from lic_da.codecs.checkpoints import is_table, load_partial
 from lic_da.codecs.entropy import decode
 from lic_da.codecs.entropy.checksum import symbol_checksum
 from lic_da.codecs.latents import encoder_latent
@@ -48,7 +48,7 @@ def to_8_bit(x_hat: Tensor) -> Tensor:
     return x_hat.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-class PictureCodec(ABC):
+class ImageCodec(ABC):
     """A codec as a method has adapted it, ready to code pictures.
 
     Attributes:
@@ -187,7 +187,7 @@ class PictureCodec(ABC):
         return (self.codec,)
 
     @property
-    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.Beside]]:
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.SideBranch]]:
         """The synthesis transform that is trained, and what acts in it beside its layers."""
         return self.codec.g_s, ()
 
@@ -237,7 +237,9 @@ class PictureCodec(ABC):
                 f"{origin} does not fit this codec and these domains; first differences: "
                 f"{', '.join(wrong[:4])}."
             )
-        put(self.codec, {f"{self.stored_under}{key}": value for key, value in tensors.items()})
+        load_partial(
+            self.codec, {f"{self.stored_under}{key}": value for key, value in tensors.items()}
+        )
 
     @torch.inference_mode()
     def decode(self, stream: Stream) -> Tensor:
@@ -364,7 +366,7 @@ class ModelCodec:
         return stream, y[0]
 
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
-        """See :meth:`PictureCodec.pieces`."""
+        """See :meth:`ImageCodec.pieces`."""
         y_hat = self.latent(stream)
         yield from self._shown(self.codec.g_s, y_hat)
 

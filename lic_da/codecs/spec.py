@@ -2,8 +2,8 @@
 
 ::
 
-    conf/codec/<name>.yaml, a pack, a plain mapping ──► CodecSpec   ──► zoo.build, PictureCodec
-    conf/method, conf/adapter, conf/gate, sites     ──► MethodSpec  ──► PictureCodec.new
+    conf/codec/<name>.yaml, a pack, a plain mapping ──► CodecSpec   ──► zoo.build, ImageCodec
+    conf/method, conf/adapter, conf/gate, sites     ──► MethodSpec  ──► ImageCodec.new
 """
 
 from __future__ import annotations

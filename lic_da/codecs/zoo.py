@@ -18,7 +18,7 @@ from compressai.zoo.image import model_urls
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lic_da.codecs.checkpoints import fit, is_table, read_checkpoint
+from lic_da.codecs.checkpoints import is_table, read_checkpoint, remap_state_dict
 from lic_da.codecs.models.fast import quicken
 from lic_da.codecs.spec import CodecSpec
 from lic_da.errors import UserError
@@ -134,7 +134,7 @@ def load_weights(codec: CompressionModel, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, or keys or shapes differ.
     """
-    state = fit(read_checkpoint(path), codec, path)
+    state = remap_state_dict(read_checkpoint(path), codec, path)
     codec.load_state_dict(state)
     tables = [key for key in state if is_table(key)]
     if path.suffix != ".safetensors" or any(not state[key].numel() for key in tables):

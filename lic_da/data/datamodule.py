@@ -27,7 +27,7 @@ from lic_da.data.domains import (
 )
 from lic_da.data.index import DomainImages, Picture
 from lic_da.data.latents.cache import Box, file_hash
-from lic_da.data.latents.crops import LatentCrops, shown
+from lic_da.data.latents.crops import LatentCrops, crop_region
 from lic_da.errors import UserError
 from lic_da.io.files import user_path
 from lic_da.io.images import RGB, read_rgb
@@ -38,7 +38,7 @@ CropKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
+class LabelledImage:
     """A picture and the index of its domain among the run's domains (-1: a domain not trained on)."""
 
     picture: Picture
@@ -65,7 +65,7 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        pictures: Sequence[Sequence[LabelledPicture]],
+        pictures: Sequence[Sequence[LabelledImage]],
         crop: int,
         *,
         cache_bytes: int = 4 << 30,
@@ -77,7 +77,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         self.crop = crop
         self.latents = latents
         self._boxes: dict[Path, list[Box]] = {}
-        self.entries: list[list[tuple[LabelledPicture, bool]]] = []
+        self.entries: list[list[tuple[LabelledImage, bool]]] = []
         for group in pictures:
             entries = [(p, False) for p in group]
             if half_from is not None:
@@ -89,7 +89,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         self._cache: list[list[Tensor]] | None = None
 
     @staticmethod
-    def pixels(picture: LabelledPicture, half: bool) -> int:
+    def pixels(picture: LabelledImage, half: bool) -> int:
         """Number of pixels of an entry."""
         return picture.picture.width * picture.picture.height // (4 if half else 1)
 
@@ -110,7 +110,7 @@ class CropDataset(Dataset[dict[str, Any]]):
                 places.update({box.key: (group, number) for box in boxes})
         latents.cache.prepare(
             [box for boxes in self._boxes.values() for box in boxes],
-            lambda box: shown(self._pixels(*places[box.key]), box),
+            lambda box: crop_region(self._pixels(*places[box.key]), box),
         )
 
     def _pixels(self, group: int, number: int) -> Tensor:
@@ -153,7 +153,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         return {**sample, "label": entry.label, "file": str(entry.path)}
 
 
-def _decode(entry: tuple[LabelledPicture, bool]) -> Tensor:
+def _decode(entry: tuple[LabelledImage, bool]) -> Tensor:
     picture, half = entry
     pixels = read_rgb(picture.path)
     if half:
@@ -263,7 +263,7 @@ class WholePictures(Dataset[dict[str, Any]]):
         centre: side of the central square to cut out, in pixels; None: the whole picture.
     """
 
-    def __init__(self, pictures: Sequence[LabelledPicture], centre: int | None = None) -> None:
+    def __init__(self, pictures: Sequence[LabelledImage], centre: int | None = None) -> None:
         self.pictures = list(pictures)
         self.centre = centre
 
@@ -317,7 +317,7 @@ class DomainsDataModule(L.LightningDataModule):
         half_from: see :class:`CropDataset`.
         area_power: see :class:`BalancedBatches`.
         console: where progress is shown.
-        learned: domains whose pictures are trained on and validated; None: all but the unseen ones.
+        train_domains: domains whose pictures are trained on and validated; None: all but the unseen ones.
         done: training steps of a run that is resumed; their batches are not given again.
         latent_cache: whether latents of training pictures may come from a cache, if :attr:`latents` is
             given.
@@ -347,7 +347,7 @@ class DomainsDataModule(L.LightningDataModule):
         half_from: int | None = None,
         area_power: float = 0.0,
         console: Console | None = None,
-        learned: Sequence[str] | None = None,
+        train_domains: Sequence[str] | None = None,
         done: int = 0,
         latent_cache: bool = False,
         latent_pixels: int = 1_000_000,
@@ -355,7 +355,7 @@ class DomainsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
-        self.learned = self.domain_names if learned is None else tuple(learned)
+        self.train_domains = self.domain_names if train_domains is None else tuple(train_domains)
         self.unseen_names = tuple(unseen)
         for name in self.unseen_names:
             if name in self.domain_names:
@@ -402,7 +402,7 @@ class DomainsDataModule(L.LightningDataModule):
             self.images = {n: more_tests(i, self.data_dir) for n, i in self.images.items()}
         refuse_shared_files(self.images.values())
         for name in names:
-            needed = ("train", "val", "test") if name in self.learned else ("test",)
+            needed = ("train", "val", "test") if name in self.train_domains else ("test",)
             for split in needed:
                 if not self.images[name].split(split):
                     raise UserError(
@@ -411,11 +411,11 @@ class DomainsDataModule(L.LightningDataModule):
                         f"{self.images[name].summary()}"
                     )
 
-    def pictures(self, name: str, split: str) -> list[LabelledPicture]:
+    def pictures(self, name: str, split: str) -> list[LabelledImage]:
         """Pictures of one domain and split."""
         label = self.domain_names.index(name) if name in self.domain_names else -1
         images = self.images[name]
-        return [LabelledPicture(p, images.path(p), name, label) for p in images.split(split)]
+        return [LabelledImage(p, images.path(p), name, label) for p in images.split(split)]
 
     def train_dataset(self) -> CropDataset:
         """The training crops of the domains that are learned."""
@@ -424,7 +424,7 @@ class DomainsDataModule(L.LightningDataModule):
             groups = [
                 self.pictures(n, "train")[: self.train_images if n in targets else None]
                 for n in self.domain_names
-                if n in self.learned
+                if n in self.train_domains
             ]
             self._train = CropDataset(
                 groups,
@@ -466,8 +466,8 @@ class DomainsDataModule(L.LightningDataModule):
         """Number of validation pictures of all processes."""
         return len(self._validation())
 
-    def _validation(self) -> list[LabelledPicture]:
-        return [p for n in self.learned for p in self.pictures(n, "val")[: self.val_images]]
+    def _validation(self) -> list[LabelledImage]:
+        return [p for n in self.train_domains for p in self.pictures(n, "val")[: self.val_images]]
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Central squares of validation pictures, one a batch; of several processes each has its share."""

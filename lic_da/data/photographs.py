@@ -19,7 +19,7 @@ from lic_da.data.datamodule import (
     CropDataset,
     CropKey,
     DomainsDataModule,
-    LabelledPicture,
+    LabelledImage,
     random_crop,
 )
 from lic_da.data.index import Picture
@@ -44,7 +44,7 @@ class Gathered:
         unusable: file -> why it cannot be used.
     """
 
-    pictures: list[LabelledPicture] = field(default_factory=list)
+    pictures: list[LabelledImage] = field(default_factory=list)
     doubles: dict[Path, Path] = field(default_factory=dict)
     unusable: dict[Path, str] = field(default_factory=dict)
 
@@ -115,7 +115,7 @@ def gather(
             picture = Picture(
                 str(path), path.name, "photos", "train", "", "", look.width, look.height
             )
-            result.pictures.append(LabelledPicture(picture, path, "photos", 0))
+            result.pictures.append(LabelledImage(picture, path, "photos", 0))
     return result
 
 

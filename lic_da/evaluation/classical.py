@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.datamodule import LabelledImage, to_tensor
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation.compressai_json import PublishedCurve
 from lic_da.evaluation.measure import CLASSICAL, Point, score
@@ -72,7 +72,7 @@ class ClassicalCodec:
             return len(file.getvalue()), to_tensor(np.asarray(image.convert("RGB")))
 
     def measured(
-        self, pictures: Sequence[LabelledPicture], cache: Path, console: Console | None = None
+        self, pictures: Sequence[LabelledImage], cache: Path, console: Console | None = None
     ) -> list[Point]:
         """See :func:`measure_anchor`."""
         return measure_anchor(self, pictures, cache, console)
@@ -192,7 +192,7 @@ def _check_labels(anchors: Sequence[Anchor]) -> None:
 
 def measure_anchor(
     codec: ClassicalCodec,
-    pictures: Sequence[LabelledPicture],
+    pictures: Sequence[LabelledImage],
     cache: Path,
     console: Console | None = None,
 ) -> list[Point]:
@@ -272,7 +272,7 @@ class _Cache:
         return _Coded(size, score(decoded, to_tensor(pixels), ms_ssim=False)[0])
 
 
-def _code(codec: ClassicalCodec, entry: LabelledPicture, cache: _Cache) -> list[Point]:
+def _code(codec: ClassicalCodec, entry: LabelledImage, cache: _Cache) -> list[Point]:
     pixels = read_rgb(entry.path)
     height, width = pixels.shape[:2]
     rows = cache.coded(pixels)
@@ -281,7 +281,7 @@ def _code(codec: ClassicalCodec, entry: LabelledPicture, cache: _Cache) -> list[
 
 def _point(
     codec: ClassicalCodec,
-    entry: LabelledPicture,
+    entry: LabelledImage,
     width: int,
     height: int,
     quality: int,

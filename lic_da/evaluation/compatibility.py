@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lic_da.codecs.image_codec import PictureCodec, to_8_bit
-from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.codecs.image_codec import ImageCodec, to_8_bit
+from lic_da.data.datamodule import LabelledImage, to_tensor
 from lic_da.evaluation.measure import mean, score
 from lic_da.io.bitstream import Stream, StreamError
 from lic_da.io.images import read_rgb
 
 
-def compatibility(codec: PictureCodec, pictures: Sequence[LabelledPicture]) -> dict[str, Any]:
+def compatibility(codec: ImageCodec, pictures: Sequence[LabelledImage]) -> dict[str, Any]:
     """Try streams of the base codec with a trained one.
 
     Args:
@@ -41,7 +41,7 @@ def compatibility(codec: PictureCodec, pictures: Sequence[LabelledPicture]) -> d
     }
 
 
-def _try(codec: PictureCodec, entry: LabelledPicture) -> dict[str, Any]:
+def _try(codec: ImageCodec, entry: LabelledImage) -> dict[str, Any]:
     original = to_tensor(read_rgb(entry.path))
     x = original[None].float().div(255)
     with codec.blending("base"):
@@ -61,26 +61,26 @@ def _try(codec: PictureCodec, entry: LabelledPicture) -> dict[str, Any]:
     }
 
 
-def _decoded(codec: PictureCodec, stream: Stream) -> Tensor:
+def _decoded(codec: ImageCodec, stream: Stream) -> Tensor:
     """The picture of a stream, uint8 ``(3, H, W)``."""
     return to_8_bit(codec.decode(stream))[0].cpu()
 
 
-def trainable(codec: PictureCodec) -> int:
+def trainable(codec: ImageCodec) -> int:
     """Number of parameters that are being trained."""
     return sum(p.numel() for p in codec.codec.parameters() if p.requires_grad)
 
 
 def parameters(
-    codec: PictureCodec, trained: int, learned: Sequence[str], held: Sequence[str]
+    codec: ImageCodec, trained: int, train_domains: Sequence[str], pack_domains: Sequence[str]
 ) -> dict[str, Any]:
     """What a method costs in parameters.
 
     Args:
         codec: the trained codec.
         trained: see :func:`trainable`, counted while it was trained.
-        learned: names of the domains that were learned.
-        held: names of the domains that its pack is for.
+        train_domains: names of the domains that were learned.
+        pack_domains: names of the domains that its pack is for.
 
     Returns:
         ``trained`` and ``stored`` (what a pack holds, tables included), and both divided by the number
@@ -90,7 +90,7 @@ def parameters(
     return {
         "trained": trained,
         "stored": stored,
-        "domains": len(learned),
-        "trained_per_domain": round(trained / len(learned)),
-        "stored_per_domain": round(stored / len(held)),
+        "domains": len(train_domains),
+        "trained_per_domain": round(trained / len(train_domains)),
+        "stored_per_domain": round(stored / len(pack_domains)),
     }

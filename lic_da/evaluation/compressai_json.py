@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation.measure import PUBLISHED, Point, mean
 from lic_da.io.files import read_json, user_path
@@ -119,7 +119,7 @@ class PublishedCurve:
         return f"{self.label} (published curve, {self.file.name})"
 
     def measured(
-        self, pictures: Sequence[LabelledPicture], cache: Path, console: Console | None = None
+        self, pictures: Sequence[LabelledImage], cache: Path, console: Console | None = None
     ) -> list[Point]:
         """One point a quality, a mean over images: nothing is coded.
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.evaluation.measure import judged, score
 
 _GAP = 6
@@ -50,7 +50,7 @@ class Examples:
     per_domain: int = 4
     kept: list[Example] = field(default_factory=list)
 
-    def __call__(self, entry: LabelledPicture, original: Tensor, images: dict[str, Tensor]) -> None:
+    def __call__(self, entry: LabelledImage, original: Tensor, images: dict[str, Tensor]) -> None:
         adapted = judged(images)
         if adapted is None or "base" not in images:
             return

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from lic_da.codecs.image_codec import PictureCodec, pad, to_8_bit
+from lic_da.codecs.image_codec import ImageCodec, pad, to_8_bit
 from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.refine import Effort
-from lic_da.data.datamodule import LabelledPicture, to_tensor
+from lic_da.data.datamodule import LabelledImage, to_tensor
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation import metrics as scoring
 from lic_da.evaluation.metrics import METRICS, Metric
@@ -98,13 +98,13 @@ def check_blends(
         raise UserError(f"evaluation.modes must hold base and {known[0]}: gains are theirs.")
 
 
-Decoded = Callable[[LabelledPicture, Tensor, dict[str, Tensor]], None]
+Decoded = Callable[[LabelledImage, Tensor, dict[str, Tensor]], None]
 """Called with a picture, its pixels and the decoded pixels of every blend, uint8 ``(3, H, W)``."""
 
 
 def measure(
-    adapted: PictureCodec,
-    pictures: Sequence[LabelledPicture],
+    adapted: ImageCodec,
+    pictures: Sequence[LabelledImage],
     *,
     run: str,
     blends: Sequence[str] | None = None,
@@ -158,8 +158,8 @@ class _Image:
 
     def __init__(
         self,
-        adapted: PictureCodec,
-        entry: LabelledPicture,
+        adapted: ImageCodec,
+        entry: LabelledImage,
         run: str,
         metrics: Sequence[Metric],
         effort: int,
@@ -242,7 +242,7 @@ class _Coded:
     psnr_base: float = math.nan
 
 
-def _code(adapted: PictureCodec, x: Tensor, original: Tensor, effort: int) -> _Coded:
+def _code(adapted: ImageCodec, x: Tensor, original: Tensor, effort: int) -> _Coded:
     with encoder_latent(adapted.model) as seen, adapted.refining(Effort(effort)):
         began = time.perf_counter()
         data = adapted.encode(x).to_bytes()
@@ -268,7 +268,7 @@ class _Computed(nn.Module):
 
 
 @torch.inference_mode()
-def estimated_bits(adapted: PictureCodec, x: Tensor, y: Tensor | None = None) -> float:
+def estimated_bits(adapted: ImageCodec, x: Tensor, y: Tensor | None = None) -> float:
     """Σ −log2 of the likelihoods that the entropy model gives; nothing is decoded for it.
 
     Args:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lic_da.codecs import zoo
-from lic_da.codecs.image_codec import PictureCodec
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.codecs.image_codec import ImageCodec
+from lic_da.data.datamodule import LabelledImage
 from lic_da.evaluation.measure import (
     Decoded,
     Point,
@@ -32,8 +32,8 @@ from lic_da.evaluation.metrics import (
 
 def measure_into(
     folder: Path,
-    adapted: PictureCodec,
-    pictures: Sequence[LabelledPicture],
+    adapted: ImageCodec,
+    pictures: Sequence[LabelledImage],
     *,
     blends: Sequence[str] | None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),

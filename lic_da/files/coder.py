@@ -18,7 +18,7 @@ from lic_da.io.bitstream import Stream
 from lic_da.io.files import output_path, read_yaml, user_path
 
 if TYPE_CHECKING:
-    from lic_da.codecs.image_codec import PictureCodec
+    from lic_da.codecs.image_codec import ImageCodec
 
 _ALONE = ("natural",)  # a codec alone has adapters of one domain, which are zero and not used
 
@@ -92,7 +92,7 @@ class Coder:
         return _outcome(job, Stream.from_bytes(data))
 
     @contextmanager
-    def _refining(self, codec: PictureCodec) -> Iterator[None]:
+    def _refining(self, codec: ImageCodec) -> Iterator[None]:
         """Spend the effort inside the block, and show its steps if wanted."""
         from rich.console import Console
         from rich.progress import Progress
@@ -119,7 +119,7 @@ class Coder:
         save_lossless(job.target, pixels, self.format)
         return _outcome(job, stream)
 
-    def _of(self, stream: Stream) -> PictureCodec:
+    def _of(self, stream: Stream) -> ImageCodec:
         """The base codec that is named, as far as it is not that which made the stream."""
         base = fingerprints.find(stream.fingerprint)
         if base is None and self.codec is None:
@@ -138,20 +138,20 @@ def _outcome(job: Job, stream: Stream) -> Outcome:
     )
 
 
-def load(folder: Path, trust: Sequence[str] = ()) -> PictureCodec:
+def load(folder: Path, trust: Sequence[str] = ()) -> ImageCodec:
     """The codec of a pack; the last one is kept. For ``trust`` see :func:`lic_da.methods.pack.load`."""
     return _load(folder.resolve(), tuple(trust))
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path, trust: tuple[str, ...]) -> PictureCodec:
+def _load(folder: Path, trust: tuple[str, ...]) -> ImageCodec:
     from lic_da.methods import pack
 
     return pack.load(folder, trust=trust)
 
 
 @functools.lru_cache(maxsize=2)
-def _alone(name: str, quality: int | None) -> PictureCodec:
+def _alone(name: str, quality: int | None) -> ImageCodec:
     """A base codec whose adapters are zero."""
     from lic_da.methods.adapters.codec import AdaptedCodec
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from lic_da.codecs.image_codec import PictureCodec, pad
+from lic_da.codecs.image_codec import ImageCodec, pad
 from lic_da.codecs.latents import LatentFormat, decoder_latent, encoder_latent
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
@@ -28,7 +28,7 @@ class FrozenEncoder:
         reads_y: whether the gate reads y, and not ŷ.
     """
 
-    def __init__(self, adapted: PictureCodec, *, reads_y: bool = False) -> None:
+    def __init__(self, adapted: ImageCodec, *, reads_y: bool = False) -> None:
         self.adapted = adapted
         self.reads_y = reads_y
         self._crops: CropSynthesis | None = None

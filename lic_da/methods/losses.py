@@ -56,7 +56,7 @@ def rate_distortion_of_rates(
     return {"loss": (weights * losses).mean(), "bpp": (bits / pixels).mean(), "mse": mse.mean()}
 
 
-def shown(x_hat: Tensor) -> Tensor:
+def clamp_ste(x_hat: Tensor) -> Tensor:
     """The picture that a decoder shows, in float32: clamped to [0, 1].
 
     White paper that comes out whiter than white is no error. The gradient passes the clamp, so that
@@ -77,7 +77,7 @@ def distortion(x_hat: Tensor, x: Tensor, gamma: float) -> dict[str, Tensor]:
     Returns:
         Scalars ``loss`` and ``mse``.
     """
-    mse = F.mse_loss(shown(x_hat), x)
+    mse = F.mse_loss(clamp_ste(x_hat), x)
     return {"loss": gamma * 255**2 * mse, "mse": mse}
 
 
@@ -87,7 +87,7 @@ def adaptation(
     """γ·255²·MSE + cross-entropy of the domain label (Presta et al. 2024); the rate is constant.
 
     Args:
-        x_hat: decoded images, ``(B, 3, H, W)``, not clamped; the MSE is that of what is :func:`shown`.
+        x_hat: decoded images, ``(B, 3, H, W)``, not clamped; the MSE is that of what is :func:`clamp_ste`.
         x: originals in [0, 1], the same shape.
         logits: of the gate, ``(B, K+1)``.
         labels: domain indices, ``(B,)``.

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from lic_da.codecs.checkpoints import is_table
-from lic_da.codecs.image_codec import PictureCodec, to_8_bit
+from lic_da.codecs.image_codec import ImageCodec, to_8_bit
 from lic_da.data.datamodule import CropDataset
 from lic_da.errors import UserError
 from lic_da.methods.encoder import FrozenEncoder
@@ -44,7 +44,7 @@ class CodecModule(L.LightningModule):
     encoder: FrozenEncoder | None = None
     optimiser: str = "adam"
 
-    def __init__(self, adapted: PictureCodec) -> None:
+    def __init__(self, adapted: ImageCodec) -> None:
         super().__init__()
         self.adapted = adapted
         self.codec = adapted.codec

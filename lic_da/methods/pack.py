@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lic_da.codecs import zoo
-from lic_da.codecs.image_codec import PictureCodec
+from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import as_yaml
 from lic_da.errors import UserError
@@ -47,7 +47,7 @@ _BYTES = 1 << 20
 _NAME = re.compile(r"[\w.-]+")
 
 
-def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
+def save(codec: ImageCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     """Write a pack; a path of base weights becomes absolute, so that it opens from everywhere.
 
     Args:
@@ -81,7 +81,7 @@ def save(codec: PictureCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     write_json(folder / _METRICS, metrics)
 
 
-def load(folder: Path | str, *, trust: Sequence[str] = ()) -> PictureCodec:
+def load(folder: Path | str, *, trust: Sequence[str] = ()) -> ImageCodec:
     """The codec of a pack, of whatever method.
 
     Args:
@@ -229,7 +229,7 @@ def read_tensors(folder: Path, *, trust: Sequence[str] = ()) -> dict[str, Tensor
     return tensors
 
 
-def codec_class(name: str) -> type[PictureCodec]:
+def codec_class(name: str) -> type[ImageCodec]:
     """The class of this name, which a method's configuration or a pack gives.
 
     Raises:

@@ -21,7 +21,7 @@ from compressai.models import CompressionModel
 from torch import Tensor
 
 from lic_da.codecs import zoo
-from lic_da.codecs.image_codec import ModelCodec, PictureCodec
+from lic_da.codecs.image_codec import ImageCodec, ModelCodec
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.config import plain
@@ -40,7 +40,7 @@ class TrainedModelCodec(ModelCodec):
 
 
 @dataclass
-class RetrainedCodec(PictureCodec):
+class RetrainedCodec(ImageCodec):
     """A trained codec and the base codec it was made from.
 
     Attributes:

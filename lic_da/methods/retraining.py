@@ -12,7 +12,7 @@ from torch import Tensor
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import pad
 from lic_da.codecs.latents import decoder_latent
-from lic_da.methods.losses import rate_distortion, shown
+from lic_da.methods.losses import clamp_ste, rate_distortion
 from lic_da.methods.module import CodecModule, psnr_8_bit
 from lic_da.methods.precision import bfloat16
 from lic_da.methods.retrained import RetrainedCodec
@@ -54,7 +54,7 @@ class Baseline(CodecModule):
             x_hat = self.base.g_s(decoder_latent(self.base, padded))
             self._base_psnr[batch["file"]] = psnr_8_bit(x_hat, x)
         out = self.codec(padded)
-        losses = rate_distortion(shown(out["x_hat"]), padded, out["likelihoods"], self.lmbda)
+        losses = rate_distortion(clamp_ste(out["x_hat"]), padded, out["likelihoods"], self.lmbda)
         psnr = psnr_8_bit(out["x_hat"], x)
         self.collect(f"psnr_base/{domain}", self._base_psnr[batch["file"]])
         self.collect(f"psnr_adapted/{domain}", psnr)
@@ -73,7 +73,7 @@ class Baseline(CodecModule):
     @property
     def trained_on(self) -> tuple[str, ...]:
         """Names of the domains whose pictures are trained on and validated."""
-        names: tuple[str, ...] = self.trainer.datamodule.learned  # type: ignore[attr-defined]
+        names: tuple[str, ...] = self.trainer.datamodule.train_domains  # type: ignore[attr-defined]
         return names
 
 
@@ -116,7 +116,7 @@ class RateDistortionTraining(Baseline):
         torch.manual_seed(noise_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
         with bfloat16(x.device, self.bf16):
             out = self.codec(x)
-        losses = rate_distortion(shown(out["x_hat"]), x, out["likelihoods"], self.lmbda)
+        losses = rate_distortion(clamp_ste(out["x_hat"]), x, out["likelihoods"], self.lmbda)
         aux = self.codec.aux_loss()
         # They have no parameter in common, so that their sum trains each as it would be by itself.
         return self.check_and_log(losses | {"aux": aux}, batch) + aux

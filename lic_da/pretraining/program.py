@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from lic_da.codecs import fingerprints, zoo
-from lic_da.codecs.checkpoints import fit, read_checkpoint
+from lic_da.codecs.checkpoints import read_checkpoint, remap_state_dict
 from lic_da.codecs.models.zou2022_variable import VariableRateWACNN, start_from
 from lic_da.errors import Stopped, UserError
 from lic_da.io.files import (
@@ -46,8 +46,8 @@ from lic_da.pretraining.module import Pretraining, coders_of, validate
 from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.pretraining.weights_files import (
     SCRATCH,
-    Origin,
-    Place,
+    Provenance,
+    WeightsFiles,
     logged,
     write_rows,
 )
@@ -57,7 +57,7 @@ from lic_da.training.memory import keep_freed_memory
 
 def start_of(settings: PretrainingSettings, start: Path | None, console: Console) -> Path | None:
     """The weights to start from, if the codec has their sizes at this quality; None: scratch."""
-    exported = Place.exported(settings).weights
+    exported = WeightsFiles.exported(settings).weights
     if settings.refine and exported.is_file():
         return exported
     if start is None:
@@ -90,7 +90,7 @@ def begin_with(codec: CompressionModel, start: Path) -> None:
                 f"{type(codec).__name__} can start from ({error})."
             ) from error
     else:
-        codec.load_state_dict(fit(weights, codec, start))
+        codec.load_state_dict(remap_state_dict(weights, codec, start))
 
 
 def check_settings(settings: PretrainingSettings, folder: Path) -> None:
@@ -126,7 +126,7 @@ def pretrain_quality(
         Stopped: by a signal.
         UserError: the folder holds a training of other settings.
     """
-    place = Place.trained(settings)
+    place = WeightsFiles.trained(settings)
     folder = place.weights.parent
     check_settings(settings, folder)
     if place.weights.is_file():
@@ -148,7 +148,7 @@ def pretrain_quality(
         trainer.fit(
             module, datamodule=data, ckpt_path=checkpoint if resumed else None, weights_only=True
         )
-    if termination.told or trainer.current_epoch < (trainer.max_epochs or 0):
+    if termination.sigterm_received or trainer.current_epoch < (trainer.max_epochs or 0):
         raise Stopped("Stopped. The same command goes on after the last checkpoint.")
     codec = module.cpu().finished()
     zoo.round_kernels(codec)
@@ -168,7 +168,7 @@ def _begun(
     folder: Path,
     resumed: dict[str, Any] | None,
     console: Console,
-) -> tuple[CompressionModel, Origin]:
+) -> tuple[CompressionModel, Provenance]:
     """The codec as its training begins or goes on, and what its weights come from."""
     codec = zoo.build(settings.codec, weights=False)
     noted = folder / "origin.json"
@@ -176,9 +176,9 @@ def _begun(
         # Lightning loads it again, but not into tables of another size.
         own = {k: v for k, v in resumed["state_dict"].items() if k.startswith("codec.")}
         codec.load_state_dict({k.removeprefix("codec."): v for k, v in own.items()})
-        return codec, Origin(**read_json(noted))
+        return codec, Provenance(**read_json(noted))
     start = start_of(settings, start, console)
-    origin = Origin.of(start, Place.exported(settings))
+    origin = Provenance.of(start, WeightsFiles.exported(settings))
     write_text(noted, json.dumps(asdict(origin)) + "\n")
     if start is not None:
         begin_with(codec, start)
@@ -220,7 +220,7 @@ def _trainer(folder: Path, steps: int, epochs: int) -> tuple[L.Trainer, interrup
 
 def _recipe(
     settings: PretrainingSettings,
-    origin: Origin,
+    origin: Provenance,
     module: Pretraining,
     data: Any,
     *,
@@ -252,7 +252,7 @@ def _recipe(
 
 def export(settings: PretrainingSettings, data: Any, console: Console) -> None:
     """Let trained weights take the place of those exported before, if they are better."""
-    trained, exported = Place.trained(settings), Place.exported(settings)
+    trained, exported = WeightsFiles.trained(settings), WeightsFiles.exported(settings)
     spec = settings.codec
     codec, before = trained.read(spec), exported.read(spec)
     assert codec is not None
@@ -319,12 +319,12 @@ def pretrain(settings: PretrainingSettings) -> None:
     torch.set_float32_matmul_precision("high")
     trainings = [settings.at_quality(quality) for quality in settings.qualities]
     for own in trainings:
-        Place.exported(own).read(own.codec)
+        WeightsFiles.exported(own).read(own.codec)
     start = settings.start
     for own in trainings:
         data = instantiate(own.data, console=console)
         pretrain_quality(own, start, data, console)
         data.setup()
         export(own, data, console)
-        start = Place.trained(own).weights
-    write_curve(Place.exported(settings).weights.parent, settings.codec.name)
+        start = WeightsFiles.trained(own).weights
+    write_curve(WeightsFiles.exported(settings).weights.parent, settings.codec.name)

@@ -20,7 +20,7 @@ SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightsFiles:
     """Where the weights of a quality lie, and what belongs to them."""
 
     weights: Path
@@ -28,13 +28,13 @@ class Place:
     log: Path
 
     @classmethod
-    def trained(cls, settings: PretrainingSettings) -> Place:
+    def trained(cls, settings: PretrainingSettings) -> WeightsFiles:
         """In the folder of the training; the weights are written last and say that all is done."""
         folder = settings.folder / settings.codec.weights_stem
         return cls(folder / "weights.safetensors", folder / "recipe.json", folder / "log.csv")
 
     @classmethod
-    def exported(cls, settings: PretrainingSettings) -> Place:
+    def exported(cls, settings: PretrainingSettings) -> WeightsFiles:
         """In the folder of finished weights.
 
         Raises:
@@ -80,7 +80,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What a training starts from; noted in its folder, for exported weights may change meanwhile.
 
     Attributes:
@@ -94,7 +94,7 @@ class Origin:
     log: list[dict[str, str]]
 
     @classmethod
-    def of(cls, start: Path | None, exported: Place) -> Origin:
+    def of(cls, start: Path | None, exported: WeightsFiles) -> Provenance:
         """The origin of a training that starts from these weights."""
         if start != exported.weights:
             return cls(_in_words(start), [], [])

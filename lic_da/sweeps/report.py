@@ -75,7 +75,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportImage:
     """A picture as it is shown: a crop of original, base and adapted as data URIs."""
 
     pick: Pick
@@ -116,8 +116,8 @@ class Report:
     savings: Sequence[Saving]
     anchors: Sequence[Point]
     anchor_names: Sequence[str]
-    shown: Sequence[Shown]
-    worst: Sequence[Shown]
+    shown: Sequence[ReportImage]
+    worst: Sequence[ReportImage]
     shown_quality: int
     notes: Sequence[str]
     command: str
@@ -203,7 +203,9 @@ def pick(by_picture: dict[tuple[str, str], float], per_domain: int, worst: int) 
     return picks + [Pick(d, n, g, "worst") for (d, n), g in least]
 
 
-def shown(choice: Pick, example: Example, bpp_base: float, bpp_adapted: float) -> Shown:
+def report_image(
+    choice: Pick, example: Example, bpp_base: float, bpp_adapted: float
+) -> ReportImage:
     """A picture made ready to be shown: the square that changed most, losslessly."""
     y, x, side = most_changed(example, _CROP)
     height, width = example.original.shape[1:]
@@ -212,7 +214,7 @@ def shown(choice: Pick, example: Example, bpp_base: float, bpp_adapted: float) -
     def crop(pixels: Tensor) -> str:
         return _data_uri(pixels[:, y : y + side, x : x + side])
 
-    return Shown(
+    return ReportImage(
         pick=choice,
         bpp_base=bpp_base,
         bpp_adapted=bpp_adapted,

@@ -29,12 +29,12 @@ from lic_da.sweeps.settings import ReportSettings
 from lic_da.tracking.settings import LoggerSettings
 
 if TYPE_CHECKING:
-    from lic_da.data.datamodule import LabelledPicture
+    from lic_da.data.datamodule import LabelledImage
     from lic_da.evaluation.classical import Anchor
     from lic_da.evaluation.curves import Run, Saving, Series
     from lic_da.evaluation.measure import Point
     from lic_da.evaluation.metrics import Scale
-    from lic_da.sweeps.report import Pick, Shown
+    from lic_da.sweeps.report import Pick, ReportImage
 
 _VERSIONS = (
     "torch", "compressai", "lightning", "bjontegaard", "pillow", "pillow-jxl-plugin", "wandb",
@@ -107,7 +107,7 @@ class _Tables:
     anchors: list[Point]
     savings: list[Saving]
     others: list[tuple[Scale, list[Saving]]]
-    pictures: dict[str, list[LabelledPicture]]
+    pictures: dict[str, list[LabelledImage]]
     notes: list[str]
 
 
@@ -187,17 +187,17 @@ def _other_metrics(
 
 def _test_pictures(
     series: Sequence[Series], console: Console
-) -> tuple[dict[str, list[LabelledPicture]], set[str], list[str]]:
+) -> tuple[dict[str, list[LabelledImage]], set[str], list[str]]:
     """Test pictures a domain that all runs were tested on, as far as they are still there.
 
     Returns:
         The pictures; domains some of whose pictures are gone; and what there is to say of that.
     """
-    from lic_da.data.datamodule import LabelledPicture
+    from lic_da.data.datamodule import LabelledImage
     from lic_da.data.domains import more_tests, prepare
 
     trained = list(dict.fromkeys(d for s in series for d in s.trained))
-    pictures: dict[str, list[LabelledPicture]] = {}
+    pictures: dict[str, list[LabelledImage]] = {}
     incomplete: set[str] = set()
     notes = []
     for s in series:
@@ -217,7 +217,7 @@ def _test_pictures(
             tested = {p.image for p in s.runs[0].points if p.domain == domain}
             label = trained.index(domain) if domain in trained else -1
             pictures[domain] = [
-                LabelledPicture(p, images.path(p), domain, label)
+                LabelledImage(p, images.path(p), domain, label)
                 for p in images.split("test")
                 if p.name in tested
             ]
@@ -232,7 +232,7 @@ def _test_pictures(
 
 def _anchors(
     codecs: Sequence[Anchor],
-    pictures: dict[str, list[LabelledPicture]],
+    pictures: dict[str, list[LabelledImage]],
     data_dir: Path,
     console: Console,
 ) -> tuple[list[Point], list[str]]:
@@ -252,15 +252,15 @@ def _anchors(
 def _shown(
     series: Series,
     quality: int,
-    pictures: dict[str, list[LabelledPicture]],
+    pictures: dict[str, list[LabelledImage]],
     report: ReportSettings,
     console: Console,
-) -> list[Shown]:
+) -> list[ReportImage]:
     """Some pictures of every domain and the worst ones, decoded again from the pack of a run."""
     from lic_da.evaluation.images import Examples
     from lic_da.evaluation.measure import measure
     from lic_da.methods.pack import load
-    from lic_da.sweeps.report import gains, pick, shown
+    from lic_da.sweeps.report import gains, pick, report_image
 
     picks: list[Pick] = pick(gains(series, quality), report.examples, report.worst)
     entries = {(e.domain, e.picture.name): e for own in pictures.values() for e in own}
@@ -281,7 +281,7 @@ def _shown(
     by_name = dict(zip(chosen, examples.kept, strict=True))
     bpp = {(p.domain, p.image, p.blend): p.bpp for p in points}
     return [
-        shown(
+        report_image(
             p,
             by_name[p.domain, p.image],
             bpp[p.domain, p.image, "base"],

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lic_da.codecs import zoo
-from lic_da.data.datamodule import LabelledPicture
+from lic_da.data.datamodule import LabelledImage
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import (
     Point,
@@ -43,7 +43,7 @@ def before_and_after(
     extension: Extension,
     asked: EvaluationSettings,
     folder: Path,
-    pictures: Sequence[LabelledPicture],
+    pictures: Sequence[LabelledImage],
     console: Console,
 ) -> dict[str, Any]:
     """What the extension has done to the test pictures of the pack's own domains.

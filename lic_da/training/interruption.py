@@ -25,12 +25,12 @@ class Termination(L.Callback):
         path: of the checkpoint; that of a whole epoch is there already.
 
     Attributes:
-        told: whether one has come.
+        sigterm_received: whether one has come.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.told = False
+        self.sigterm_received = False
         self._before: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,10 +47,10 @@ class Termination(L.Callback):
 
     def _tell(self, number: int, *_: object) -> None:
         if number == signal.SIGINT:
-            if self.told:
+            if self.sigterm_received:
                 raise KeyboardInterrupt
             print("Stopping after this step; Ctrl-C again to stop at once.", file=sys.stderr)
-        self.told = True
+        self.sigterm_received = True
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -60,7 +60,7 @@ class Termination(L.Callback):
         Raises:
             SIGTERMException: a signal has come, to this process or to another of the same training.
         """
-        if trainer.strategy.reduce_boolean_decision(self.told, all=False):
+        if trainer.strategy.reduce_boolean_decision(self.sigterm_received, all=False):
             if batch_idx > 0:
                 trainer.save_checkpoint(self.path)
             raise SIGTERMException

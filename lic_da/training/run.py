@@ -23,12 +23,12 @@ from rich.console import Console
 
 from lic_da import surroundings
 from lic_da.codecs import zoo
-from lic_da.codecs.image_codec import PictureCodec
+from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.refine import Effort
 from lic_da.config import as_yaml
 from lic_da.data.datamodule import (
     DomainsDataModule,
-    LabelledPicture,
+    LabelledImage,
 )
 from lic_da.errors import Stopped, UserError
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
@@ -109,13 +109,13 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
         cost = parameters(
             adapted,
             trained,
-            learned=settings.domains if settings.extension else data.learned,
-            held=adapted.domains if settings.extension else data.learned,
+            train_domains=settings.domains if settings.extension else data.train_domains,
+            pack_domains=adapted.domains if settings.extension else data.train_domains,
         )
         return _result(settings, folder, adapted, data, cost, attached, console)
 
 
-def _untrained(settings: RunSettings) -> PictureCodec:
+def _untrained(settings: RunSettings) -> ImageCodec:
     """The codec to train."""
     if settings.extension:
         return extend.extended_codec(settings)
@@ -123,7 +123,7 @@ def _untrained(settings: RunSettings) -> PictureCodec:
     return kind.new(settings.codec, settings.method, settings.names)
 
 
-def _module(training: Mapping[str, Any], adapted: PictureCodec) -> CodecModule:
+def _module(training: Mapping[str, Any], adapted: ImageCodec) -> CodecModule:
     """The method's training of a codec."""
     settings = {**training, "adapted": adapted}
     settings.pop("_partial_", None)  # as configurations of methods had it for Hydra's instantiate
@@ -147,7 +147,7 @@ def _data(
     data: DomainsDataModule = instantiate(
         settings.data,
         domains=settings.names[1:],
-        learned=settings.train_domains,
+        train_domains=settings.train_domains,
         done=done,
         console=console,
     )
@@ -199,7 +199,7 @@ def _fit(
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    if trainer.interrupted or termination.told:
+    if trainer.interrupted or termination.sigterm_received:
         if not last.is_file():
             raise Stopped("Stopped before the first checkpoint.")
         raise Stopped(f"Stopped. To go on: {again}")
@@ -290,7 +290,7 @@ def _callbacks(settings: RunSettings, folder: Path, monitored: tuple[str, str]) 
 def _result(
     settings: RunSettings,
     folder: Path,
-    adapted: PictureCodec,
+    adapted: ImageCodec,
     data: DomainsDataModule,
     cost: dict[str, Any],
     attached: list[Any],
@@ -357,7 +357,7 @@ def _printed(summary: dict[str, Any], data: DomainsDataModule) -> str:
     return out.export_text()
 
 
-def test_pictures(data: DomainsDataModule) -> list[LabelledPicture]:
+def test_pictures(data: DomainsDataModule) -> list[LabelledImage]:
     """Test pictures of all domains of a data module, seen ones first."""
     return [p for n in (*data.domain_names, *data.unseen_names) for p in data.pictures(n, "test")]
 

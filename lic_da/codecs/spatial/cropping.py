@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, nn
 
-from lic_da.codecs.spatial.tiling import Beside, acting_like, radius
+from lic_da.codecs.spatial.tiling import SideBranch, acting_like, radius
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CropSynthesis:
         g_s: nn.Module,
         channels: int,
         crop: int,
-        beside: Sequence[Beside] = (),
+        beside: Sequence[SideBranch] = (),
     ) -> None:
         if not isinstance(g_s, nn.Sequential):
             raise CannotBeCut(f"{type(g_s).__name__} is no sequence of layers")
@@ -178,7 +178,7 @@ class _Picture:
 
 @torch.no_grad()
 def _measure(
-    g_s: nn.Sequential, channels: int, beside: Sequence[Beside]
+    g_s: nn.Sequential, channels: int, beside: Sequence[SideBranch]
 ) -> tuple[list[float], list[float]]:
     """For each layer, how much finer its output is, and what acts on the output sees around an element."""
     h = next(g_s.parameters()).new_zeros(1, channels, 4, 4)

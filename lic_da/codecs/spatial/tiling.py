@@ -66,7 +66,7 @@ class Geometry:
         return max(_SMALLEST, math.isqrt(memory // self.bytes_each) - 2 * self.halo)
 
 
-class Beside(NamedTuple):
+class SideBranch(NamedTuple):
     """A module that acts in a transform beside its layers.
 
     Attributes:
@@ -80,7 +80,9 @@ class Beside(NamedTuple):
     on_input: bool = False
 
 
-def synthesis_geometry(g_s: nn.Module, channels: int, beside: Sequence[Beside] = ()) -> Geometry:
+def synthesis_geometry(
+    g_s: nn.Module, channels: int, beside: Sequence[SideBranch] = ()
+) -> Geometry:
     """Geometry of a synthesis transform.
 
     Args:
@@ -97,7 +99,7 @@ def analysis_geometry(g_a: nn.Module) -> Geometry:
 
 
 @torch.no_grad()
-def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[Beside]) -> Geometry:
+def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[SideBranch]) -> Geometry:
     """Pass x through the layers and count; every layer's side says how coarse its elements are."""
     sides, floats, reach = [x.shape[-1]], 0, 0.0
     layers = transform if isinstance(transform, nn.Sequential) else nn.Sequential(transform)

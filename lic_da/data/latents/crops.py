@@ -148,10 +148,10 @@ class LatentCrops:
         if box.mirrored:
             right = box.width - self.crop - right
         place = box.top + row * self.scale, box.left + right
-        return shown(pixels, Box(box.sha256, *place, self.crop, self.crop, box.mirrored))
+        return crop_region(pixels, Box(box.sha256, *place, self.crop, self.crop, box.mirrored))
 
 
-def shown(pixels: Tensor, box: Box) -> Tensor:
+def crop_region(pixels: Tensor, box: Box) -> Tensor:
     """What a box shows of a picture ``(3, H, W)``, continued at right and bottom where it ends."""
     height, width = pixels.shape[1:]
     part = pixels[:, box.top : box.top + box.height, box.left : box.left + box.width]

@@ -23,8 +23,8 @@ from lic_da.adapters.synthesis import (
 )
 from lic_da.codecs import refine, zoo
 from lic_da.codecs.image_codec import (
+    ImageCodec,
     ModelCodec,
-    PictureCodec,
     pad,
     to_8_bit,
 )
@@ -132,7 +132,7 @@ def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
 
 
 @dataclass
-class AdaptedCodec(ModelCodec, PictureCodec):
+class AdaptedCodec(ModelCodec, ImageCodec):
     """A codec with adapters for several domains, ready to code pictures.
 
     Example:
@@ -405,10 +405,10 @@ class AdaptedCodec(ModelCodec, PictureCodec):
         return synthesis.blend_weights(y_hat)
 
     @property
-    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.Beside]]:
+    def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.SideBranch]]:
         synthesis = self.synthesis
         return synthesis.base, [
-            tiling.Beside(site.at, synthesis.bank.at(site)[0], site.on_input)
+            tiling.SideBranch(site.at, synthesis.bank.at(site)[0], site.on_input)
             for site in synthesis.sites
         ]
 

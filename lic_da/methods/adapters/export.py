@@ -33,7 +33,7 @@ from torch.export import Dim, ExportedProgram
 
 from lic_da.adapters.gate import Gate
 from lic_da.adapters.synthesis import AdaptedSynthesis
-from lic_da.codecs.image_codec import PictureCodec
+from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.latents import only_bottleneck
 from lic_da.codecs.models.hyperprior import MeanScaleHyperprior
 from lic_da.codecs.models.zou2022_variable import STEEPEST, VariableRateWACNN
@@ -72,7 +72,7 @@ class ExportError(UserError):
 
 
 def export(
-    codec: PictureCodec, folder: Path, *, overwrite: bool = False, torch_too: bool = False
+    codec: ImageCodec, folder: Path, *, overwrite: bool = False, torch_too: bool = False
 ) -> dict[str, Any]:
     """Write a codec for :class:`lic_da.runtime.Decoder`; the folder appears whole or not at all.
 
