@@ -235,7 +235,7 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
 class Drawings(L.LightningDataModule):
     """Line drawings, the same in every epoch."""
 
-    learned = ("sketch",)
+    train_domains = ("sketch",)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader([crops(2), crops(3)], batch_size=None)

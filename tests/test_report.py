@@ -33,7 +33,7 @@ from lic_da.sweeps.report import (
     Report,
     gains,
     pick,
-    shown,
+    report_image,
     write_report,
 )
 from lic_da.sweeps.summary import sweep_command
@@ -96,7 +96,9 @@ def report_of(series: list[Series], photographs: list[RGB]) -> Report:
     adapted = (original.int() + 3).clamp(0, 255).byte()
     pictures = []
     for p in pick(gains(series[0], 3), per_domain=3, worst=2):
-        pictures.append(shown(p, Example(p.domain, p.image, original, base, adapted), 0.25, 0.25))
+        pictures.append(
+            report_image(p, Example(p.domain, p.image, original, base, adapted), 0.25, 0.25)
+        )
     return Report(
         title="sketch_0123ab",
         jobs=[Job("one", "done", ""), Job("two", "failed", "RuntimeError: <broken> & gone")],
