@@ -34,7 +34,7 @@ FLOORS = (  # from the roof down; a part imports itself and what lies below its 
     {"same_settings"},
     {"config", "registry", "workers"},
     {"migrations", "surroundings"},
-    {"errors", "light_imports"},
+    {"errors", "light_imports", "spans"},
 )
 
 READ_SETTINGS = {

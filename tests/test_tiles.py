@@ -14,6 +14,7 @@ from lic_da.adapters.synthesis import BLENDS
 from lic_da.codecs.spatial import tiling
 from lic_da.io.images import RGB
 from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.spans import spans
 from tests.conftest import disturb
 
 
@@ -122,7 +123,7 @@ def test_memory_sets_the_tiles(codec: AdaptedCodec) -> None:
 def test_parts_of_an_axis_meet_and_stay_inside() -> None:
     for length in (1, 5, 16, 97):
         for side in (1, 4, 16, None):
-            parts = tiling.spans(length, side, halo=2)
+            parts = spans(length, side, halo=2)
             assert [p.start for p in parts] == [0, *(p.stop for p in parts[:-1])]
             assert parts[-1].stop == length
             assert all(0 <= p.first <= p.start < p.stop <= p.last <= length for p in parts)

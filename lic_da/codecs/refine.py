@@ -38,6 +38,7 @@ from torch import Tensor
 
 from lic_da.codecs.spatial import tiling
 from lic_da.errors import UserError
+from lic_da.spans import Span, spans
 
 STEPS = (0, 20, 60, 150)
 """Steps of Adam for each effort."""
@@ -50,7 +51,7 @@ _SMALLEST = 8  # side of a tile
 _NIBBLE = 4  # bits that an escaped symbol is written in at a time
 
 Transform = Callable[[Tensor], Tensor]
-Tile = tuple[tiling.Span, tiling.Span]
+Tile = tuple[Span, Span]
 Where = tuple[slice, slice]
 OnStep = Callable[[int, int], None]
 
@@ -273,8 +274,8 @@ class Refinement:
         around = 2 * (halo or 0)
         return [
             (row, column)
-            for row in tiling.spans(rows, side, around)
-            for column in tiling.spans(columns, side, around)
+            for row in spans(rows, side, around)
+            for column in spans(columns, side, around)
         ]
 
     def _refine(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -27,6 +26,7 @@ from lic_da.runtime.manifest import (
     ExportedFilesError,
     Manifest,
 )
+from lic_da.spans import Span, spans
 
 BLENDS = ("weighted", "top1", "oracle", "base")
 """v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
@@ -106,14 +106,14 @@ class _Exported:
         """V ``(K+1,)`` that the gate states for a latent ``(M, h, w)``."""
         return self._run("gate.onnx", y_hat=latent[None])[0]
 
-    def _tiles(self, rows: int, columns: int) -> Iterator[tuple[_Span, _Span]]:
+    def _tiles(self, rows: int, columns: int) -> Iterator[tuple[Span, Span]]:
         """Parts of a latent that are computed one after another."""
         halo, side = self.manifest.halo, None
         each = self.manifest.tile_bytes
         if halo is not None and rows * columns * each > self.memory:
             side = max(_SMALLEST_TILE, math.isqrt(self.memory // each) - 2 * halo)
-        for row in _spans(rows, side, halo or 0):
-            for column in _spans(columns, side, halo or 0):
+        for row in spans(rows, side, halo or 0):
+            for column in spans(columns, side, halo or 0):
                 yield row, column
 
 
@@ -328,34 +328,6 @@ class Encoder(_Exported):
         if self.manifest.gate_input != "signalled":
             return None
         return np.rint(self._gate(y) * np.float32(255)).astype(np.uint8).tobytes()
-
-
-class _Span(NamedTuple):
-    """Part of an axis, in elements of the latent: start to stop, computed from first to last."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-    def wanted(self, scale: int = 1) -> slice:
-        """Where the part lies in the whole."""
-        return slice(self.start * scale, self.stop * scale)
-
-    def computed(self, scale: int = 1) -> slice:
-        """Where the part with its halo lies in the whole."""
-        return slice(self.first * scale, self.last * scale)
-
-    def inside(self, scale: int = 1) -> slice:
-        """Where the part lies in the part with its halo."""
-        return slice((self.start - self.first) * scale, (self.stop - self.first) * scale)
-
-
-def _spans(length: int, side: int | None, halo: int) -> list[_Span]:
-    """An axis cut into parts of nearly equal length, at most ``side``; None: into one."""
-    count = 1 if side is None else math.ceil(length / side)
-    cuts = [length * i // count for i in range(count + 1)]
-    return [_Span(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(cuts)]
 
 
 def _one_hot(label: int, count: int) -> Floats:

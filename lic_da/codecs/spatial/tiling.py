@@ -22,13 +22,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
 from compressai.layers import GDN, ResidualBlock
 from compressai.models import CompressionModel
 from torch import Tensor, nn
+
+from lic_da.spans import spans
 
 MEMORY = 1 << 30
 """Bytes of activations that a transform may take before a picture is cut into tiles."""
@@ -148,34 +149,6 @@ def _radius_of_convolution(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
         for k, p, d in zip(conv.kernel_size, conv.padding, conv.dilation, strict=True)
     )
     return reach / conv.stride[0] if isinstance(conv, nn.ConvTranspose2d) else float(reach)
-
-
-class Span(NamedTuple):
-    """Part of an axis, in elements of the latent: start to stop from what is at first to last."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-    def wanted(self, scale: int = 1) -> slice:
-        """Where the tile lies in the whole."""
-        return slice(self.start * scale, self.stop * scale)
-
-    def computed(self, scale: int = 1) -> slice:
-        """Where the tile with its halo lies in the whole."""
-        return slice(self.first * scale, self.last * scale)
-
-    def inside(self, scale: int = 1) -> slice:
-        """Where the tile lies in the tile with its halo."""
-        return slice((self.start - self.first) * scale, (self.stop - self.first) * scale)
-
-
-def spans(length: int, side: int | None, halo: int) -> list[Span]:
-    """An axis cut into parts of nearly equal length, at most ``side``; None: into one."""
-    count = 1 if side is None else math.ceil(length / side)
-    cuts = [length * i // count for i in range(count + 1)]
-    return [Span(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(cuts)]
 
 
 Piece = tuple[slice, slice, Tensor]

@@ -35,6 +35,7 @@ from lic_da.io.bitstream import (
     MAX_IN_A_ROW,
     chosen_bytes,
 )
+from lic_da.spans import Span, spans
 
 TOLERANCE_DB = 0.005
 """PSNR that is rounding: what a picture may lose with v to save bits."""
@@ -215,7 +216,7 @@ class CodedImage:
         scale, halo = self.geometry.scale, self.geometry.halo
         many = len(self.synthesis.domains) > MAX_IN_A_ROW
         if rows * columns * scale**2 <= _SAMPLE and not many:
-            cuts = [tiling.spans(length, None, 0) for length in (rows, columns)]
+            cuts = [spans(length, None, 0) for length in (rows, columns)]
         else:
             side = max(1, round((_SAMPLE / _WINDOWS**2) ** 0.5 / scale))
             around = _BLIND_HALO if halo is None else halo
@@ -232,14 +233,14 @@ class CodedImage:
         ]
 
 
-def _spread(length: int, side: int, halo: int) -> list[tiling.Span]:
+def _spread(length: int, side: int, halo: int) -> list[Span]:
     """Parts of an axis, one in the middle of each of at most ``_WINDOWS`` equal pieces of it."""
     count = min(_WINDOWS, -(-length // side))
     found = []
-    for piece in tiling.spans(length, -(-length // count), 0):
+    for piece in spans(length, -(-length // count), 0):
         start = max(piece.start, (piece.start + piece.stop - side) // 2)
         stop = min(piece.stop, start + side)
-        found.append(tiling.Span(start, stop, max(0, start - halo), min(length, stop + halo)))
+        found.append(Span(start, stop, max(0, start - halo), min(length, stop + halo)))
     return found
 
 

@@ -1,0 +1,35 @@
+"""Axes of images and latents, cut into overlapping parts. No torch in here."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Part of an axis, in elements of the latent: start to stop from what is at first to last."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def wanted(self, scale: int = 1) -> slice:
+        """Where the tile lies in the whole."""
+        return slice(self.start * scale, self.stop * scale)
+
+    def computed(self, scale: int = 1) -> slice:
+        """Where the tile with its halo lies in the whole."""
+        return slice(self.first * scale, self.last * scale)
+
+    def inside(self, scale: int = 1) -> slice:
+        """Where the tile lies in the tile with its halo."""
+        return slice((self.start - self.first) * scale, (self.stop - self.first) * scale)
+
+
+def spans(length: int, side: int | None, halo: int) -> list[Span]:
+    """An axis cut into parts of nearly equal length, at most ``side``; None: into one."""
+    count = 1 if side is None else math.ceil(length / side)
+    cuts = [length * i // count for i in range(count + 1)]
+    return [Span(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(cuts)]
