@@ -1,6 +1,6 @@
 """What does adapted decoding cost? ``make bench`` [CODECS=…] times g_s: base, folded, in branches.
 
-For a picture of 512×768, K+1 domains and adapters with random values. All variants are timed in turn,
+For an image of 512×768, K+1 domains and adapters with random values. All variants are timed in turn,
 round by round and in changing order, so that a busy machine is busy for all; the table has medians
 and quartiles, ratios are medians of the ratios within a round: to the base decoder, and of folds to
 that of ``FEW`` domains. What takes over ``SLOW`` times the base decoder is timed in ``SLOW_ROUNDS``
@@ -37,7 +37,7 @@ from benchmarks.fixtures import (
     adapted,
     by_formula,
     quartiles,
-    smooth_picture,
+    smooth_image,
 )
 from experiments import common
 from lic_da.adapters.synthesis import AdaptedSynthesis
@@ -54,7 +54,7 @@ class Measurement:
     """A row of the table: times in ms, ratios to the base decoder of the same round, MiB.
 
     ``growth`` is the ratio to the fold of ``FEW`` domains. ``max_difference`` of a fold to the branches
-    is that of decoded pictures in [0, 1], or of larger values over the largest.
+    is that of decoded images in [0, 1], or of larger values over the largest.
     """
 
     codec: str
@@ -90,7 +90,7 @@ def measure(
     for count in domains:
         codec = adapted(name, count)
         synthesis = codec.synthesis
-        y_hat = codec.codec.g_a(smooth_picture()).round()
+        y_hat = codec.codec.g_a(smooth_image()).round()
         v = torch.rand(1, count).softmax(dim=1)
         ways.setdefault(("base", 0), partial(synthesis.base, y_hat))
         ways["fold", count] = partial(synthesis, y_hat, v)
@@ -133,8 +133,8 @@ def _measurement(
     form, count = key
     difference = 0.0
     if form == "fold":
-        reference = first["branches", count].picture
-        difference = (first[key].picture - reference).abs().max().item()
+        reference = first["branches", count].image
+        difference = (first[key].image - reference).abs().max().item()
         difference /= max(1.0, reference.abs().max().item())
     return Measurement(
         *(codec, form, count, *quartiles(ms), *quartiles(ratios), *quartiles(growths)),
@@ -145,7 +145,7 @@ def _measurement(
 class Call(NamedTuple):
     """What one call gave, how long it took and what memory it took beside its result, in MiB."""
 
-    picture: Tensor
+    image: Tensor
     ms: float
     peak_mib: float
 
@@ -166,10 +166,10 @@ def once(way: Callable[[], Tensor]) -> Call:
         reset.write_text("5")  # forget the highest mark
     before = _kib(status, "VmRSS") if known else 0
     began = time.perf_counter()
-    picture = way()
+    image = way()
     ms = 1000 * (time.perf_counter() - began)
     peak = (_kib(status, "VmHWM") - before) / 1024 if known else float("nan")
-    return Call(picture, ms, peak)
+    return Call(image, ms, peak)
 
 
 def _kib(status: Path, key: str) -> int:

@@ -53,8 +53,8 @@ def adapted(name: str, domains: int) -> AdaptedCodec:
     return codec
 
 
-def smooth_picture() -> Tensor:
-    """A picture of coloured clouds, ``(1, 3, HEIGHT, WIDTH)`` in [0, 1]."""
+def smooth_image() -> Tensor:
+    """An image of coloured clouds, ``(1, 3, HEIGHT, WIDTH)`` in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
     return F.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)

@@ -3,7 +3,7 @@
 ``python -m benchmarks.fuzz_streams -max_total_time=600 CORPUS_DIR`` (libFuzzer's options). The first byte
 of an input names the codec, the others are the stream. Every stream is tried as it is and with its checksum
 put right, so that the search gets behind the checksum. What may come out is a StreamError or the
-picture of the undamaged latents. The search starts from the corpus of ``tests/damage.py``.
+image of the undamaged latents. The search starts from the corpus of ``tests/damage.py``.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def main() -> None:
     """Fuzz until libFuzzer's limit, or a crash."""
     torch.set_num_threads(1)
     made = list(damage.codecs().values())
-    outcomes = {"error": 0, "picture": 0, "slowest": 0.0}
+    outcomes = {"error": 0, "image": 0, "slowest": 0.0}
 
     def attempt(which: int, data: bytes) -> None:
         codec, original = made[which]
         began = time.process_time()
         try:
-            picture = codec.decompress(data)
+            image = codec.decompress(data)
         except bitstream.StreamError:
             outcomes["error"] += 1
         else:
-            outcomes["picture"] += 1
-            assert damage.legal(codec, original, data, picture)
+            outcomes["image"] += 1
+            assert damage.legal(codec, original, data, image)
         seconds = time.process_time() - began
         outcomes["slowest"] = max(outcomes["slowest"], seconds)
         assert seconds < damage.SECONDS, "slow"

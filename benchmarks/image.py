@@ -1,7 +1,7 @@
 """What does an image cost? Transforms, decoding and encoding beside the layers as CompressAI computes them.
 
 Each codec is there twice with the same weights: as this package builds it, and with CompressAI's own
-layers (*plain*). Both do one step after the other on a picture of 512×768, round by round and in
+layers (*plain*). Both do one step after the other on an image of 512×768, round by round and in
 changing order; ratios are medians of the ratios within a round, with quartiles. ``adapted`` decodes
 with K+1 = 3 adapters and is compared with decoding by the same codec's base decoder. ``of_peak`` is the
 share of the convolution peak: the operations of the plain transform a second, over those of the faster
@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.fixtures import RESULTS, Rounds, adapted, quartiles, smooth_picture
+from benchmarks.fixtures import RESULTS, Rounds, adapted, quartiles, smooth_image
 from experiments import common
 from lic_da.codecs.image_codec import to_8_bit
 from lic_da.config import plain
@@ -107,7 +107,7 @@ def measure(name: str, rounds: int, cpu: bool) -> list[Step]:
     """Time one codec; each round does all steps in both forms, and the large convolutions."""
     fast = adapted(name, DOMAINS)
     plain_codec = with_plain_layers(fast)
-    image = smooth_picture()
+    image = smooth_image()
     ways: dict[tuple[str, object], Callable[[], object]] = {
         (form, step): way
         for form, codec in (("fast", fast), ("plain", plain_codec))

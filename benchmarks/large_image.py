@@ -1,6 +1,6 @@
-"""What memory does a very large picture take? ``python benchmarks/large_image.py`` codes 100 megapixels.
+"""What memory does a very large image take? ``python benchmarks/large_image.py`` codes 100 megapixels.
 
-The picture is a mosaic of natural test pictures (``make data``). ``lic-da`` compresses and decompresses
+The image is a mosaic of natural test images (``make data``). ``lic-da`` compresses and decompresses
 it, each time in a process of its own, whose largest resident memory is read. Results are written
 beside this file, in ``results/large_image.csv``; the mosaic and its stream go to a temporary folder.
 """
@@ -29,7 +29,7 @@ from lic_da.io.images import RGB, read_rgb, save_png
 
 
 def mosaic(width: int, height: int) -> RGB:
-    """Natural test pictures side by side, again and again."""
+    """Natural test images side by side, again and again."""
     images = prepare("natural", CONF.parent / "data")
     tiles = [read_rgb(images.path(p)) for p in images.split("test")]
     side = min(min(tile.shape[:2]) for tile in tiles)
@@ -74,14 +74,14 @@ def main(
     console = Console()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        picture = mosaic(width, height)
-        save_png(folder / "mosaic.png", picture)
+        image = mosaic(width, height)
+        save_png(folder / "mosaic.png", image)
         with console.status(f"Compressing {width}×{height}"):
             took = [lic_da("compress", folder / "mosaic.png", folder / "a.lic", "--pack", pack)]
         with console.status("Decompressing"):
             took.append(lic_da("decompress", folder / "a.lic", folder / "a.png", "--pack", pack))
         stream = Stream.read(folder / "a.lic")
-        quality = psnr(picture, read_rgb(folder / "a.png"))
+        quality = psnr(image, read_rgb(folder / "a.png"))
     rows = [
         {
             "command": command,

@@ -1,6 +1,6 @@
 """What does decoding cost after each method? ``python benchmarks/methods.py PACK …``.
 
-Every pack decodes a stream of its own and the base codec's stream of the same picture, 512×768, from
+Every pack decodes a stream of its own and the base codec's stream of the same image, 512×768, from
 bytes to pixels. All are timed in turn, round by round and in changing order, so that a busy machine is
 busy for all; ratios are medians of the ratios to the base codec within a round. The table is written to
 ``results/methods.csv``.
@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.decoding import timed
-from benchmarks.fixtures import RESULTS, Rounds, quartiles, smooth_picture
+from benchmarks.fixtures import RESULTS, Rounds, quartiles, smooth_image
 from experiments import common
 from lic_da.errors import UserError
 from lic_da.methods import pack
@@ -47,12 +47,12 @@ class Row:
 def measure(packs: list[Path], rounds: int, console: Console) -> list[Row]:
     """Time the packs, each against its own base codec."""
     codecs = [pack.load(path) for path in packs]
-    picture = smooth_picture()
+    image = smooth_image()
     ways: dict[tuple[int, str], Callable[[], object]] = {}
     for number, codec in enumerate(codecs):
         for blend in ("base", codec.blends[0]):
             with codec.blending(blend):
-                stream = codec.encode(picture)
+                stream = codec.encode(image)
             ways[number, blend] = partial(codec.decompress, stream, blend)
             ways[number, blend]()  # the first call is slow
     shuffle, order = random.Random(0), list(ways)

@@ -1,14 +1,14 @@
 """What does a training step cost? ``python benchmarks/training.py steps``, ``inputs``, ``same``.
 
-Ways to do the step of adapters and gate for three domains, loss, gradients and optimiser included:
+Ways to do the step of adapters and gate for three domains, loss, gradients and optimizer included:
 
 * ``straightforward``: as the published code, the whole codec forward with gradients on for all
   parameters, in float32, adapters in parallel branches, the rate computed; glibc manages the memory as
   it does by default, while ours keep what a step has freed;
 * ``uncached``: ours, which encodes every crop without gradients and decodes in bfloat16 by one kernel
   an image;
-* ``cached``: ours, with latents of whole pictures from the cache;
-* ``uncached, SOAP``: as ``uncached``, but the optimiser is SOAP and not Adam, as by default for the
+* ``cached``: ours, with latents of whole images from the cache;
+* ``uncached, SOAP``: as ``uncached``, but the optimizer is SOAP and not Adam, as by default for the
   bundled codec. Such a step is dearer, and fewer are needed.
 
 Each way has a process of its own, because memory is that of a process; the processes take five steps in
@@ -39,13 +39,13 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import default_collate
 
-from benchmarks.fixtures import RESULTS, Rounds, adapted, by_formula, quartiles, smooth_picture
+from benchmarks.fixtures import RESULTS, Rounds, adapted, by_formula, quartiles, smooth_image
 from experiments import common
 from lic_da.data.latents.crops import crop_region
 from lic_da.evaluation.curves import Run
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.methods.losses import adaptation, bits_per_pixel
-from lic_da.methods.optim import optimiser_of
+from lic_da.methods.optim import optimizer_of
 from lic_da.training.memory import keep_freed_memory
 
 WAYS = ("straightforward", "uncached", "cached", "uncached, SOAP")
@@ -79,8 +79,8 @@ class Row:
 
 
 def batch_of(module: DecoderAdaptation, size: int, crop: int, *, cached: bool) -> dict[str, Any]:
-    """Crops of a smooth picture, with labels; with their latents if these are cached."""
-    pixels = smooth_picture()[0].mul(255).round().to(torch.uint8)
+    """Crops of a smooth image, with labels; with their latents if these are cached."""
+    pixels = smooth_image()[0].mul(255).round().to(torch.uint8)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         crops = module.encoder.cached(Path(folder), crop, pixels=1 << 20)
@@ -99,7 +99,7 @@ def step_of(way: str, codec: str, size: int, crop: int, device: str) -> Callable
     batch = batch_of(module, size, crop, cached=way == "cached")
     module.to(device).train()
     batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
-    optimiser = optimiser_of(
+    optimizer = optimizer_of(
         "soap" if way.endswith("SOAP") else "adam",
         [{"params": module.trainable(), "lr": 1e-4}],
         fused=way != "straightforward",
@@ -120,11 +120,11 @@ def step_of(way: str, codec: str, size: int, crop: int, device: str) -> Callable
         return losses["loss"]
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = straightforward() if way == "straightforward" else module.training_step(batch, 0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -222,7 +222,7 @@ def steps(
 
 @dataclass(frozen=True)
 class Same:
-    """PSNR of test and validation pictures, weighted: from cached latents in bfloat16, and without both."""
+    """PSNR of test and validation images, weighted: from cached latents in bfloat16, and without both."""
 
     seed: int
     domain: str

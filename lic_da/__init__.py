@@ -2,7 +2,7 @@
 
 >>> from lic_da import AdaptedCodec
 >>> codec = AdaptedCodec.load("outputs/NAME/pack")
->>> picture = codec.decompress(codec.compress(image))
+>>> image = codec.decompress(codec.compress(image))
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``lic-da``: pictures to streams and back. torch is imported only by what needs it."""
+"""``lic-da``: images to streams and back. torch is imported only by what needs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Code pictures with a learned codec whose decoder is adapted to several domains.",
+    help="Code images with a learned codec whose decoder is adapted to several domains.",
 )
 
 results = typer.Typer(no_args_is_help=True, help="Results of runs and sweeps for other tools.")
@@ -64,7 +64,7 @@ Runtime = Annotated[
         help="torch, or onnx: without torch, by --pack DIR, a folder that lic-da export wrote."
     ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at a time.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Images at a time.")]
 
 V = Annotated[
     str,
@@ -107,7 +107,7 @@ def compress(
     trust: Trust = None,
     runtime: Runtime = "torch",
 ) -> None:
-    """Code pictures as .lic streams.
+    """Code images as .lic streams.
 
     The strings inside are those of the base codec, unless the pack is of a method that trains the
     encoder or the entropy model too (finetune, scratch, cawf): then they are the pack's own.
@@ -116,7 +116,7 @@ def compress(
     """
     from lic_da.files.batch import plan, run
     from lic_da.files.coder import Coder
-    from lic_da.io.listing import picture
+    from lic_da.io.listing import image
 
     if blend not in (None, "base"):
         raise UserError(f"--mode {blend} is for decompress: compress takes base, or no mode.")
@@ -124,7 +124,7 @@ def compress(
         raise unknown("--v", v, ("gate", "best"))
     if v == "best" and (blend is not None or codec is not None):
         raise UserError("--v best chooses among a pack's adapters: give no --mode and no --codec.")
-    todo = plan(source, target, picture, ".lic")
+    todo = plan(source, target, image, ".lic")
     trusted = tuple(trust or ())
     coder: Coder | RuntimeCoder
     if _is_onnx(runtime):
@@ -141,9 +141,7 @@ def compress(
             steps_shown=len(todo) == 1,
         )
     coder.check()
-    _leave(
-        run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs, pictures=True)
-    )
+    _leave(run(coder.compress, todo, "Compressed", overwrite=overwrite, workers=jobs, images=True))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 
 from lic_da.config import CONF, available
 from lic_da.errors import UserError, unknown
+from lic_da.migrations import override
 from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 _INTERRUPTED = 130  # exit code of what the user has stopped with Ctrl-C
@@ -32,6 +33,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
         def main() -> Any:
             use_plain_output()
             ensure_home()
+            sys.argv[1:] = [override(argument) for argument in sys.argv[1:]]
             try:
                 check_groups(sys.argv[1:])
             except UserError as error:

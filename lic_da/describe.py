@@ -12,7 +12,7 @@ from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.command import command
 from lic_da.data.datamodule import domain_names
 from lic_da.data.domains import load_domain
-from lic_da.methods.optim import check_optimiser
+from lic_da.methods.optim import check_optimizer
 from lic_da.methods.pack import codec_class
 
 
@@ -23,7 +23,7 @@ def describe(config: DictConfig) -> dict[str, Any]:
     CompressAI's entropy bottleneck include three quantiles a channel, which only the auxiliary loss trains.
     """
     codec, method = CodecSpec.from_settings(config.codec), MethodSpec.from_settings(config)
-    check_optimiser(codec.training, config.method.training)
+    check_optimizer(codec.training, config.method.training)
     names = domain_names(config.domains)
     for name in names:
         load_domain(name)

@@ -1,4 +1,4 @@
-"""``python -m lic_da.evaluate pack=DIR``: measure a pack on test pictures, by real coding."""
+"""``python -m lic_da.evaluate pack=DIR``: measure a pack on test images, by real coding."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def main(config: DictConfig) -> None:
     if config.more_tests:
         prepared = {n: more_tests(i, user_path(config.data_dir)) for n, i in prepared.items()}
     refuse_shared_files(prepared.values())
-    pictures = []
+    entries = []
     for name, images in prepared.items():
         label = adapted.domains.index(name) if name in adapted.domains else -1
-        pictures += [LabelledImage(p, images.path(p), name, label) for p in images.split("test")]
+        entries += [LabelledImage(p, images.path(p), name, label) for p in images.split("test")]
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
-        *(folder, adapted, pictures),
+        *(folder, adapted, entries),
         blends=modes,
         metrics=names_of_metrics,
         effort=config.effort,

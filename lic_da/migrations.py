@@ -46,6 +46,34 @@ NAMES = {
 """Import path in files of format 1 -> registered name."""
 
 
+_OPTIONS = {"optimiser": "optimizer"}
+"""Earlier name of a setting of a training -> today's."""
+
+
+def override(argument: str) -> str:
+    """A command line's ``codec.training.lr=1e-3`` and the like, with today's name of the setting."""
+    setting, equals, value = argument.partition("=")
+    *above, name = setting.split(".")
+    if not above or above[-1] != "training" or name not in _OPTIONS:
+        return argument
+    return ".".join((*above, _OPTIONS[name])) + equals + value
+
+
+def options(settings: Any) -> Any:
+    """Settings in which those of trainings have today's names; they are not changed.
+
+    Where both names are there, what stands under today's counts.
+    """
+    if not isinstance(settings, Mapping):
+        return settings
+    today = {key: options(value) for key, value in settings.items()}
+    training = today.get("training")
+    if isinstance(training, Mapping):
+        kept = {key: value for key, value in training.items() if key not in _OPTIONS}
+        today["training"] = {_OPTIONS.get(key, key): v for key, v in training.items()} | kept
+    return today
+
+
 def named(settings: Any) -> Any:
     """Settings in which every class of the package has its registered name; others keep ``_target_``.
 
@@ -67,7 +95,7 @@ def named(settings: Any) -> Any:
 
 def codec_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint or a pack says of its codec, of whatever age; see :func:`named`."""
-    migrated: dict[str, Any] = named(settings)
+    migrated: dict[str, Any] = options(named(settings))
     return _calibration_of_codec(migrated)
 
 
@@ -88,7 +116,7 @@ def _with_calibration(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``config.yaml`` of a run, of whatever age."""
-    migrated = _with_calibration(named(settings))
+    migrated = _with_calibration(options(named(settings)))
     evaluation = migrated.get("evaluation")
     if isinstance(evaluation, dict):
         names, modes = metric_names(evaluation), mode_names(evaluation)
@@ -150,7 +178,7 @@ def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             "install a newer one."
         )
     if number == FORMAT:
-        return _calibration_of_codec(settings)
+        return _calibration_of_codec(options(settings))
     migrated = codec_settings(settings)
     kind = migrated.get("kind", "lic_da.adaptation.codec.AdaptedCodec")
     return {

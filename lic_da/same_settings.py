@@ -65,7 +65,7 @@ _OF_A_RUN = (
     *("codec.qualities", "data.num_workers", "data.cache_gb"),
 )
 _NO_CACHE = {"data.latent_pixels": "data.latent_cache"}
-_ADAM = {"codec.training.optimiser": "adam", "method.training.optimiser": "adam"}
+_ADAM = {"codec.training.optimizer": "adam", "method.training.optimizer": "adam"}
 
 RUN = Comparison((*_OF_A_RUN, "extend"), _NO_CACHE, _ADAM)
 """Of two runs. Beside the folder of a pack that is extended its fingerprint stands, which counts."""

@@ -1,6 +1,6 @@
 """Processes that work on many things, where a process that dies costs one of them.
 
-Decoders of pictures are code in C that reads files of strangers: one of them may end its process.
+Decoders of images are code in C that reads files of strangers: one of them may end its process.
 """
 
 from __future__ import annotations

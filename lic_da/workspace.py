@@ -77,7 +77,7 @@ def workspace(
         name=name,
         sections=sections,
         runset_settings=RunsetSettings(groupby=[Metric("Group"), Metric("JobType")]),
-        auto_generate_panels=True,  # rate-distortion charts, tables, pictures
+        auto_generate_panels=True,  # rate-distortion charts, tables, images
     )
 
 

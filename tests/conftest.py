@@ -1,4 +1,4 @@
-"""Small worlds for the tests: real codecs, real pictures from installed packages, folder domains."""
+"""Small worlds for the tests: real codecs, real images from installed packages, folder domains."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def folder_domain(conf: Path, tmp_path: Path) -> Callable[..., Path]:
     """Makes a domain of a new folder: ``folder_domain("mine", count=12, kind=...)``."""
 
-    def make(name: str, pictures: list[RGB] | None = None) -> Path:
+    def make(name: str, images: list[RGB] | None = None) -> Path:
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
-        for number, pixels in enumerate(pictures or []):
+        for number, pixels in enumerate(images or []):
             save_png(folder / f"{number:03d}.png", pixels)
         (conf / "domain" / f"{name}.yaml").write_text(
             f"sources:\n  - kind: folder\n    path: {folder}\n"
@@ -147,15 +147,15 @@ def scribbles(count: int, side: int = 160, seed: int = 0) -> list[RGB]:
     from PIL import Image, ImageDraw
 
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for _ in range(count):
         image = Image.new("RGB", (side, side), "white")
         draw = ImageDraw.Draw(image)
         for _ in range(12):
             points = [tuple(p) for p in rng.integers(0, side, (4, 2)).tolist()]
             draw.line(points, fill="black", width=int(rng.integers(1, 4)))
-        pictures.append(np.array(image))
-    return pictures
+        images.append(np.array(image))
+    return images
 
 
 def photo_crops(photographs: list[RGB], count: int, side: int = 160, seed: int = 0) -> list[RGB]:
@@ -163,10 +163,10 @@ def photo_crops(photographs: list[RGB], count: int, side: int = 160, seed: int =
     rng = np.random.default_rng(seed)
     crops = []
     for i in range(count):
-        picture = photographs[i % len(photographs)]
-        y = int(rng.integers(picture.shape[0] - side + 1))
-        x = int(rng.integers(picture.shape[1] - side + 1))
-        crops.append(np.ascontiguousarray(picture[y : y + side, x : x + side]))
+        image = photographs[i % len(photographs)]
+        y = int(rng.integers(image.shape[0] - side + 1))
+        x = int(rng.integers(image.shape[1] - side + 1))
+        crops.append(np.ascontiguousarray(image[y : y + side, x : x + side]))
     return crops
 
 

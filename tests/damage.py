@@ -87,7 +87,7 @@ def _huge(data: bytearray, layout: Layout, rng: random.Random) -> bytes:
 
 
 def _larger(data: bytearray, layout: Layout, rng: random.Random) -> bytes:
-    """Picture and latent grow together, the strings do not."""
+    """Image and latent grow together, the strings do not."""
     fine = 64 // layout.stride
     rows, columns = (fine * rng.choice((1, 2, 16, most)) for most in (100, 290))
     size = (layout.stride * columns, layout.stride * rows, rows, columns)
@@ -96,7 +96,7 @@ def _larger(data: bytearray, layout: Layout, rng: random.Random) -> bytes:
 
 
 def _inflated(data: bytearray, layout: Layout, rng: random.Random) -> bytes:
-    """The largest picture, with a first string of random bytes that is long enough for it."""
+    """The largest image, with a first string of random bytes that is long enough for it."""
     if rng.random() > 0.03:
         return _larger(data, layout, rng)
     side = 10_880
@@ -189,25 +189,25 @@ def codecs() -> dict[str, tuple[Any, bytes]]:
     from tests.conftest import DOMAINS, codec_config, disturb, hyperprior_config
 
     astronaut = read_rgb(Path(skimage.__file__).parent / "data" / "astronaut.png")
-    picture = np.ascontiguousarray(astronaut[40:104, 60:156])
+    image = np.ascontiguousarray(astronaut[40:104, 60:156])
     factorized = disturb(AdaptedCodec.build(codec_config(), DOMAINS))
     scaled = disturb(AdaptedCodec.build(hyperprior_config(), DOMAINS))
     with torch.no_grad():
         scaled.codec.g_a[-1].weight.mul_(30)  # a latent that is not all zeros; some symbols escape
-    plain = factorized.compress(picture)
+    plain = factorized.compress(image)
     stream = Stream.from_bytes(plain)
     signalled = dataclasses.replace(stream, v=bytes([200, 50, 5])).to_bytes()
     return {
         "factorized": (factorized, plain),
-        "hyperprior": (scaled, scaled.compress(picture)),
+        "hyperprior": (scaled, scaled.compress(image)),
         "signalled": (factorized, signalled),
         "chosen": (factorized, dataclasses.replace(stream, chosen=(20, -7, 64)).to_bytes()),
         "sparse": (factorized, dataclasses.replace(stream, chosen=(0, 0, 0)).to_bytes()),
     }
 
 
-def legal(codec: Any, original: bytes, data: bytes, picture: Any) -> bool:
-    """Whether a picture may come out: the true latents, cropped otherwise or with another v.
+def legal(codec: Any, original: bytes, data: bytes, image: Any) -> bool:
+    """Whether an image may come out: the true latents, cropped otherwise or with another v.
 
     The checksum of the latents is over their symbols in one row, so a codec whose strings decode to the
     same symbols in rows of another length, as a hyperprior may, shows them so.
@@ -223,11 +223,11 @@ def legal(codec: Any, original: bytes, data: bytes, picture: Any) -> bool:
     height, width = (side * codec.stride for side in true.shape)
     whole = dataclasses.replace(true, v=stream.v, chosen=stream.chosen, height=height, width=width)
     expected = codec.decompress(whole)[: stream.height, : stream.width]
-    return bool(np.array_equal(picture, expected))
+    return bool(np.array_equal(image, expected))
 
 
 def main(count: int, seconds: float = SECONDS) -> None:
-    """Decode the corpus; anything but an error or a legal picture ends the process."""
+    """Decode the corpus; anything but an error or a legal image ends the process."""
     from lic_da.io.bitstream import StreamError
 
     made = codecs()
@@ -244,20 +244,20 @@ def main(count: int, seconds: float = SECONDS) -> None:
         began = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            picture = codec.decompress(data)
+            image = codec.decompress(data)
         except StreamError:
-            picture = None
+            image = None
         except BaseException as error:
             raise AssertionError(f"stream {number}, {names[which]}") from error
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         of["slowest"] = max(of["slowest"], round(time.process_time() - began, 3))
-        if picture is None:
+        if image is None:
             of["errors"] += 1
             continue
         of["pictures"] += 1
-        assert number % 2 == 1, f"stream {number}, {names[which]}: a picture under a wrong checksum"
-        assert legal(codec, original, data, picture), f"stream {number}, {names[which]}"
+        assert number % 2 == 1, f"stream {number}, {names[which]}: an image under a wrong checksum"
+        assert legal(codec, original, data, image), f"stream {number}, {names[which]}"
     print(json.dumps(told))
 
 

@@ -1,8 +1,8 @@
-"""Damage to picture files, the same for the same seed, and what the reader makes of it.
+"""Damage to image files, the same for the same seed, and what the reader makes of it.
 
 ``python -m tests.damaged_images COUNT [FILE]`` reads so many damaged files in processes of their own and
-prints what came of them as JSON. A picture that is handed on must show what the file holds: an area
-without any detail, where the undamaged picture has some, may not be larger than what the file lacks.
+prints what came of them as JSON. An image that is handed on must show what the file holds: an area
+without any detail, where the undamaged image has some, may not be larger than what the file lacks.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import numpy as np
 from PIL import Image
 
 from lic_da.io.images import RGB, ImageProblem, read_rgb
-from tests.pictures import png
+from tests.image_files import png
 
 SECONDS = 5.0
 """That reading a damaged file may take."""
 BLANK = 0.1
-"""Of the picture's blocks, that may come out without detail though nothing is missing."""
+"""Of the image's blocks, that may come out without detail though nothing is missing."""
 
 _BLOCK = 16
 _SIDE = (240, 320)
 
 
 def original() -> RGB:
-    """A picture with detail in every block."""
+    """An image with detail in every block."""
     rng = np.random.default_rng(0)
     height, width = _SIDE
     ramp = np.add.outer(np.linspace(0, 90, height), np.linspace(0, 90, width))
@@ -47,23 +47,23 @@ def original() -> RGB:
 
 
 def files() -> dict[str, bytes]:
-    """Undamaged files of that picture, by kind; the suffix is what stands before ``-``."""
-    picture = Image.fromarray(original())
+    """Undamaged files of that image, by kind; the suffix is what stands before ``-``."""
+    whole = Image.fromarray(original())
     turned = Image.Exif()
     turned[0x0112] = 3
     deep = original().astype(np.uint16) * 257
 
-    def saved(kind: str, image: Image.Image = picture, **options: object) -> bytes:
+    def saved(kind: str, image: Image.Image = whole, **options: object) -> bytes:
         file = io.BytesIO()
         image.save(file, kind, **options)
         return file.getvalue()
 
-    alpha = picture.convert("RGBA")
-    alpha.putalpha(Image.linear_gradient("L").resize(picture.size))
+    alpha = whole.convert("RGBA")
+    alpha.putalpha(Image.linear_gradient("L").resize(whole.size))
     return {
         "png-rgb": saved("PNG"),
         "png-alpha": saved("PNG", alpha, exif=turned),
-        "png-palette": saved("PNG", picture.quantize(64)),
+        "png-palette": saved("PNG", whole.quantize(64)),
         "png-16": png(deep, 16),
         "png-16-grey": png(deep[..., :1], 16),
         "jpg-baseline": saved("JPEG", quality=85, exif=turned),
@@ -199,7 +199,7 @@ def attempt(damaged: Damaged, folder: Path) -> Attempt:
 
 
 def blank_share(pixels: RGB) -> float:
-    """Share of a picture's blocks that are of one colour."""
+    """Share of an image's blocks that are of one colour."""
     height, width = (side // _BLOCK * _BLOCK for side in pixels.shape[:2])
     blocks = pixels[:height, :width].reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3)
     return float((np.ptp(blocks, axis=(1, 3)).max(axis=-1) <= 1).mean())

@@ -39,7 +39,7 @@ def train_steps(
 ) -> list[float]:
     """Losses, the auxiliary one left out, of steps on the same crops by Adam over all that is trainable."""
     batch = crops(4)
-    optimiser = torch.optim.AdamW(module.trainable(), lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(module.trainable(), lr, weight_decay=weight_decay)
     losses: list[float] = []
 
     def note(values: dict[str, Tensor], **kwargs: Any) -> None:
@@ -49,8 +49,8 @@ def train_steps(
     module.log_dict = note  # type: ignore[method-assign,assignment]
     module.train()
     for step in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         module.training_step(batch, step).backward()
-        optimiser.step()
+        optimizer.step()
     module.eval()
     return losses

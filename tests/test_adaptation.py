@@ -64,7 +64,7 @@ def test_strings_are_those_of_an_untouched_codec(
         assert stream.shape == tuple(coded["shape"])
 
 
-def test_trained_adapters_change_the_picture_and_base_does_not(
+def test_trained_adapters_change_the_image_and_base_does_not(
     base: CompressionModel, adapted: AdaptedCodec, photographs: list[RGB]
 ) -> None:
     disturb(adapted)
@@ -75,9 +75,9 @@ def test_trained_adapters_change_the_picture_and_base_does_not(
     height, width = photographs[0].shape[:2]
     expected = plain[0, :, :height, :width].mul(255).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(adapted.decompress(data, "base"), expected)
-    pictures = [adapted.decompress(data, "oracle", d) for d in DOMAINS]
-    assert all(not np.array_equal(p, expected) for p in pictures)
-    assert not np.array_equal(pictures[0], pictures[1])
+    images = [adapted.decompress(data, "oracle", d) for d in DOMAINS]
+    assert all(not np.array_equal(p, expected) for p in images)
+    assert not np.array_equal(images[0], images[1])
 
 
 def test_merged_adapters_equal_the_formula(adapted: AdaptedCodec) -> None:

@@ -42,13 +42,13 @@ def of_codec(name: str) -> tuple[str, ...]:
     return (f"codec={name}", *(small if name != CODECS[0] else ()))
 
 
-def picture() -> RGB:
+def image() -> RGB:
     return scribbles(1, side=64, seed=7)[0]
 
 
 def old_stream(config: CodecSpec) -> bytes:
     """What the base codec writes, by the codec that knows nothing of other methods."""
-    return AdaptedCodec.build(config, ["natural"]).compress(picture())
+    return AdaptedCodec.build(config, ["natural"]).compress(image())
 
 
 def test_describe_counts_what_is_trained() -> None:
@@ -74,8 +74,8 @@ def test_a_finetuned_codec_writes_streams_of_its_own(name: str, tmp_path: Path) 
     codec.check_base_unchanged()
     pack.save(codec, tmp_path, {})
     again = pack.load(tmp_path)
-    data = codec.compress(picture())
-    assert again.compress(picture()) == data
+    data = codec.compress(image())
+    assert again.compress(image()) == data
     assert np.array_equal(again.decompress(data), codec.decompress(data))
     assert Stream.from_bytes(data).fingerprint != Stream.from_bytes(old).fingerprint
     with pytest.raises(StreamError, match=rf"was made with .*this is {name}.* adapted by finetune"):
@@ -99,13 +99,13 @@ def test_a_finetuned_decoder_opens_and_betters_old_streams(name: str, tmp_path: 
     again = pack.load(tmp_path)
     for blend in again.blends:
         with again.blending(blend):
-            assert again.compress(picture()) == old
+            assert again.compress(image()) == old
     assert np.array_equal(again.decompress(old, "base"), base)
     adapted = again.decompress(old)
     assert np.array_equal(adapted, codec.decompress(old))
 
     def error(decoded: RGB) -> float:
-        return float(np.mean((decoded.astype(float) - picture()) ** 2))
+        return float(np.mean((decoded.astype(float) - image()) ** 2))
 
     assert error(adapted) < error(base)
     assert all(k.split(".")[0].isdigit() for k in codec.trained_state())  # parts of g_s
@@ -155,7 +155,7 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
     for p in points:
         assert abs(p.bpp_estimated - p.bpp) < 0.05 * p.bpp + 128 / (p.width * p.height)
 
-    # the base is the base codec on the same pictures, and compatibility is what the method promises
+    # the base is the base codec on the same images, and compatibility is what the method promises
     summary = json.loads((folder / "summary.json").read_text())
     shipped = zoo.build(codec_config())
     assert summary["base_fingerprint"] == zoo.fingerprint(shipped.state_dict())

@@ -199,7 +199,7 @@ def test_a_file_that_is_too_large_or_no_stream_is_not_read(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def small() -> tuple[AdaptedCodec, bytes, RGB]:
-    """A codec, a stream of one string, and its picture."""
+    """A codec, a stream of one string, and its image."""
     import skimage
 
     from lic_da.io.images import read_rgb
@@ -218,7 +218,7 @@ def test_damaged_streams_end_in_the_documented_error(count: int, seconds: int) -
     """Factorized, hyperprior, signalled and chosen v; half of the corpus is forged, with a right checksum.
 
     The child has 1 GiB of memory and so many seconds a stream, beside other tests more than it needs
-    alone; a crash, another exception or a picture that the undamaged latents do not have ends it.
+    alone; a crash, another exception or an image that the undamaged latents do not have ends it.
     """
     child = subprocess.run(
         [sys.executable, "-m", "tests.damage", str(count), str(seconds)],
@@ -267,7 +267,7 @@ def test_a_few_bytes_cannot_claim_a_hundred_megapixels(
     )
     with pytest.raises(StreamError, match="too short for the size"):
         codec.decompress(stream.to_bytes())
-    with pytest.raises(StreamError, match="does not have the size that its picture needs"):
+    with pytest.raises(StreamError, match="does not have the size that its image needs"):
         codec.decompress(dataclasses.replace(stream, shape=(4, 6)).to_bytes())
     with pytest.raises(StreamError, match="2 strings; this codec writes 1"):
         codec.decompress(
@@ -276,7 +276,7 @@ def test_a_few_bytes_cannot_claim_a_hundred_megapixels(
 
 
 def test_gaussian_tables_count_in_the_least_number_of_bytes() -> None:
-    """With a hyperprior the strings of a plain picture pass, and what is shorter does not."""
+    """With a hyperprior the strings of a plain image pass, and what is shorter does not."""
     codec = AdaptedCodec.build(hyperprior_config(), DOMAINS)
     model = codec.codec.gaussian_conditional
     least = decode.least_bits(codec.codec, (10, 10), 24 * 1600)
@@ -302,7 +302,7 @@ def test_decoding_ends_where_the_string_does(base: CompressionModel) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_plain_picture_is_not_too_short_for_its_size(adapted: AdaptedCodec, value: int) -> None:
+def test_a_plain_image_is_not_too_short_for_its_size(adapted: AdaptedCodec, value: int) -> None:
     """The shortest strings that the codec writes pass the test that damaged ones must not pass."""
     pixels = np.full((512, 512, 3), value, np.uint8)
     assert adapted.decompress(adapted.compress(pixels)).shape == pixels.shape
@@ -417,7 +417,7 @@ def test_a_stream_of_other_base_weights_is_refused(
         adapted.decompress(other.to_bytes())
 
 
-def test_latents_that_decode_differently_are_an_error_not_a_picture(
+def test_latents_that_decode_differently_are_an_error_not_a_image(
     adapted: AdaptedCodec, photographs: list[RGB]
 ) -> None:
     data = adapted.compress(photographs[0])

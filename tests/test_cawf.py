@@ -68,7 +68,7 @@ def test_describe_counts_what_is_published(cross: str, trainable: int) -> None:
 
 
 @pytest.mark.parametrize("cross", ["zero", "trained"])
-def test_it_starts_at_exactly_the_sources_picture(cross: str, photographs: list[RGB]) -> None:
+def test_it_starts_at_exactly_the_sources_image(cross: str, photographs: list[RGB]) -> None:
     codec, source = widened(cross), source_codec()
     x = as_input(photographs[0])[..., :160, :224]
     with torch.no_grad():
@@ -88,10 +88,8 @@ def test_the_source_is_not_forgotten(trained: WidenedCodec, photographs: list[RG
         for blend in trained.blends:  # one pack opens the streams of both modes
             with trained.blending(blend):
                 with torch.inference_mode():
-                    ((_, _, picture),) = source.pieces(expected)
-                assert torch.equal(
-                    trained.decode(expected), picture[..., : x.shape[2], : x.shape[3]]
-                )
+                    ((_, _, image),) = source.pieces(expected)
+                assert torch.equal(trained.decode(expected), image[..., : x.shape[2], : x.shape[3]])
 
 
 def test_the_old_channels_of_a_target_stream(trained: WidenedCodec) -> None:
@@ -100,7 +98,7 @@ def test_the_old_channels_of_a_target_stream(trained: WidenedCodec) -> None:
     assert len(new.strings) == 2 and new.fingerprint != old.fingerprint
     zero = trained.own["cross"] == "zero"
     assert (new.strings[0] == old.strings[0]) == zero
-    # training did something: there is another picture and the new channels are not all alike
+    # training did something: there is another image and the new channels are not all alike
     assert not torch.equal(trained.decode(new), trained.decode(old))
     # what was coded is what the model computes
     with torch.no_grad():
@@ -118,16 +116,16 @@ def test_frozen_blocks_do_not_move_by_weight_decay_or_momentum(photographs: list
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
         callbacks=[ExactSteps(10)], current_epoch=0, global_rank=0, precision="32-true"
     )
-    (optimiser,), _ = module.configure_optimizers()
-    for group in optimiser.param_groups:
+    (optimizer,), _ = module.configure_optimizers()
+    for group in optimizer.param_groups:
         group["weight_decay"] = 0.5
     module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
     module.train()
     for step in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         module.training_step(crops(4), step).backward()
-        module.configure_gradient_clipping(optimiser, 1.0)
-        optimiser.step()
+        module.configure_gradient_clipping(optimizer, 1.0)
+        optimizer.step()
     after = codec.base_weights()
     assert all(torch.equal(before[k], after[k]) for k in before.keys() | after.keys())
     assert all(p.grad is None for p in codec.base.codec.parameters())
@@ -165,7 +163,7 @@ def test_a_pack_holds_the_new_blocks_and_opens_both_kinds_of_streams(
 
 
 @torch.inference_mode()
-def test_large_pictures_go_in_tiles(trained: WidenedCodec, photographs: list[RGB]) -> None:
+def test_large_images_go_in_tiles(trained: WidenedCodec, photographs: list[RGB]) -> None:
     """With the counted halo tiles are the whole but for the order of additions; without, they are not."""
     pixels = as_input(photographs[2])[..., :288, :384].double()
     g_a, g_s = (copy.deepcopy(part).double() for part in (trained.codec.g_a, trained.codec.g_s))

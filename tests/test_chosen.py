@@ -1,4 +1,4 @@
-"""v chosen at the encoder: found, written only where it pays, and never at the picture's cost."""
+"""v chosen at the encoder: found, written only where it pays, and never at the image's cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lic_da.codecs.image_codec import to_8_bit
 from lic_da.codecs.spec import CodecSpec
 from lic_da.data.datamodule import LabelledImage
-from lic_da.data.index import Picture
+from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import check_blends, measure
 from lic_da.io.bitstream import MAX_ENTRIES, Stream, StreamError
@@ -24,11 +24,11 @@ from tests.conftest import DOMAINS, MEAN_SCALE, codec_config, disturb, hyperprio
 from tests.test_cli import call
 from tests.test_tiles import in_tiles
 
-SLIGHT = 0.004  # adapters that change pictures by some grey levels
+SLIGHT = 0.004  # adapters that change images by some grey levels
 
 
-def psnr(picture: RGB, original: RGB) -> float:
-    return 10 * float(np.log10(255**2 / ((picture.astype(float) - original) ** 2).mean()))
+def psnr(image: RGB, original: RGB) -> float:
+    return 10 * float(np.log10(255**2 / ((image.astype(float) - original) ** 2).mean()))
 
 
 def recovered(codec: AdaptedCodec, pixels: RGB, true: tuple[int, ...]) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ def recovered(codec: AdaptedCodec, pixels: RGB, true: tuple[int, ...]) -> tuple[
 
 
 @pytest.mark.parametrize("true", [(16, -40, 0), (0, 0, 70), (-3, 32, 64)])
-def test_the_v_that_made_a_picture_is_found(photographs: list[RGB], true: tuple[int, ...]) -> None:
+def test_the_v_that_made_a_image_is_found(photographs: list[RGB], true: tuple[int, ...]) -> None:
     codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS), SLIGHT)
     assert recovered(codec, np.ascontiguousarray(photographs[0][:160, :160]), true) == true
 
@@ -108,8 +108,8 @@ def test_a_decoder_takes_the_chosen_v_and_not_the_gates(photographs: list[RGB]) 
     assert codec.gate_weights(stream) == {"natural": 0.0, "sketch": -0.5, "comic": 2.5}
     with torch.inference_mode():
         expected = codec.synthesis(codec.latent(stream), torch.tensor([[0, -0.5, 2.5]]))
-    picture = to_8_bit(expected.clamp(0, 1))[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(codec.decompress(stream.to_bytes()), picture)
+    image = to_8_bit(expected.clamp(0, 1))[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(codec.decompress(stream.to_bytes()), image)
     base = dataclasses.replace(stream, chosen=(0, 0, 0))
     assert np.array_equal(codec.decompress(base), codec.decompress(stream, "base"))
     with pytest.raises(StreamError, match="weights for 2 domains, but this pack has 3: natural"):
@@ -163,7 +163,9 @@ def test_the_mode_chosen_is_measured_where_it_is_asked_for(
     codec = disturb(AdaptedCodec.build(codec_config(), DOMAINS), SLIGHT)
     file = tmp_path / "p.png"
     save_png(file, np.ascontiguousarray(photographs[0][:128, :160]))
-    entry = LabelledImage(Picture("", file.name, "", "test", "", "", 160, 128), file, "clipart", -1)
+    entry = LabelledImage(
+        ImageInfo("", file.name, "", "test", "", "", 160, 128), file, "clipart", -1
+    )
     assert {p.blend for p in measure(codec, [entry], run="r", metrics=["psnr"])} == {
         "weighted",
         "top1",

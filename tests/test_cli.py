@@ -21,7 +21,7 @@ from lic_da.errors import UserError
 from lic_da.files.batch import plan
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB, read_rgb, save_png
-from lic_da.io.listing import picture
+from lic_da.io.listing import image
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec, pad, to_8_bit
 from tests.conftest import CODEC, codec_config, disturb
@@ -32,7 +32,7 @@ from tests.test_adaptation import as_batch
 def folder(
     adapted: AdaptedCodec, photographs: list[RGB], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A run's pack under outputs/, and pictures under in/; the working directory is there."""
+    """A run's pack under outputs/, and images under in/; the working directory is there."""
     monkeypatch.chdir(tmp_path)
     pack.save(disturb(adapted), tmp_path / "outputs" / "run" / "pack", {})
     for i, pixels in enumerate(photographs):
@@ -64,22 +64,22 @@ def test_there_and_back_with_the_pack_of_the_last_run(
 @pytest.mark.slow  # every worker imports torch and CompressAI
 def test_several_workers_write_the_same_files(folder: Path) -> None:
     call("compress", "in", "one")
-    (folder / "in" / "bad.png").write_bytes(b"no picture")
+    (folder / "in" / "bad.png").write_bytes(b"no image")
     out = call("compress", "in", "two", "--jobs", "2")
     assert out.startswith("2") and "Compressed 3 of 4 images" in out
-    assert "bad.png: not a picture" in out.replace("\n", " ")
+    assert "bad.png: not an image" in out.replace("\n", " ")
     for file in (folder / "one").iterdir():
         assert file.read_bytes() == (folder / "two" / file.name).read_bytes()
 
 
 def test_folders_in_folders_and_all_kinds_of_files(folder: Path, photographs: list[RGB]) -> None:
-    picture = Image.fromarray(photographs[0])
+    image = Image.fromarray(photographs[0])
     (folder / "in" / "sub" / "sub").mkdir(parents=True)
-    picture.save(folder / "in" / "sub" / "0.JPG", format="JPEG")
-    picture.convert("L").save(folder / "in" / "sub" / "sub" / "grey.webp")
-    picture.save(folder / "in" / "0.tiff")
+    image.save(folder / "in" / "sub" / "0.JPG", format="JPEG")
+    image.convert("L").save(folder / "in" / "sub" / "sub" / "grey.webp")
+    image.save(folder / "in" / "0.tiff")
     (folder / "in" / ".hidden.png").write_bytes(b"no")
-    (folder / "in" / "notes.txt").write_text("no picture")
+    (folder / "in" / "notes.txt").write_text("no image")
     assert call("compress", "in", "lic").startswith("0")
     names = {str(p.relative_to(folder / "lic")) for p in (folder / "lic").rglob("*.lic")}
     # 0.png and 0.tiff would be one file, so they keep their suffixes
@@ -89,10 +89,10 @@ def test_folders_in_folders_and_all_kinds_of_files(folder: Path, photographs: li
 
 
 def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:
-    (folder / "in" / "bad.png").write_bytes(b"no picture")
+    (folder / "in" / "bad.png").write_bytes(b"no image")
     out = call("compress", "in", "lic")
     assert out.startswith("2") and "Compressed 3 of 4 images" in out and "; 1 failed" in out
-    assert "bad.png: not a picture" in out
+    assert "bad.png: not an image" in out
     assert len(list((folder / "lic").iterdir())) == 3  # no temporary files either
     data = bytearray((folder / "lic" / "1.lic").read_bytes())
     data[100] ^= 1
@@ -118,7 +118,7 @@ def test_existing_files_are_kept_unless_told(folder: Path) -> None:
     assert (folder / "lic" / "0.lic").read_bytes() == b"precious"
 
 
-def test_base_pictures_need_no_pack(
+def test_base_images_need_no_pack(
     folder: Path, base: CompressionModel, photographs: list[RGB]
 ) -> None:
     """A plain base codec decodes the file, found by its fingerprint or named."""
@@ -253,7 +253,7 @@ def test_mistakes_end_in_one_line(folder: Path, arguments: tuple, message: str) 
         call(*arguments)
 
 
-def test_prepared_kinds_of_pictures_keep_what_a_viewer_shows(
+def test_prepared_kinds_of_images_keep_what_a_viewer_shows(
     folder: Path, adapted: AdaptedCodec, photographs: list[RGB]
 ) -> None:
     """EXIF orientation, alpha and a colour profile are applied before coding."""
@@ -271,8 +271,8 @@ def test_prepared_kinds_of_pictures_keep_what_a_viewer_shows(
     assert Path("lic/alpha.lic").read_bytes() == adapted.compress(on_white)
 
 
-def test_two_pictures_that_would_become_one_file_are_refused(tmp_path: Path) -> None:
+def test_two_images_that_would_become_one_file_are_refused(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.png.webp"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"Several files .* would become a\.png\.lic"):
-        plan(tmp_path, tmp_path / "out", picture, ".lic")
+        plan(tmp_path, tmp_path / "out", image, ".lic")

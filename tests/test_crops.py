@@ -1,4 +1,4 @@
-"""Crops decoded out of a latent have the values that they have in the whole picture."""
+"""Crops decoded out of a latent have the values that they have in the whole image."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("different_v", [False, True])
 @torch.no_grad()
-def test_crops_are_those_of_the_whole_picture_at_its_borders_too(
+def test_crops_are_those_of_the_whole_image_at_its_borders_too(
     case: str, different_v: bool
 ) -> None:
     config, how = CASES[case]
@@ -107,7 +107,7 @@ def test_transforms_that_cannot_be_cut_are_refused(g_s: nn.Module, beside: Any, 
 
 
 @torch.no_grad()
-def test_blocks_of_several_layers_see_zeros_outside_of_the_picture() -> None:
+def test_blocks_of_several_layers_see_zeros_outside_of_the_image() -> None:
     g_s = nn.Sequential(AttentionBlock(4), nn.ConvTranspose2d(4, 3, 4, 2, 1)).eval()
     for parameter in g_s.parameters():
         nn.init.normal_(parameter, std=0.3)

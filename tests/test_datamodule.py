@@ -51,20 +51,20 @@ def test_batches_are_balanced_over_domains_of_any_size(
     assert max(labels.values()) - min(labels.values()) <= 1
 
 
-def test_few_training_pictures_are_of_the_targets_and_nested(
+def test_few_training_images_are_of_the_targets_and_nested(
     data: Callable[..., DomainsDataModule],
 ) -> None:
-    def pictures(count: int | None) -> list[list[str]]:
+    def names(count: int | None) -> list[list[str]]:
         entries = data(train_images=count).train_dataset().entries
-        return [[entry.picture.name for entry, _ in group] for group in entries]
+        return [[entry.info.name for entry, _ in group] for group in entries]
 
-    everything, few, fewer = pictures(None), pictures(5), pictures(3)
+    everything, few, fewer = names(None), names(5), names(3)
     assert [len(group) for group in few[1:]] == [5, 5]
     assert few[0] == fewer[0] == everything[0]
     assert all(a == b[:3] for a, b in zip(fewer[1:], everything[1:], strict=True))
 
 
-def test_crops_have_values_in_0_1_also_from_pictures_smaller_than_the_crop(
+def test_crops_have_values_in_0_1_also_from_images_smaller_than_the_crop(
     data: Callable[..., DomainsDataModule],
 ) -> None:
     for batch in data().train_dataloader():
@@ -130,7 +130,7 @@ def test_epochs_differ_and_repeat(data: Callable[..., DomainsDataModule]) -> Non
     assert runs[0][0] != runs[0][1] != runs[0][2]
 
 
-def test_unseen_pictures_are_tested_whole_and_never_trained_on(
+def test_unseen_images_are_tested_whole_and_never_trained_on(
     data: Callable[..., DomainsDataModule],
 ) -> None:
     module = data()

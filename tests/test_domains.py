@@ -39,12 +39,12 @@ def test_bad_files_are_counted_by_reason_and_good_ones_used(
     images = prepare("mine", tmp_path / "data")
     assert images.skipped == {
         "truncated or damaged": 1,
-        "not a picture": 1,
+        "not an image": 1,
         "smaller than 16 pixels": 1,
     }
-    names = {p.name for p in images.pictures}
-    assert len(images.pictures) == 14 and {"cmyk.jpg", "16bit.png"} <= names
-    assert "skipped 1 not a picture" in images.summary()
+    names = {p.name for p in images.entries}
+    assert len(images.entries) == 14 and {"cmyk.jpg", "16bit.png"} <= names
+    assert "skipped 1 not an image" in images.summary()
     assert (images.folder / "contact_sheet.png").is_file()
 
 
@@ -71,23 +71,23 @@ def test_a_mistake_in_a_domain_file_names_the_file(conf: Path) -> None:
 
 
 def test_splits_depend_on_content_alone(folder_domain: MakeDomain, tmp_path: Path) -> None:
-    pictures = scribbles(60)
-    folder_domain("one", pictures)
-    folder_domain("two", pictures[::-1])
-    first = {p.sha256: p.split for p in prepare("one", tmp_path / "data").pictures}
-    second = {p.sha256: p.split for p in prepare("two", tmp_path / "data").pictures}
+    images = scribbles(60)
+    folder_domain("one", images)
+    folder_domain("two", images[::-1])
+    first = {p.sha256: p.split for p in prepare("one", tmp_path / "data").entries}
+    second = {p.sha256: p.split for p in prepare("two", tmp_path / "data").entries}
     assert first == second
     counts = [list(first.values()).count(s) for s in ("train", "val", "test")]
     assert counts[0] > 35 and min(counts) >= 1
 
 
-def test_few_pictures_still_fill_every_split(folder_domain: MakeDomain, tmp_path: Path) -> None:
+def test_few_images_still_fill_every_split(folder_domain: MakeDomain, tmp_path: Path) -> None:
     folder_domain("few", scribbles(3))
     images = prepare("few", tmp_path / "data")
     assert [len(images.split(s)) for s in ("train", "val", "test")] == [1, 1, 1]
 
 
-def test_near_identical_pictures_share_a_split(
+def test_near_identical_images_share_a_split(
     folder_domain: MakeDomain, tmp_path: Path, photographs: list[RGB]
 ) -> None:
     folder = folder_domain("mine", photo_crops(photographs, 30))
@@ -95,10 +95,10 @@ def test_near_identical_pictures_share_a_split(
         with Image.open(path) as image:
             image.save(folder / f"{path.stem}-again.jpg", quality=60)
     images = prepare("mine", tmp_path / "data")
-    split = {p.name: p.split for p in images.pictures}
+    split = {p.name: p.split for p in images.entries}
     assert len(split) == 60
     assert all(split[f"{n:03d}.png"] == split[f"{n:03d}-again.jpg"] for n in range(30))
-    assert len({p.series for p in images.pictures}) > 15
+    assert len({p.series for p in images.entries}) > 15
 
 
 def test_prepared_once_and_again_when_the_folder_changes(
@@ -107,18 +107,18 @@ def test_prepared_once_and_again_when_the_folder_changes(
     folder = folder_domain("mine", scribbles(10))
     index = prepare("mine", tmp_path / "data").folder / "index.csv"
     before = index.stat().st_mtime_ns
-    assert len(prepare("mine", tmp_path / "data").pictures) == 10
+    assert len(prepare("mine", tmp_path / "data").entries) == 10
     assert index.stat().st_mtime_ns == before
     save_png(folder / "new.png", scribbles(1, seed=5)[0])
-    assert len(prepare("mine", tmp_path / "data").pictures) == 11
+    assert len(prepare("mine", tmp_path / "data").entries) == 11
     index.write_text("damaged")
-    assert len(prepare("mine", tmp_path / "data").pictures) == 11
+    assert len(prepare("mine", tmp_path / "data").entries) == 11
 
 
 def test_domains_that_share_files_are_refused(folder_domain: MakeDomain, tmp_path: Path) -> None:
-    pictures = scribbles(8)
-    folder_domain("one", pictures)
-    folder_domain("two", pictures[:2] + scribbles(6, seed=3))
+    drawn = scribbles(8)
+    folder_domain("one", drawn)
+    folder_domain("two", drawn[:2] + scribbles(6, seed=3))
     images = [prepare(n, tmp_path / "data") for n in ("one", "two")]
     with pytest.raises(UserError, match="'one' and 'two' share 2 files"):
         refuse_shared_files(images)
@@ -133,7 +133,7 @@ def test_a_source_out_of_reach_is_replaced_and_that_is_said(
         "fallback:\n  - {_target_: lic_da.data.sources.DiceBearSource, style: croodles, count: 6}\n"
     )
     images = prepare("drawn", tmp_path / "data")
-    assert len(images.pictures) >= 5
+    assert len(images.entries) >= 5
     assert "needs the program 'apt-get', which is not here" in images.notes[0]
     assert images.notes[1] == "drawn: using DiceBear style croodles instead"
 
@@ -150,8 +150,8 @@ def test_packages_are_searched_by_glob(tmp_path: Path) -> None:
 def test_hugging_face_folders_are_read(tmp_path: Path) -> None:
     import datasets
 
-    pictures = [Image.fromarray(p) for p in scribbles(4)]
-    table = datasets.Dataset.from_dict({"image": pictures}).cast_column("image", datasets.Image())
+    images = [Image.fromarray(p) for p in scribbles(4)]
+    table = datasets.Dataset.from_dict({"image": images}).cast_column("image", datasets.Image())
     table.save_to_disk(str(tmp_path / "set"))
     found = HuggingFaceSource(name=str(tmp_path / "set")).files(tmp_path / "store")
     assert [f.name for f in found] == [f"{i:06d}.png" for i in range(4)]

@@ -23,7 +23,7 @@ from lic_da.codecs.spec import CodecSpec
 from lic_da.config import CONF
 from lic_da.data.datamodule import LabelledImage, to_tensor
 from lic_da.data.domains import prepare
-from lic_da.data.index import Picture
+from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
 from lic_da.evaluation import classical
 from lic_da.evaluation.bd_rate import Curve, delta
@@ -97,7 +97,7 @@ def test_curves_that_hardly_overlap_or_are_exact_give_nan_and_a_reason() -> None
         assert "reproduced exactly" in delta(*pair).reason
 
 
-def test_scores_are_those_of_8_bit_pictures(photographs: list[RGB]) -> None:
+def test_scores_are_those_of_8_bit_images(photographs: list[RGB]) -> None:
     original = to_tensor(photographs[0])
     noise = torch.randint(-3, 4, original.shape, generator=torch.Generator().manual_seed(0))
     noisy = (original.int() + noise).clamp(0, 255).byte()
@@ -116,8 +116,8 @@ def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
     path = tmp_path / "photograph.png"
     save_png(path, photographs[0])
     height, width = photographs[0].shape[:2]
-    picture = Picture("", path.name, "", "test", "", "", width, height)
-    entry = LabelledImage(picture, path, "natural", 0)
+    image = ImageInfo("", path.name, "", "test", "", "", width, height)
+    entry = LabelledImage(image, path, "natural", 0)
     codec = AdaptedCodec.build(config, ["natural"])
     codec.memory = memory
     with encoder_latent(codec.model) as computed:
@@ -149,11 +149,11 @@ def bench(codec: type, folder: Path, qualities: list[int]) -> tuple[list[float],
     return tuple([mean(r[key] for r in row) for row in rows] for key in ("bpp", "psnr-rgb"))  # type: ignore[return-value]
 
 
-def assert_anchors_agree_with_compressai(pictures: list[RGB], folder: Path) -> None:
-    for number, pixels in enumerate(pictures):
+def assert_anchors_agree_with_compressai(images: list[RGB], folder: Path) -> None:
+    for number, pixels in enumerate(images):
         save_png(folder / f"{number}.png", pixels)
     entries = [
-        LabelledImage(Picture(f.name, f.name, "", "test", "", "", 0, 0), f, "natural", 0)
+        LabelledImage(ImageInfo(f.name, f.name, "", "test", "", "", 0, 0), f, "natural", 0)
         for f in sorted(folder.glob("*.png"))
     ]
     qualities = [10, 30, 60, 90]
@@ -175,16 +175,16 @@ def test_anchors_agree_with_compressais_benchmark_on_the_natural_test_images(
     tmp_path: Path,
 ) -> None:
     images = prepare("natural", CONF.parent / "data")
-    pictures = [read_rgb(images.path(p)) for p in images.split("test")]
-    assert_anchors_agree_with_compressai(pictures, tmp_path)
+    entries = [read_rgb(images.path(p)) for p in images.split("test")]
+    assert_anchors_agree_with_compressai(entries, tmp_path)
 
 
 def test_what_a_classical_codec_made_is_cached(
     photographs: list[RGB], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_png(tmp_path / "one.png", photographs[0])
-    picture = Picture("one.png", "one.png", "", "test", "", "", 0, 0)
-    entry = LabelledImage(picture, tmp_path / "one.png", "natural", 0)
+    image = ImageInfo("one.png", "one.png", "", "test", "", "", 0, 0)
+    entry = LabelledImage(image, tmp_path / "one.png", "natural", 0)
     for codec in (AVIF, JPEG_XL):
         few = dataclasses.replace(codec, qualities=(10, 40))
         first = measure_anchor(few, [entry], tmp_path / "cache")
@@ -206,8 +206,8 @@ def test_what_was_coded_survives_a_kill(
     entries = []
     for name, pixels in (("first", photographs[0]), ("second", photographs[1][:200])):
         save_png(tmp_path / f"{name}.png", pixels)
-        picture = Picture(f"{name}.png", name, "", "test", "", "", 0, 0)
-        entries.append(LabelledImage(picture, tmp_path / f"{name}.png", "natural", 0))
+        image = ImageInfo(f"{name}.png", name, "", "test", "", "", 0, 0)
+        entries.append(LabelledImage(image, tmp_path / f"{name}.png", "natural", 0))
     few = dataclasses.replace(JPEG, qualities=(10, 40))
     cache, left = tmp_path / "cache", tmp_path / "left"
     code = ClassicalCodec.code
@@ -252,7 +252,7 @@ def test_points_survive_the_csv_file(tmp_path: Path) -> None:
         read_points(tmp_path / "nothing.csv")
 
 
-def test_a_method_is_judged_by_its_adapted_pictures_however_blends_are_listed() -> None:
+def test_a_method_is_judged_by_its_adapted_images_however_blends_are_listed() -> None:
     assert judged(["base", "adapted"]) == judged(b for b in ("base", "adapted")) == "adapted"
     assert judged(iter(["oracle", "base", "weighted"])) == "weighted"
     assert judged(iter(["base"])) is None
@@ -277,7 +277,7 @@ def test_summary_and_table() -> None:
     assert "+1.00" in text and "c*" in text and "mean gate a 0.60, b 0.40" in text
 
 
-def test_pictures_show_the_part_that_changed(photographs: list[RGB]) -> None:
+def test_images_show_the_part_that_changed(photographs: list[RGB]) -> None:
     original = to_tensor(photographs[0])
     base = original.clone()
     base[:, 200:230, 300:330] = 0
@@ -287,4 +287,4 @@ def test_pictures_show_the_part_that_changed(photographs: list[RGB]) -> None:
     panels = [image[22:, i * 70 : i * 70 + 64].astype(int) for i in range(4)]
     assert np.array_equal(panels[0], panels[2]) and np.abs(panels[0] - panels[1]).max() > 50
     error = example.error_map()
-    assert error[0, 215, 315] < error[1, 215, 315]  # green: the adapted picture is closer
+    assert error[0, 215, 315] < error[1, 215, 315]  # green: the adapted image is closer

@@ -61,7 +61,7 @@ def app_of(module: ModuleType) -> typer.Typer:
 
 
 def is_plot(path: Path) -> bool:
-    """Whether a file is a picture that shows something."""
+    """Whether a file is an image that shows something."""
     with Image.open(path) as image:
         return image.format == "PNG" and np.asarray(image.convert("L")).std() > 1
 
@@ -445,4 +445,4 @@ def test_the_fuzzer_tries_whole_and_damaged_streams(
     assert len(list(tmp_path.glob("whole_*"))) == 5
     assert len(list(tmp_path.glob("damaged_*"))) > 0
     said = capsys.readouterr().out
-    assert "'picture': 0" not in said and "'error': 0" not in said
+    assert "'image': 0" not in said and "'error': 0" not in said

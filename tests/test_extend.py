@@ -138,7 +138,7 @@ def test_an_interrupted_extension_goes_on_to_the_same_pack(
     step = DecoderAdaptation.training_step
 
     def interrupted(self: DecoderAdaptation, batch: dict[str, Any], batch_idx: int) -> Any:
-        assert batch["label"].tolist() == [2, 2, 2]  # without replay there are new pictures only
+        assert batch["label"].tolist() == [2, 2, 2]  # without replay there are new images only
         if self.global_step == 7:
             raise RuntimeError("a power cut")
         return step(self, batch, batch_idx)
@@ -174,13 +174,13 @@ def test_only_what_is_new_is_trained() -> None:
     state = {k: v.clone() for k, v in adapter_state(earlier.codec).items()}
     adapted = extend(earlier, ["other"], own_features=4)
     module = DecoderAdaptation(adapted, gamma=1, lr=1e-3, gate_lr=1e-3, schedule="plateau")
-    (optimiser,), _ = module.configure_optimizers()
-    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    (optimizer,), _ = module.configure_optimizers()
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     gate = adapted.synthesis.gate
     assert isinstance(gate, GrowingGate) and gate.own is not None
     new = [adapted.synthesis.bank.adapters["other"], gate.rows, gate.own]
     assert held == {id(p) for part in new for p in part.parameters()}
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.data.fill_(1)
     assert all(torch.equal(v, state[k]) for k, v in adapter_state(earlier.codec).items())
@@ -199,7 +199,7 @@ def test_oracle_decodes_earlier_domains_as_before_whatever_the_gate_does(
     configure: Configure,
 ) -> None:
     from lic_da.data.datamodule import DomainsDataModule
-    from lic_da.training.run import test_pictures
+    from lic_da.training.run import test_images
 
     data = DomainsDataModule(["lines"], source="photos")
     data.prepare_data()
@@ -207,7 +207,7 @@ def test_oracle_decodes_earlier_domains_as_before_whatever_the_gate_does(
     earlier = AdaptedCodec.load("earlier")
     adapted = extend(earlier, ["other"])
     codes = [
-        measure(codec, test_pictures(data), run="r", blends=["oracle"], metrics=["psnr"])
+        measure(codec, test_images(data), run="r", blends=["oracle"], metrics=["psnr"])
         for codec in (earlier, adapted)
     ]
     assert [p.psnr for p in codes[0]] == [p.psnr for p in codes[1]]
@@ -246,8 +246,8 @@ def test_what_is_the_packs_may_be_said_and_training_may_differ(configure: Config
     assert json.loads(Path("ear2lier/metrics.json").read_text()) == {}
 
 
-def test_a_pack_that_names_no_optimiser_was_trained_by_adam(configure: Configure) -> None:
+def test_a_pack_that_names_no_optimizer_was_trained_by_adam(configure: Configure) -> None:
     saved = read_yaml("earlier/config.yaml")
-    assert saved["codec"]["training"].pop("optimiser") == "soap"
+    assert saved["codec"]["training"].pop("optimizer") == "soap"
     Path("earlier/config.yaml").write_text(yaml.dump(saved))
-    assert configure("extend=earlier").training["optimiser"] == "adam"
+    assert configure("extend=earlier").training["optimizer"] == "adam"

@@ -39,7 +39,7 @@ def codecs(request: pytest.FixtureRequest) -> tuple[CompressionModel, Compressio
     return fast, own.eval()
 
 
-def test_latents_and_pictures_are_those_of_plain_layers(
+def test_latents_and_images_are_those_of_plain_layers(
     codecs: tuple[CompressionModel, CompressionModel], photographs: list[RGB]
 ) -> None:
     fast, own = codecs
@@ -180,6 +180,6 @@ def test_strings_are_those_of_plain_layers_and_open(name: str, photographs: list
     stream = fast.encode(pixels)
     with torch.inference_mode():
         coded = own.eval().compress(pixels.float().div(255))
-        picture = own.decompress(coded["strings"], stream.shape)["x_hat"]
+        image = own.decompress(coded["strings"], stream.shape)["x_hat"]
         assert list(stream.strings) == [strings[0] for strings in coded["strings"]]
-        torch.testing.assert_close(fast.decode(stream), picture, rtol=0, atol=1e-5)
+        torch.testing.assert_close(fast.decode(stream), image, rtol=0, atol=1e-5)

@@ -49,15 +49,15 @@ def test_streams_are_decoded_whatever_rounds_the_sums(
     mean_scale: AdaptedCodec, photographs: list[RGB]
 ) -> None:
     streams = [mean_scale.compress(pixels) for pixels in photographs]
-    pictures = [mean_scale.decompress(stream) for stream in streams]
+    images = [mean_scale.decompress(stream) for stream in streams]
     threads = torch.get_num_threads()
     codec = mean_scale.codec
     h_s = codec.h_s
     for seed in range(4):
         codec.h_s = DoubleInEval(*on_another_machine(h_s, seed)).eval()
         torch.set_num_threads(3 - threads)
-        for stream, picture in zip(streams, pictures, strict=True):
-            difference = mean_scale.decompress(stream).astype(int) - picture
+        for stream, image in zip(streams, images, strict=True):
+            difference = mean_scale.decompress(stream).astype(int) - image
             assert np.abs(difference).max() <= 1  # g_s rounds otherwise too
 
 
@@ -74,7 +74,7 @@ def test_double_precision_is_what_makes_scales_equal(photographs: list[RGB]) -> 
     assert (exact[0] != exact[1]).sum() <= 1  # float32 at last: a tie may be rounded otherwise
 
 
-def test_a_decoder_of_lower_precision_is_an_error_not_a_picture(
+def test_a_decoder_of_lower_precision_is_an_error_not_a_image(
     mean_scale: AdaptedCodec, photographs: list[RGB]
 ) -> None:
     stream = mean_scale.compress(photographs[0])

@@ -1,4 +1,4 @@
-"""Every kind of picture is read to the pixel, as an independent reading has them, or refused by name."""
+"""Every kind of image is read to the pixel, as an independent reading has them, or refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 
 from lic_da.io.images import ImageProblem, read_rgb, save_png
 from tests import damaged_images
-from tests.pictures import Samples, chunk, exif, png, shown, turned
+from tests.image_files import Samples, chunk, exif, png, shown, turned
 
 ORIENTATIONS = range(1, 9)
 SHORT = 3
@@ -161,7 +161,7 @@ def test_tiff_that_would_come_out_wrong_is_refused(
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "TIFF"])
-def test_compressed_pictures_are_turned(orientation: int, kind: str, tmp_path: Path) -> None:
+def test_compressed_images_are_turned(orientation: int, kind: str, tmp_path: Path) -> None:
     smooth = np.add.outer(np.arange(24) * 6, np.arange(40) * 2).astype(np.uint8)
     pixels = np.stack([smooth, smooth[::-1], smooth[:, ::-1]], axis=2)
     tag = Image.Exif()
@@ -182,8 +182,8 @@ def test_orientation_is_read_whatever_type_it_has(
     kind: int, value: bytes | None, order: str, tmp_path: Path
 ) -> None:
     packed = value or struct.pack(order + {3: "H", 4: "I", 8: "h", 9: "i"}[kind], 6)
-    picture = Image.fromarray(noise(255, 3, size=(24, 40)).astype(np.uint8))
-    picture.save(tmp_path / "plain.jpg")
+    image = Image.fromarray(noise(255, 3, size=(24, 40)).astype(np.uint8))
+    image.save(tmp_path / "plain.jpg")
     data = b"Exif\0\0" + exif(packed, kind, order)
     content = (tmp_path / "plain.jpg").read_bytes()
     segment = b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
@@ -192,19 +192,19 @@ def test_orientation_is_read_whatever_type_it_has(
 
 
 def test_exif_that_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
-    picture = Image.fromarray(noise(255, 3, size=(24, 40)).astype(np.uint8))
-    picture.save(tmp_path / "plain.png")
+    image = Image.fromarray(noise(255, 3, size=(24, 40)).astype(np.uint8))
+    image.save(tmp_path / "plain.png")
     rng = np.random.default_rng(0)
     for number in range(50):
         data = bytearray(short(6) if number else b"II")
         for _ in range(rng.integers(1, 6)):
             data[rng.integers(len(data))] = rng.integers(256)
-        content = picture_with(tmp_path / "plain.png", bytes(data))
+        content = image_with(tmp_path / "plain.png", bytes(data))
         (tmp_path / "a.png").write_bytes(content)
         assert sorted(read_rgb(tmp_path / "a.png").shape) == [3, 24, 40]
 
 
-def picture_with(path: Path, data: bytes) -> bytes:
+def image_with(path: Path, data: bytes) -> bytes:
     """A PNG file with EXIF data before its last chunk."""
     content = path.read_bytes()
     return content[:-12] + chunk(b"eXIf", data) + content[-12:]
@@ -220,7 +220,7 @@ def test_png_without_all_of_its_rows_is_refused(depth: int, rows: int, tmp_path:
             read_rgb(tmp_path / "half.png")
 
 
-def test_half_a_picture_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+def test_half_a_image_does_not_take_the_others_with_it(tmp_path: Path) -> None:
     """Whatever a decoder would do with it: the process lives, and a hundred others are read."""
     whole, half = png(noise(65535, 3), 16), png(noise(65535, 3), 16, rows=10)
     for number in range(120):
@@ -317,7 +317,7 @@ def test_any_png_is_read_to_the_pixel(data: st.DataObject, tmp_path: Path) -> No
         read_rgb(path)
 
 
-def test_memory_for_a_deep_picture_is_bounded(tmp_path: Path) -> None:
+def test_memory_for_a_deep_image_is_bounded(tmp_path: Path) -> None:
     """Six megapixels of 16 bits: 36 MB of samples; the reader holds them a few times, not dozens."""
     samples = np.zeros((2000, 3000, 3), np.uint16)
     (tmp_path / "deep.png").write_bytes(png(samples, 16))

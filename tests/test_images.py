@@ -1,4 +1,4 @@
-"""Any picture becomes 8-bit RGB, or is refused by name."""
+"""Any image becomes 8-bit RGB, or is refused by name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_16_bit_colour_is_scaled_not_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [3, 5, 6, 8])
-def test_16_bit_pictures_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
+def test_16_bit_images_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     rgb, png = colour_16(exif.tobytes().removeprefix(b"Exif\0\0"))
@@ -71,10 +71,10 @@ def test_16_bit_pictures_are_turned_as_exif_says(tmp_path: Path, orientation: in
 
 
 def test_cmyk_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
-    picture = Image.fromarray(scribbles(1)[0])
+    image = Image.fromarray(scribbles(1)[0])
     for mode in ("CMYK", "L", "P", "1"):
         path = tmp_path / f"{mode}.tif"
-        picture.convert(mode).save(path)
+        image.convert(mode).save(path)
         pixels = read_rgb(path)
         assert pixels.shape == (160, 160, 3) and pixels.dtype == np.uint8
     cmyk = tmp_path / "cmyk.jpg"
@@ -102,12 +102,12 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("text.jpg", b"not a picture at all", "not a picture"),
-        ("empty.png", b"", "not a picture"),
+        ("text.jpg", b"not an image at all", "not an image"),
+        ("empty.png", b"", "not an image"),
         ("missing.png", None, "file not found"),
     ],
 )
-def test_what_is_no_picture_is_named(
+def test_what_is_no_image_is_named(
     tmp_path: Path, name: str, content: bytes | None, reason: str
 ) -> None:
     if content is not None:
@@ -116,7 +116,7 @@ def test_what_is_no_picture_is_named(
         read_rgb(tmp_path / name)
 
 
-def test_truncated_pictures_are_refused(tmp_path: Path) -> None:
+def test_truncated_images_are_refused(tmp_path: Path) -> None:
     for kind in ("PNG", "JPEG"):
         file = io.BytesIO()
         Image.fromarray(scribbles(1)[0]).save(file, kind)
@@ -157,12 +157,12 @@ def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:
 
 
 def test_colour_profiles_become_srgb(tmp_path: Path, photographs: list[RGB]) -> None:
-    """A picture in another colour space looks the same, and one in sRGB keeps every bit."""
+    """An image in another colour space looks the same, and one in sRGB keeps every bit."""
     srgb = ImageCms.createProfile("sRGB")
     lab = ImageCms.createProfile("LAB")
-    picture = Image.fromarray(photographs[0])
+    image = Image.fromarray(photographs[0])
     same = ImageCms.ImageCmsProfile(srgb).tobytes()
-    picture.save(tmp_path / "srgb.png", icc_profile=same)
+    image.save(tmp_path / "srgb.png", icc_profile=same)
     assert np.array_equal(read_rgb(tmp_path / "srgb.png"), photographs[0])
     swapped = with_primaries_swapped(same)
     Image.fromarray(photographs[0][..., ::-1]).save(tmp_path / "bgr.png", icc_profile=swapped)
@@ -174,7 +174,7 @@ def test_colour_profiles_become_srgb(tmp_path: Path, photographs: list[RGB]) -> 
     rgba.save(tmp_path / "alpha.png", icc_profile=swapped)
     assert np.array_equal(read_rgb(tmp_path / "alpha.png"), read_rgb(tmp_path / "bgr.png"))
     for broken in (b"no profile", ImageCms.ImageCmsProfile(lab).tobytes()):
-        picture.save(tmp_path / "broken.png", icc_profile=broken)
+        image.save(tmp_path / "broken.png", icc_profile=broken)
         assert np.array_equal(read_rgb(tmp_path / "broken.png"), photographs[0])
 
 

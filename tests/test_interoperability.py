@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from lic_da.cli import app
 from lic_da.compressai_model import PackModel, register
 from lic_da.data.datamodule import LabelledImage
-from lic_da.data.index import Picture
+from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
 from lic_da.evaluation.classical import anchors_of
 from lic_da.evaluation.curves import savings, write_savings
@@ -42,7 +42,7 @@ DOMAINS = ("natural", "sketch")
 
 def entry(path: Path, domain: str, side: int) -> LabelledImage:
     name = f"{domain}/{path.name}"
-    return LabelledImage(Picture(name, name, "", "test", "", "", side, side), path, domain, 0)
+    return LabelledImage(ImageInfo(name, name, "", "test", "", "", side, side), path, domain, 0)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_compressais_plot_reads_the_exported_curves(
     export(sweep, tmp_path / "curves")
     files = [str(p) for p in sorted((tmp_path / "curves").iterdir())]
     for metric in ("psnr", "ms-ssim"):
-        picture = tmp_path / f"{metric}.png"
-        plot(["-f", *files, "-m", metric, "-o", str(picture)])
-        assert picture.stat().st_size > 10_000
+        image = tmp_path / f"{metric}.png"
+        plot(["-f", *files, "-m", metric, "-o", str(image)])
+        assert image.stat().st_size > 10_000
 
 
 def test_one_file_is_a_curve_over_all_seen_images(sweep: Path, tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_an_exported_curve_is_an_anchor_as_good_as_the_points(sweep: Path, tmp_p
     export(sweep, tmp_path / "base.json", "--domain", "sketch", "--blend", "base")
     listed = {"kind": "compressai_json", "path": str(tmp_path / "base.json"), "domain": "sketch"}
     (anchor,) = anchors_of([{**listed, "label": "theirs"}], {})
-    pictures = [entry(sweep.parent / f"{n}.png", DOMAINS[n % 2], 192) for n in range(4)]
-    points = anchor.measured(pictures, tmp_path)
+    images = [entry(sweep.parent / f"{n}.png", DOMAINS[n % 2], 192) for n in range(4)]
+    points = anchor.measured(images, tmp_path)
     assert {(p.method, p.domain, p.codec) for p in points} == {("published", "sketch", "theirs")}
     for metric in ("psnr", "ms_ssim"):
         rows = savings(read_series(sweep), points, METRICS[metric].scale)
@@ -175,7 +175,7 @@ def test_an_exported_curve_is_an_anchor_as_good_as_the_points(sweep: Path, tmp_p
                 rates["base", interpolation], rel=1e-6
             )
     with pytest.raises(UserError, match=r"Unknown domain 'sketch' of .*base\.json"):
-        anchor.measured(pictures[:1], tmp_path)
+        anchor.measured(images[:1], tmp_path)
 
 
 def test_files_that_are_no_curves_are_refused(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ CODEC, OTHER = "c0de" * 16, "07e7" * 16
 
 
 class Counted:
-    """A cache of latents of random pictures, with what it says and how many latents it computes."""
+    """A cache of latents of random images, with what it says and how many latents it computes."""
 
     def __init__(self, folder: Path, fingerprint: str = CODEC) -> None:
         self.encoded = 0
@@ -242,7 +242,7 @@ def data(
 
 
 @torch.no_grad()
-def test_cached_crops_decode_as_in_the_whole_picture(
+def test_cached_crops_decode_as_in_the_whole_image(
     data: Callable[..., DomainsDataModule], tmp_path: Path
 ) -> None:
     codec = disturb(AdaptedCodec.build(codec_config(), ("photos", "lines")))
@@ -274,7 +274,7 @@ def test_cached_crops_decode_as_in_the_whole_picture(
     assert at_borders
 
 
-def test_small_pictures_are_coded_several_times_and_of_large_ones_a_part() -> None:
+def test_small_images_are_coded_several_times_and_of_large_ones_a_part() -> None:
     cache = LatentCache(Path(), CODEC, lambda x: x.numpy())
     crops = LatentCrops(
         cache, torch.from_numpy, crop=64, stride=16, scale=16, margin=3, pixels=40_000

@@ -1,4 +1,4 @@
-"""A hundred pictures as files: what was measured is what people get (``make test-slow``)."""
+"""A hundred images as files: what was measured is what people get (``make test-slow``)."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def lic_da(*arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_files_of_a_hundred_pictures_score_as_measured(
+def test_files_of_a_hundred_images_score_as_measured(
     base: CompressionModel, adapted: AdaptedCodec, tmp_path: Path
 ) -> None:
     disturb(adapted)
     pack.save(adapted, tmp_path / "pack", {})
-    pictures = []
+    entries = []
     for label, domain in enumerate((*DOMAINS, "clipart")):
         images = prepare(domain, CONF.parent / "data")
         seen = label if domain in DOMAINS else -1
-        pictures += [LabelledImage(p, images.path(p), domain, seen) for p in images.split("test")]
-    pictures = sorted(pictures, key=lambda entry: entry.picture.name)[:COUNT]
-    assert len(pictures) == COUNT
-    assert len({entry.domain for entry in pictures}) == len(DOMAINS) + 1
+        entries += [LabelledImage(p, images.path(p), domain, seen) for p in images.split("test")]
+    entries = sorted(entries, key=lambda entry: entry.info.name)[:COUNT]
+    assert len(entries) == COUNT
+    assert len({entry.domain for entry in entries}) == len(DOMAINS) + 1
     names: dict[str, Path] = {}
-    for number, entry in enumerate(pictures):
+    for number, entry in enumerate(entries):
         name = f"{entry.domain}/{number:03d}{entry.path.suffix}"
         names[name] = entry.path
         (tmp_path / "in" / entry.domain).mkdir(parents=True, exist_ok=True)
         shutil.copy(entry.path, tmp_path / "in" / name)
-    measure_into(tmp_path / "run", adapted, pictures, blends=["base", "weighted"], metrics=["psnr"])
+    measure_into(tmp_path / "run", adapted, entries, blends=["base", "weighted"], metrics=["psnr"])
     expected = {(p.image, p.blend): p.psnr for p in read_points(tmp_path / "run" / "rd_points.csv")}
 
     said = lic_da("compress", tmp_path / "in", tmp_path / "lic", "--pack", tmp_path / "pack")
@@ -60,12 +60,12 @@ def test_files_of_a_hundred_pictures_score_as_measured(
     lic_da("decompress", tmp_path / "lic", tmp_path / "weighted", "--pack", tmp_path / "pack")
     lic_da("decompress", tmp_path / "lic", tmp_path / "base", "--blend", "base")  # no pack
 
-    for (name, path), entry in zip(names.items(), pictures, strict=True):
+    for (name, path), entry in zip(names.items(), entries, strict=True):
         original = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)
         for blend in ("base", "weighted"):
             decoded = read_rgb((tmp_path / blend / name).with_suffix(".png"))
             psnr, _ = score(torch.from_numpy(decoded).permute(2, 0, 1), original, ms_ssim=False)
-            assert f"{psnr:.6g}" == f"{expected[entry.picture.name, blend]:.6g}", name
+            assert f"{psnr:.6g}" == f"{expected[entry.info.name, blend]:.6g}", name
         stream = Stream.read((tmp_path / "lic" / name).with_suffix(".lic"))
         with torch.inference_mode():
             coded = base.compress(pad(as_batch(read_rgb(path)), 16))

@@ -90,7 +90,7 @@ def test_an_image_in_tiles_is_merged_once(
     assert len(touched) == SITES * len(DOMAINS)
 
 
-def test_buffers_are_those_of_the_picture_before(photographs: list[RGB]) -> None:
+def test_buffers_are_those_of_the_image_before(photographs: list[RGB]) -> None:
     codec = built()
     merged = codec.synthesis._merged
 
@@ -98,20 +98,20 @@ def test_buffers_are_those_of_the_picture_before(photographs: list[RGB]) -> None
         return [tensor.data_ptr() for weights in merged for tensor in weights._kept or ()]
 
     first = codec.compress(photographs[0])
-    pictures = [codec.decompress(first)]
+    images = [codec.decompress(first)]
     before = places()
     assert len(before) == 2 * SITES
     sizes = [tensor.numel() for weights in merged for tensor in weights._kept or ()]
     adapter = codec.synthesis.bank.adapters["natural"]
     assert sum(sizes) == sum(p.numel() for p in adapter.parameters())
     other = codec.compress(photographs[1])
-    pictures.append(codec.decompress(other))
+    images.append(codec.decompress(other))
     assert places() == before
     with torch.no_grad():  # another mode than the one the buffers were made in
-        pictures.append(codec.decompress(other))
+        images.append(codec.decompress(other))
     assert places() == before
-    assert np.array_equal(pictures[1], pictures[2])
-    assert np.array_equal(pictures[0], codec.decompress(first))  # nothing of the other is left
+    assert np.array_equal(images[1], images[2])
+    assert np.array_equal(images[0], codec.decompress(first))  # nothing of the other is left
 
 
 def test_new_weights_of_adapters_are_seen(photographs: list[RGB]) -> None:

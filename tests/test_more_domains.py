@@ -41,7 +41,7 @@ TWELVE = (
 
 
 def splits(name: str, data: Path) -> dict[str, str]:
-    return {p.sha256: p.split for p in prepare(name, data).pictures}
+    return {p.sha256: p.split for p in prepare(name, data).entries}
 
 
 def says(conf: Path, name: str, settings: str) -> None:
@@ -100,11 +100,11 @@ def test_images_that_are_only_tested_move_no_other_image(
         f"  - {{kind: folder, path: {extra}, test_only: true}}\n",
     )
     after = prepare("mine", tmp_path / "data")
-    found = {p.sha256: p.split for p in after.pictures}
+    found = {p.sha256: p.split for p in after.entries}
     assert {key: found[key] for key in before} == before
-    added = [p for p in after.pictures if p.sha256 not in before]
+    added = [p for p in after.entries if p.sha256 not in before]
     assert {p.split for p in added} == {"test"}
-    learnt = sum(before[p.sha256] != "test" for p in after.pictures if int(p.name[:3].strip(".jpng")) < 8
+    learnt = sum(before[p.sha256] != "test" for p in after.entries if int(p.name[:3].strip(".jpng")) < 8
                  and p.source.endswith("mine"))  # fmt: skip
     assert after.skipped == {"near-identical to images of other splits": learnt}
     assert check([after]).leaks == []
@@ -114,20 +114,20 @@ def test_images_that_are_only_tested_move_no_other_image(
 def test_more_test_images_show_nothing_of_the_domain_they_belong_to(
     folder_domain: MakeDomain, conf: Path, tmp_path: Path, photographs: list[RGB], way: str
 ) -> None:
-    pictures = photo_crops(photographs, 24)
-    folder_domain("mine", pictures)
+    drawn = photo_crops(photographs, 24)
+    folder_domain("mine", drawn)
     changed = {
         "copied": lambda p: p,
         "mirrored": lambda p: p[:, ::-1],
         "smaller": lambda p: np.asarray(Image.fromarray(p).resize((100, 100))),
     }[way]
-    repeated = [np.ascontiguousarray(changed(p)) for p in pictures[:5]]
+    repeated = [np.ascontiguousarray(changed(p)) for p in drawn[:5]]
     more = folder_domain("mine_more", scribbles(6))
     for number, pixels in enumerate(repeated):
         Image.fromarray(pixels).save(more / f"again{number}.jpg", quality=80)
     says(conf, "mine_more", "more_of: mine\ntest_only: true\n")
     images = prepare("mine_more", tmp_path / "data")
-    assert Counter(p.split for p in images.pictures) == {"test": 6}
+    assert Counter(p.split for p in images.entries) == {"test": 6}
     assert images.skipped == {"near-identical to images of mine": 5}
 
 
@@ -142,7 +142,7 @@ def test_more_tests_are_tested_with_the_domain_if_one_asks_for_it(
         module = DomainsDataModule([], source="mine", data_dir=tmp_path / "data", **settings)
         module.prepare_data()
         module.setup()
-        return len(module.pictures("mine", "test"))
+        return len(module.labelled("mine", "test"))
 
     assert tested(more_tests=True) == tested() + 7
 
@@ -201,8 +201,8 @@ def test_halved_images_are_prepared_at_half_their_size(
     folder_domain("mine", scribbles(5, side=161))
     says(conf, "mine", "    halve: true\n")
     images = prepare("mine", tmp_path / "data")
-    assert {(p.width, p.height) for p in images.pictures} == {(80, 80)}
-    assert {read_rgb(images.path(p)).shape for p in images.pictures} == {(80, 80, 3)}
+    assert {(p.width, p.height) for p in images.entries} == {(80, 80)}
+    assert {read_rgb(images.path(p)).shape for p in images.entries} == {(80, 80, 3)}
 
 
 def test_pages_of_pdf_files_become_images(conf: Path, tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_pages_of_pdf_files_become_images(conf: Path, tmp_path: Path) -> None:
         f"    of: {{kind: folder, path: {folder}}}\n"
     )
     images = prepare("paper", tmp_path / "data")
-    assert {p.name for p in images.pictures} == {f"book-{n:04d}.png" for n in range(1, 7)}
-    assert {(p.width, p.height) for p in images.pictures} == {(288, 288)}
+    assert {p.name for p in images.entries} == {f"book-{n:04d}.png" for n in range(1, 7)}
+    assert {(p.width, p.height) for p in images.entries} == {(288, 288)}
     assert images.skipped == {"PDF files that cannot be read": 1}
-    first = next(p for p in images.pictures if p.name == "book-0001.png")
+    first = next(p for p in images.entries if p.name == "book-0001.png")
     drawn = np.asarray(Image.fromarray(read_rgb(images.path(first))).resize((144, 144)))
     assert np.abs(drawn.astype(int) - scribbles(6, side=144)[0]).mean() < 25
 
@@ -242,8 +242,8 @@ def test_icon_sets_become_drawings(
         "    package: '@iconify-json/mine'\n    version: 1.0.0\n"
     )
     images = prepare("icons", tmp_path / "data")
-    assert len(images.pictures) >= 6
-    wide = next(p for p in images.pictures if p.name == "wide.svg")
+    assert len(images.entries) >= 6
+    wide = next(p for p in images.entries if p.name == "wide.svg")
     pixels = read_rgb(images.path(wide))
     assert (pixels[0, 0] == 255).all() and ((pixels == (255, 0, 0)).all(axis=2)).mean() > 0.1
     (row,) = lic_da.data.overview.overview(["icons"], tmp_path / "data")
@@ -278,22 +278,22 @@ def test_check_finds_what_is_unreadable_and_what_was_learnt_and_is_tested(
     folder_domain: MakeDomain, conf: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    pictures = scribbles(30)
-    folder_domain("mine", pictures)
+    images = scribbles(30)
+    folder_domain("mine", images)
     held = folder_domain("held", scribbles(5, seed=8))
     says(conf, "held", "test_only: true\n")
     prepare("mine", data)
     prepare("held", data)
     assert run("check", "mine", "held", "--data-dir", data)[0] == 0
     trained = next(p for p in prepare("mine", data).split("train"))
-    Image.fromarray(pictures[int(trained.name[:3])]).save(held / "learnt.jpg", quality=85)
+    Image.fromarray(images[int(trained.name[:3])]).save(held / "learnt.jpg", quality=85)
     cut = prepare("held", data)
     code, _ = run("check", "mine", "held", "--data-dir", data, "--csv", tmp_path / "pairs.csv")
     assert code == 2
     (pair,) = csv.DictReader((tmp_path / "pairs.csv").open())
     assert {pair["image"], pair["other_image"]} == {trained.name, "learnt.jpg"}
     (held / "learnt.jpg").unlink()
-    broken = next(p for p in cut.pictures if p.name == "000.png")
+    broken = next(p for p in cut.entries if p.name == "000.png")
     prepare("held", data)
     content = cut.path(broken).read_bytes()
     state = cut.path(broken).stat()
@@ -344,7 +344,7 @@ def test_a_table_of_paths_makes_several_domains(tables: Path, tmp_path: Path, ki
     code, text = run("add", table)
     assert code == 0 and "lines_b: 5 images" in text
     images = prepare("lines_a", tmp_path / "data")
-    assert {p.name: p.split for p in images.pictures} == {
+    assert {p.name: p.split for p in images.entries} == {
         r["path"]: r["split"] for r in rows if r["domain"] == "lines_a" and r["split"]
     }
     assert images.skipped == {"rows without a file": 1}
@@ -357,8 +357,8 @@ def test_a_parquet_data_set_with_a_domain_column_makes_domains(
 ) -> None:
     import datasets
 
-    pictures = {"lines_a": scribbles(6), "lines_b": scribbles(4, seed=3)}
-    rows = [(Image.fromarray(p), name) for name, own in pictures.items() for p in own]
+    images = {"lines_a": scribbles(6), "lines_b": scribbles(4, seed=3)}
+    rows = [(Image.fromarray(p), name) for name, own in images.items() for p in own]
     table = datasets.Dataset.from_dict(
         {"image": [i for i, _ in rows], "domain": [d for _, d in rows]}
     )
@@ -368,7 +368,7 @@ def test_a_parquet_data_set_with_a_domain_column_makes_domains(
         ["lines_b"], source="lines_a", data_dir=tmp_path / "data", crop=64, num_workers=0
     )
     module.setup()
-    assert [len(module.images[n].pictures) for n in ("lines_a", "lines_b")] == [6, 4]
+    assert [len(module.images[n].entries) for n in ("lines_a", "lines_b")] == [6, 4]
     batch = next(iter(module.train_dataloader()))
     assert batch["image"].shape[1:] == (3, 64, 64) and {*batch["label"].tolist()} == {0, 1}
 
@@ -387,12 +387,12 @@ def test_a_table_without_the_columns_is_refused_with_those_it_has(
 def test_local_data_sets_of_every_kind_are_read_with_a_filter(tmp_path: Path) -> None:
     import datasets
 
-    pictures = scribbles(6, side=48)
-    for number, pixels in enumerate(pictures):
+    images = scribbles(6, side=48)
+    for number, pixels in enumerate(images):
         (tmp_path / "folder" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
         save_png(tmp_path / "folder" / f"class{number % 2}" / f"{number}.png", pixels)
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for number, pixels in enumerate(pictures):
+        for number, pixels in enumerate(images):
             save_png(tmp_path / "one.png", pixels)
             tar.add(tmp_path / "one.png", f"{number:03d}.png")
     table = datasets.load_dataset(str(tmp_path / "folder"), split="train")
@@ -400,8 +400,8 @@ def test_local_data_sets_of_every_kind_are_read_with_a_filter(tmp_path: Path) ->
     (tmp_path / "arrow").mkdir()
     table.save_to_disk(str(tmp_path / "saved"))
     (next((tmp_path / "saved").glob("*.arrow"))).rename(tmp_path / "arrow" / "part.arrow")
-    expected = {p.tobytes() for p in pictures}
-    halves = {p.tobytes() for p in pictures[1::2]}
+    expected = {p.tobytes() for p in images}
+    halves = {p.tobytes() for p in images[1::2]}
     for name in ("folder", "shard.tar", "set.parquet", "arrow", "*.parquet"):
         found = HuggingFaceSource(name=str(tmp_path / name)).files(tmp_path / "store")
         assert {read_rgb(f.path).tobytes() for f in found} == expected, name
@@ -448,18 +448,18 @@ def test_attribution_names_licences_and_where_they_stand_in_full(
     (package / "doc" / "pictures").mkdir(parents=True)
     (package / "doc" / "pictures" / "copyright").write_text(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
-        "Source: https://example.org/pictures\n\nFiles: *\nCopyright: 2020, A. Nyone\n"
+        "Source: https://example.org/images\n\nFiles: *\nCopyright: 2020, A. Nyone\n"
         "           2021, S. Omeone\nLicense: CC-BY-SA-4.0\n"
     )
     for number, pixels in enumerate(scribbles(5)):
         save_png(package / f"{number}.png", pixels)
     (conf / "domain" / "packed.yaml").write_text(
-        "sources:\n  - {_target_: lic_da.data.sources.DebianSource, package: pictures}\n"
+        "sources:\n  - {_target_: lic_da.data.sources.DebianSource, package: images}\n"
     )
     prepare("packed", tmp_path / "data")
     from lic_da.data.attribution import write_attribution
 
     text = write_attribution((tmp_path / "data").resolve()).read_text()
-    assert "## Debian package pictures\n" in text and "images: 5 of packed" in text
+    assert "## Debian package images\n" in text and "images: 5 of packed" in text
     assert "licences: CC-BY-SA-4.0" in text and "by: 2020, A. Nyone; 2021, S. Omeone" in text
     assert "in full: packages/debian-pictures/usr/share/doc/pictures/copyright" in text

@@ -155,7 +155,7 @@ def terminated_at(step: int) -> Iterator[None]:
     own = Pretraining.training_step
 
     def training_step(self: Pretraining, batch: dict[str, Any], batch_idx: int) -> None:
-        if self.global_step // 2 == step:  # Lightning counts the steps of two optimisers
+        if self.global_step // 2 == step:  # Lightning counts the steps of two optimizers
             os.kill(os.getpid(), signal.SIGTERM)
         own(self, batch, batch_idx)
 

@@ -47,7 +47,7 @@ def test_processes_share_the_batches_of_one(data: DomainsDataModule, count: int)
         assert sorted(batch) == sorted(key for part in parts for key in part)
 
 
-def test_validation_pictures_are_shared_out(
+def test_validation_images_are_shared_out(
     data: DomainsDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = [batch["file"] for batch in data.val_dataloader()]
@@ -117,7 +117,7 @@ def test_two_processes_end_as_one_with_batches_of_twice_the_size(tmp_path: Path)
         assert measured["base"] == pytest.approx(expected["base"], abs=1e-5)
         for blend in ("weighted", "top1", "oracle"):
             assert abs(measured[blend] - expected[blend]) < 0.02
-        # Means over the same five pictures, each once: of four, or of one twice, they would differ.
+        # Means over the same five images, each once: of four, or of one twice, they would differ.
         means = [
             [float(row[f"val/psnr_base/{domain}"]) for row in rows]
             for rows in (one_validated, two_validated)

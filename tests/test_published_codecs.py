@@ -134,7 +134,7 @@ def test_zou2022_computes_what_the_published_architecture_does(tmp_path: Path) -
 def test_untrained_adapters_leave_published_codecs_alone(
     published: AdaptedCodec, photographs: list[RGB]
 ) -> None:
-    """Strings and pictures are those of CompressAI's codec, for a picture of 90 × 75 pixels."""
+    """Strings and images are those of CompressAI's codec, for an image of 90 × 75 pixels."""
     base = untouched(published)
     pixels = np.ascontiguousarray(photographs[0][100:190, 100:175])
     published.fingerprint = zoo.fingerprint(base_state(published.codec))
@@ -144,15 +144,15 @@ def test_untrained_adapters_leave_published_codecs_alone(
         expected = base.decompress(coded["strings"], coded["shape"])["x_hat"]
     assert list(stream.strings) == [strings[0] for strings in coded["strings"]]
     assert stream.string_bytes > 50  # more than an empty latent
-    pictures = []
+    images = []
     for blend in BLENDS:
         with published.synthesis.blending(blend, blending_domain(blend)):
-            pictures.append(published.decode(stream))
-    assert all(torch.equal(picture, pictures[0]) for picture in pictures)
+            images.append(published.decode(stream))
+    assert all(torch.equal(image, images[0]) for image in images)
     # Layers that are known to be are computed in another order (lic_da.codecs.models.fast); of the others
     # the last bit depends on where in memory their weights lie, which differs from codec to codec.
     rounding = 1e-5 if isinstance(published.synthesis.base, ChannelsLast) else 1e-6
-    torch.testing.assert_close(pictures[0], expected[..., :90, :75], rtol=0, atol=rounding)
+    torch.testing.assert_close(images[0], expected[..., :90, :75], rtol=0, atol=rounding)
 
 
 def test_latents_that_decode_differently_are_noticed(
@@ -167,11 +167,11 @@ def test_latents_that_decode_differently_are_noticed(
 def test_training_lowers_the_loss_of_published_codecs(
     published: AdaptedCodec, photographs: list[RGB], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Afterwards: merged, apart and by the formula the trained adapters give the same picture."""
+    """Afterwards: merged, apart and by the formula the trained adapters give the same image."""
     module = DecoderAdaptation(published, gamma=0.5, lr=1e-3, gate_lr=1e-3, bf16=False)
     monkeypatch.setattr(module, "log_dict", lambda *a, **k: None)
     monkeypatch.setattr(module, "log", lambda *a, **k: None)
-    optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=1e-3)
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=1e-3)
     images = [photographs[0][:64, :64], scribbles(1, side=64)[0], photographs[1][80:144, 80:144]]
     batch = {
         "image": torch.cat([as_batch(i) for i in images]),
@@ -180,10 +180,10 @@ def test_training_lowers_the_loss_of_published_codecs(
     }
     losses = []
     for _ in range(6):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = module.training_step(batch, 0)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     synthesis = published.synthesis
@@ -390,18 +390,18 @@ def test_low_rank_adapters_have_few_parameters_and_the_rank_they_say(
 
 def test_one_file_of_weights_codes_at_six_rates_that_read_anywhere(photographs: list[RGB]) -> None:
     """Real streams of ``zou2022_n64``: rates and quality rise, and other threads decode the same."""
-    picture = photographs[0][:192, :192]
+    image = photographs[0][:192, :192]
     points, prints = [], set()
     for quality in range(1, 7):
         config = codec_config(quality, "zou2022_n64")
         codec = AdaptedCodec.build(config, ["natural"])
         prints.add(codec.fingerprint)
-        data = codec.compress(picture)
+        data = codec.compress(image)
         before = torch.get_num_threads()
         torch.set_num_threads(2 if before == 1 else 1)
         decoded = codec.decompress(data)
         torch.set_num_threads(before)
-        mse = np.mean((decoded.astype(float) - picture) ** 2)
+        mse = np.mean((decoded.astype(float) - image) ** 2)
         points.append((len(data), -mse))
     assert points == sorted(points) and len(prints) == 6
     assert {str(fingerprints.find(bytes.fromhex(p))) for p in prints} == {

@@ -14,7 +14,7 @@ from compressai.models import CompressionModel
 from lic_da.codecs import refine, zoo
 from lic_da.codecs.image_codec import pad, to_8_bit
 from lic_da.data.datamodule import LabelledImage
-from lic_da.data.index import Picture
+from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import measure, read_points, write_points
 from lic_da.evaluation.summary import summarise, table
@@ -48,7 +48,7 @@ def codec_of(kind: str) -> AdaptedCodec:
 
 
 def cost(codec: AdaptedCodec, data: bytes, pixels: RGB, blend: str | None = None) -> float:
-    """R + λ·255²·MSE·pixels of a file and the picture that it decodes to."""
+    """R + λ·255²·MSE·pixels of a file and the image that it decodes to."""
     error = (codec.decompress(data, blend).astype(float) - pixels) ** 2
     return 8 * len(data) + codec.config.lmbda() * float(error.sum()) / 3
 
@@ -84,8 +84,8 @@ def test_an_untouched_codec_reads_refined_strings(kind: str, photograph: RGB) ->
     with torch.inference_mode():
         out = base.decompress([[s] for s in stream.strings], stream.shape)
     height, width = photograph.shape[:2]
-    picture = to_8_bit(out["x_hat"])[0, :, :height, :width].permute(1, 2, 0).numpy()
-    assert np.array_equal(picture, codec.decompress(data, "base"))
+    image = to_8_bit(out["x_hat"])[0, :, :height, :width].permute(1, 2, 0).numpy()
+    assert np.array_equal(image, codec.decompress(data, "base"))
     # and what it writes of the same image is what was written without effort
     x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
@@ -182,8 +182,8 @@ def test_a_table_of_measurements_tells_effort_and_what_the_base_decoder_makes_of
     file = tmp_path / "p.png"
     save_png(file, photograph)
     height, width = photograph.shape[:2]
-    picture = Picture("", file.name, "", "test", "", "", width, height)
-    entry = LabelledImage(picture, file, "clipart", -1)
+    image = ImageInfo("", file.name, "", "test", "", "", width, height)
+    entry = LabelledImage(image, file, "clipart", -1)
     blends = ("base", "weighted", "top1")
     made = measure(codec, [entry], run="r", blends=blends, metrics=["psnr"], effort=1)
     write_points(made, tmp_path / "rd_points.csv", DOMAINS)

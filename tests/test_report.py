@@ -40,7 +40,7 @@ from lic_da.sweeps.summary import sweep_command
 from tests.conftest import codec_config
 
 DOMAINS = ("natural", "sketch", "clipart")
-PICTURES = 5
+IMAGES = 5
 
 
 def run_of(quality: int, targets: list[str], shift: float = 0.0) -> Run:
@@ -48,7 +48,7 @@ def run_of(quality: int, targets: list[str], shift: float = 0.0) -> Run:
     points = []
     for number, domain in enumerate(DOMAINS):
         seen = domain in ("natural", *targets)
-        for i in range(PICTURES):
+        for i in range(IMAGES):
             base = 26 + 1.6 * quality + 0.7 * i - number
             for blend in ("base", "weighted", "top1", "oracle"):
                 if blend == "oracle" and not seen:
@@ -94,9 +94,9 @@ def report_of(series: list[Series], photographs: list[RGB]) -> Report:
     original = to_tensor(photographs[0])
     base = (original.int() + 9).clamp(0, 255).byte()
     adapted = (original.int() + 3).clamp(0, 255).byte()
-    pictures = []
+    images = []
     for p in pick(gains(series[0], 3), per_domain=3, worst=2):
-        pictures.append(
+        images.append(
             report_image(p, Example(p.domain, p.image, original, base, adapted), 0.25, 0.25)
         )
     return Report(
@@ -106,8 +106,8 @@ def report_of(series: list[Series], photographs: list[RGB]) -> Report:
         savings=rows,
         anchors=anchors(),
         anchor_names=["JPEG (Pillow)"],
-        shown=[s for s in pictures if s.pick.why != "worst"],
-        worst=[s for s in pictures if s.pick.why == "worst"],
+        shown=[s for s in images if s.pick.why != "worst"],
+        worst=[s for s in images if s.pick.why == "worst"],
         shown_quality=3,
         notes=["Left out: AVIF"],
         command="python -m lic_da.train -m 'domains=[sketch]' codec.quality=1,2,3,4",
@@ -200,7 +200,7 @@ def test_the_report_shows_the_numbers_of_the_csv_without_errors_or_requests(
             displayed(own[b, "base"]["bd_rate_percent"]) if (b, "base") in own else "–"
             for b in ("weighted", "top1", "oracle")
         ]
-        assert cells == [str(PICTURES), *expected, displayed(own["weighted", "base"]["bd_psnr_db"])]
+        assert cells == [str(IMAGES), *expected, displayed(own["weighted", "base"]["bd_psnr_db"])]
         for blend in ("base", "weighted"):
             row = f"#anchors tr[data-domain={domain}][data-blend={blend}] td"
             cells = v.page.locator(row).all_inner_texts()
@@ -242,11 +242,11 @@ def test_curves_show_their_values_under_the_pointer(
 
 
 @pytest.mark.parametrize("width", [1200, 390])
-def test_the_slider_uncovers_one_picture_and_covers_the_other(
+def test_the_slider_uncovers_one_image_and_covers_the_other(
     written: Path, visit: Callable[..., Visit], width: int, photographs: list[RGB]
 ) -> None:
     v = visit(width, 900).open(written / "report.html")
-    figure = v.page.locator("#pictures .compare").first
+    figure = v.page.locator("#images .compare").first
     stage = figure.locator(".stage")
     figure.scroll_into_view_if_needed()
 
@@ -274,7 +274,7 @@ def test_the_slider_uncovers_one_picture_and_covers_the_other(
     figure.get_by_text("original | adapted").click()
     slider.fill("100")
     assert 1 < adapted[0] - brightness(left=True) < 5
-    # dragging on the picture moves the slider
+    # dragging on the image moves the slider
     box = stage.bounding_box()
     v.page.mouse.move(box["x"] + 5, box["y"] + 50)
     v.page.mouse.down()
@@ -284,12 +284,12 @@ def test_the_slider_uncovers_one_picture_and_covers_the_other(
     assert v.complaints == []
 
 
-def test_printed_the_report_shows_all_three_pictures(
+def test_printed_the_report_shows_all_three_images(
     written: Path, visit: Callable[..., Visit]
 ) -> None:
     v = visit(1200, 900).open(written / "report.html")
     v.page.emulate_media(media="print")
-    layers = v.page.locator("#pictures .compare").first.locator(".layer")
+    layers = v.page.locator("#images .compare").first.locator(".layer")
     assert [layers.nth(i).is_visible() for i in range(3)] == [True] * 3
     assert not v.page.locator("input[type=range]").first.is_visible()
 
@@ -346,14 +346,14 @@ def test_the_command_asks_for_what_was_asked_for_failed_or_not(tmp_path: Path) -
         )
 
 
-def test_pictures_are_chosen_by_their_gain_and_the_worst_are_not_hidden() -> None:
-    by_picture = {("a", f"{i}"): float(i) for i in range(9)} | {("b", "x"): -1.0}
-    picks = pick(by_picture, per_domain=3, worst=2)
+def test_images_are_chosen_by_their_gain_and_the_worst_are_not_hidden() -> None:
+    by_image = {("a", f"{i}"): float(i) for i in range(9)} | {("b", "x"): -1.0}
+    picks = pick(by_image, per_domain=3, worst=2)
     assert [(p.domain, p.image, p.why) for p in picks] == [
         ("a", "8", "largest gain"),
         ("a", "4", "median gain"),
         ("a", "0", "smallest gain"),
-        ("b", "x", "the only picture"),
+        ("b", "x", "the only image"),
         ("b", "x", "worst"),
         ("a", "0", "worst"),
     ]

@@ -115,11 +115,11 @@ def test_torch_decodes_what_the_runtime_encodes(
     codec, folder = packs[name]
     for image in (photographs[2], photographs[0][:33, :16]):
         data, theirs = Encoder(folder).compress(image), codec.compress(image)
-        picture = codec.decompress(data)  # the checksum of the latents tells of any difference
-        assert levels(Decoder(folder).decompress(data), picture) <= 1
+        decoded = codec.decompress(data)  # the checksum of the latents tells of any difference
+        assert levels(Decoder(folder).decompress(data), decoded) <= 1
         assert abs(len(data) - len(theirs)) < 16
         error, best = (
-            np.square(image - p.astype(float)).mean() for p in (picture, codec.decompress(theirs))
+            np.square(image - p.astype(float)).mean() for p in (decoded, codec.decompress(theirs))
         )
         assert error == pytest.approx(best, rel=0.01)
 

@@ -15,7 +15,7 @@ from lic_da.config import available, merged, plain, read_settings
 from lic_da.errors import UserError
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
-from lic_da.migrations import run_settings
+from lic_da.migrations import override, run_settings
 from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.same_settings import CURVE, RUN
 from lic_da.training.settings import EvaluationSettings
@@ -117,18 +117,40 @@ def test_runs_are_the_same_if_only_what_has_no_effect_differs() -> None:
 
 
 def test_a_run_from_before_is_the_same_as_one_of_today() -> None:
-    ours = plain(composed("train", "codec.training.optimiser=adam"))
+    ours = plain(composed("train", "codec.training.optimizer=adam"))
     theirs = copy.deepcopy(ours)
     for part in ("codec", "method"):
-        del theirs[part]["training"]["optimiser"]
+        del theirs[part]["training"]["optimizer"]
     theirs["codec"]["model"] = {"_target_": "compressai.models.FactorizedPrior", "N": 64, "M": 64}
     theirs["method"]["codec"] = "lic_da.adaptation.codec.AdaptedCodec"
     theirs["method"]["training"]["_target_"] = "lic_da.training.module.DecoderAdaptation"
     theirs["method"]["training"]["_partial_"] = True
     del theirs["method"]["training"]["kind"]
     assert RUN.differing(ours, theirs) == []
-    soap = merged(ours, {"method": {"training": {"optimiser": "soap"}}})
-    assert RUN.differing(soap, theirs) == ["method.training.optimiser"]
+    soap = merged(ours, {"method": {"training": {"optimizer": "soap"}}})
+    assert RUN.differing(soap, theirs) == ["method.training.optimizer"]
+
+
+def test_settings_under_their_earlier_names_are_those_of_today() -> None:
+    """Of a run that is there, of a file of a user's and on the command line."""
+    ours = plain(composed("train", "codec.training.optimizer=adam"))
+    theirs = copy.deepcopy(ours)
+    for part in ("codec", "method"):
+        theirs[part]["training"]["optimiser"] = theirs[part]["training"].pop("optimizer")
+    assert RUN.differing(ours, theirs) == []
+    theirs["method"]["training"]["optimiser"] = "soap"
+    assert RUN.differing(ours, theirs) == ["method.training.optimizer"]
+    own = composed("train", "~codec.training.optimizer", "+codec.training.optimiser=adam")
+    assert own.method.training.optimizer == "adam"
+    assert override("codec.training.optimiser=adam") == "codec.training.optimizer=adam"
+    assert override("+method.training.optimiser=soap") == "+method.training.optimizer=soap"
+    for other in (
+        "codec.training.lr=1e-3",
+        "optimiser=adam",
+        "name=codec.training.optimiser",
+        "-m",
+    ):
+        assert override(other) == other
 
 
 def test_a_pretraining_from_before_is_the_same_and_one_of_other_settings_is_not() -> None:

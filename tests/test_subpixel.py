@@ -61,7 +61,7 @@ def test_others_are_left_to_torch(conv: nn.Module) -> None:
     assert not suits(conv)
 
 
-def test_the_bias_of_a_picture_is_added_in_float32() -> None:
+def test_the_bias_of_a_image_is_added_in_float32() -> None:
     conv = nn.ConvTranspose2d(40, 3, 5, 2, 2, 1)
     bias = torch.tensor([[0.9, 1.001, 1.01]])  # none of them is a number of bfloat16
     with torch.autocast("cpu", torch.bfloat16):

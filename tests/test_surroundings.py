@@ -227,7 +227,8 @@ def test_commands_refuse_what_does_not_exist_in_words(world: Path) -> None:
     for words, message in (
         (("lic_da.train", "codec=nope"), "Unknown codec 'nope'. Available: bmshj2018_factorized,"),
         (("lic_da.train", "method=adapter"), "Did you mean 'adapters'?"),
-        (("lic_da.describe", "codec.training.optimiser=adan"), "Unknown optimiser 'adan'."),
+        (("lic_da.describe", "codec.training.optimizer=adan"), "Unknown optimizer 'adan'."),
+        (("lic_da.describe", "codec.training.optimiser=adan"), "Unknown optimizer 'adan'."),
     ):
         code, _, err = finished(command(*words))
         assert code == 2 and message in err, err
@@ -278,7 +279,7 @@ def test_a_file_system_without_modes_is_written_to(
 def codec_files(
     adapted: AdaptedCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, ...]:
-    """A pack and a picture, in a working directory."""
+    """A pack and an image, in a working directory."""
     monkeypatch.chdir(tmp_path)
     pack.save(adapted, tmp_path / "pack", {})
     save_png(tmp_path / "a.png", scribbles(1)[0])
@@ -395,7 +396,7 @@ def test_every_file_of_a_folder_counts_or_is_told_of(tmp_path: Path) -> None:
     assert dict(found.left_out) == {
         "links that lead nowhere": 1,
         "pipes or devices": 1,
-        "no pictures": 1,
+        "no images": 1,
         "of a kind that is not read (.heic)": 1,
     }
     for name in found.names:
@@ -405,15 +406,15 @@ def test_every_file_of_a_folder_counts_or_is_told_of(tmp_path: Path) -> None:
 def test_a_domain_counts_what_it_leaves_out(
     folder_domain: Callable[..., Path], tmp_path: Path
 ) -> None:
-    pictures = scribbles(5, side=32)
-    folder = folder_domain("mine", pictures)
+    drawn = scribbles(5, side=32)
+    folder = folder_domain("mine", drawn)
     (folder / "000.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
     os.mkfifo(folder / "pipe.png")
     (folder / "notes.txt").write_text("x")
     images = prepare("mine", tmp_path / "data")
-    assert len(images.pictures) == 5
-    assert images.skipped == {"pipes or devices": 1, "no pictures": 1}
-    assert prepare("mine", tmp_path / "data").pictures == images.pictures
+    assert len(images.entries) == 5
+    assert images.skipped == {"pipes or devices": 1, "no images": 1}
+    assert prepare("mine", tmp_path / "data").entries == images.entries
 
 
 def test_a_folder_that_may_not_be_read_is_counted(
@@ -433,7 +434,7 @@ def test_a_folder_that_may_not_be_read_is_counted(
     assert found.names == ["a.png"] and found.told() == "1 folders that may not be read"
 
 
-def test_rows_without_a_picture_are_counted(tmp_path: Path) -> None:
+def test_rows_without_a_image_are_counted(tmp_path: Path) -> None:
     import datasets
 
     save_png(tmp_path / "a.png", scribbles(1, side=32)[0])
@@ -450,7 +451,7 @@ def test_rows_without_a_picture_are_counted(tmp_path: Path) -> None:
     source = HuggingFaceSource(name=str(tmp_path / "set"))
     found = source.files(tmp_path / "store")
     assert [f.name for f in found] == ["000000.png", "000001.png"]
-    assert dict(source.left_out) == {"rows without a picture": 1}
+    assert dict(source.left_out) == {"rows without an image": 1}
     assert source.files(tmp_path / "store") == found and source.left_out.total() == 1
 
 
@@ -464,8 +465,8 @@ def test_home_is_home_in_every_setting(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_batch_survives_what_one_of_its_files_does(
     codec_files: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    """Under load: a hundred small pictures among pictures of which half is missing."""
-    from tests.pictures import png
+    """Under load: a hundred small images among images of which half is missing."""
+    from tests.entries import png
 
     rng = np.random.default_rng(0)
     for number in range(60):

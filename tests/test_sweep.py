@@ -45,9 +45,9 @@ class World:
             "lines": scribbles(12, side=96),
             "other": scribbles(6, side=96, seed=4),
         }
-        for name, pictures in domains.items():
+        for name, images in domains.items():
             folder = root / "pictures" / name
-            for number, pixels in enumerate(pictures):
+            for number, pixels in enumerate(images):
                 save_png(folder / f"{number:03d}.png", pixels)
             (conf / "domain" / f"{name}.yaml").write_text(
                 f"sources:\n  - kind: folder\n    path: {folder}\n"
@@ -440,7 +440,7 @@ def test_mistakes_of_summarize_end_in_one_line(
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_summary_without_some_pictures_compares_like_with_like(
+def test_a_summary_without_some_images_compares_like_with_like(
     swept: tuple[World, str], tmp_path: Path
 ) -> None:
     world, _ = swept

@@ -1,4 +1,4 @@
-"""Large pictures in tiles: the same strings and the same pixels as in one piece."""
+"""Large images in tiles: the same strings and the same pixels as in one piece."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tiled_encoding_writes_the_same_strings(
         assert in_tiles(codec, side).compress(pixels) == codec.compress(pixels)
 
 
-def test_float_pictures_in_tiles(codec: AdaptedCodec, photographs: list[RGB]) -> None:
+def test_float_images_in_tiles(codec: AdaptedCodec, photographs: list[RGB]) -> None:
     data = codec.compress(photographs[0])
     x = torch.from_numpy(photographs[0]).permute(2, 0, 1)[None].float().div(255)
     stream = in_tiles(codec, 8).encode(x)
@@ -64,7 +64,7 @@ def test_float_pictures_in_tiles(codec: AdaptedCodec, photographs: list[RGB]) ->
     )
 
 
-def test_the_gate_looks_at_the_whole_picture(codec: AdaptedCodec, photographs: list[RGB]) -> None:
+def test_the_gate_looks_at_the_whole_image(codec: AdaptedCodec, photographs: list[RGB]) -> None:
     data = codec.compress(photographs[1])
     codec.decompress(data)
     whole = codec.synthesis.last_v
@@ -130,7 +130,7 @@ def test_parts_of_an_axis_meet_and_stay_inside() -> None:
             assert side is None or max(p.stop - p.start for p in parts) <= side
 
 
-def test_transforms_that_look_at_the_whole_picture_are_not_cut() -> None:
+def test_transforms_that_look_at_the_whole_image_are_not_cut() -> None:
     pool = nn.Sequential(nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.InstanceNorm2d(3))
     assert tiling.synthesis_geometry(pool, 8).halo is None
     assert tiling.synthesis_geometry(pool, 8).side(1000, 1000, 1) is None

@@ -103,7 +103,7 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
     trained = load_file(folder / "pack" / "adapters.safetensors")
     assert all(v.abs().sum() > 0 for k, v in trained.items() if k.startswith("bank."))
 
-    # every test picture, seen and unseen, with every blend that makes sense
+    # every test image, seen and unseen, with every blend that makes sense
     points = read_points(folder / "rd_points.csv")
     assert {(p.domain, p.blend) for p in points} == {
         *((d, b) for d in ("photos", "lines") for b in ("base", "weighted", "top1", "oracle")),
@@ -143,13 +143,13 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
     assert evaluated.returncode == 0, evaluated.stderr
     assert table(tmp_path / "again") == table(folder)
 
-    # a checkpoint of other domains, other weights or another optimiser is refused in words
+    # a checkpoint of other domains, other weights or another optimizer is refused in words
     for overrides, message in (
         (["domains=[lines,other]", "unseen=[]"], "was made for the domains photos, lines, not"),
         (["domains=[lines]", "codec.quality=2"], "belongs to base weights"),
         (
-            ["domains=[lines]", "codec.training.optimiser=adam"],
-            "made with the optimiser soap, not adam",
+            ["domains=[lines]", "codec.training.optimizer=adam"],
+            "made with the optimizer soap, not adam",
         ),
     ):
         last = folder / "checkpoints" / "last.ckpt"
@@ -227,11 +227,11 @@ def test_describe_prints_one_json_object_with_the_published_counts(world: Callab
     assert params["frozen"] == params["base"]["total"]
 
 
-def test_the_optimiser_holds_bank_and_gate_only() -> None:
+def test_the_optimizer_holds_bank_and_gate_only() -> None:
     adapted = AdaptedCodec.build(codec_config(), DOMAINS)
     module = DecoderAdaptation(adapted, gamma=1, lr=1e-3, gate_lr=1e-3, schedule="plateau")
-    (optimiser,), _ = module.configure_optimizers()
-    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    (optimizer,), _ = module.configure_optimizers()
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     wanted = [*adapted.synthesis.bank.parameters(), *adapted.synthesis.gate.parameters()]
     assert held == {id(p) for p in wanted}
     module.train()

@@ -55,7 +55,7 @@ def deadly_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(site))
 
 
-def test_a_picture_that_ends_the_process_is_counted_and_the_small_domain_goes_on(
+def test_a_image_that_ends_the_process_is_counted_and_the_small_domain_goes_on(
     folder_domain: Callable[..., Path], tmp_path: Path, deadly_decoder: None
 ) -> None:
     folder = folder_domain("mine", scribbles(12))
@@ -63,11 +63,11 @@ def test_a_picture_that_ends_the_process_is_counted_and_the_small_domain_goes_on
         images.save_png(folder / name, scribbles(1, seed=5 + len(name))[0])
     (folder / "deadly_2.png").write_bytes((folder / "000.png").read_bytes() + b"\n")
     ready = prepare("mine", tmp_path / "data")
-    assert len(ready.pictures) == 12
+    assert len(ready.entries) == 12
     assert ready.skipped["ended the process that read them"] == 2
 
 
-def test_a_picture_that_ends_the_process_costs_one_of_a_batch(
+def test_a_image_that_ends_the_process_costs_one_of_a_batch(
     tmp_path: Path, deadly_decoder: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import subprocess

@@ -1,8 +1,8 @@
 """Which settings suit adapters over a bundled codec? ``make experiments/adapter_settings``.
 
 Trains adapters and gate on sketches and comics at quality 3, each time with one setting changed, and
-compares the PSNR of the validation pictures; test pictures have no say. Writes settings.csv beside this
-file, and <codec>.txt: what the first settings gain on the test pictures. Runs that are finished over the
+compares the PSNR of the validation images; test images have no say. Writes settings.csv beside this
+file, and <codec>.txt: what the first settings gain on the test images. Runs that are finished over the
 same base weights are not done again.
 """
 

@@ -1,7 +1,7 @@
 """What does a domain cost that is added later? ``make experiments/added_domain``.
 
 Trains sketch and comic, extends that pack by clipart (as by default; with a gate whose features are
-all frozen; without the earlier domains' pictures), and trains all three from the start. Runs that are
+all frozen; without the earlier domains' images), and trains all three from the start. Runs that are
 finished are not done again. Writes results.csv, before_after.csv and gains.png beside this file.
 """
 
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Result:
-    """Test pictures of a domain, decoded with a blend after a run: PSNR, gain over the base codec in dB."""
+    """Test images of a domain, decoded with a blend after a run: PSNR, gain over the base codec in dB."""
 
     run: str
     domain: str

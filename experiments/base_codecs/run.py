@@ -1,7 +1,7 @@
-"""How good are the bundled base codecs? Rate and distortion on test pictures of every domain.
+"""How good are the bundled base codecs? Rate and distortion on test images of every domain.
 
 ``make experiments/base_codecs`` codes them by all bundled qualities, as real streams, and by classical
-codecs, as real files. Writes rd_points.csv (every picture), means.csv (the curves), bd_rate.csv,
+codecs, as real files. Writes rd_points.csv (every image), means.csv (the curves), bd_rate.csv,
 rd_curves.png and training.png (how the codecs were trained) beside this file.
 """
 
@@ -41,7 +41,7 @@ Curves = dict[tuple[str, str], dict[int, tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Coded:
-    """A test picture, coded once: bits per pixel and PSNR in dB."""
+    """A test image, coded once: bits per pixel and PSNR in dB."""
 
     domain: str
     codec: str
@@ -56,13 +56,13 @@ def configured(codec: str) -> CodecSpec:
     return CodecSpec.from_settings(read_settings(CONF / "codec" / f"{codec}.yaml"))
 
 
-def learned(codec: str, pictures: Sequence[LabelledImage], console: Console) -> list[Point]:
+def learned(codec: str, images: Sequence[LabelledImage], console: Console) -> list[Point]:
     """Points of a bundled codec at all its qualities."""
     points = []
     for quality in (spec := configured(codec)).qualities:
         points += measure(
             AdaptedCodec.build(spec.at_quality(quality), [SOURCE_DOMAIN]),
-            pictures,
+            images,
             run="base",
             blends=["base"],
             metrics=["psnr"],
@@ -72,7 +72,7 @@ def learned(codec: str, pictures: Sequence[LabelledImage], console: Console) -> 
 
 
 def averaged(points: Iterable[Coded]) -> Curves:
-    """Mean bpp and PSNR over the pictures."""
+    """Mean bpp and PSNR over the images."""
     groups: dict[tuple[str, str], dict[int, list[Coded]]] = {}
     for point in points:
         by_quality = groups.setdefault((point.domain, point.codec), {})
@@ -113,7 +113,7 @@ def plot(curves: Curves, counts: dict[str, int], path: Path) -> None:
             ylim=(min(p[1] for p in shown) - 2, max(p[1] for p in shown) + 3),
             xlabel="rate, bits per pixel",
             ylabel="PSNR, dB",
-            title=f"{domain}: {counts[domain]} test pictures",
+            title=f"{domain}: {counts[domain]} test images",
         )
         axes.grid(alpha=0.3)
     panels[0, 0].legend(loc="lower right")
@@ -224,13 +224,13 @@ def write(points: Sequence[Coded], folder: Path) -> None:
 def main() -> None:
     """Measure, write tables and plots."""
     console = Console(stderr=True)
-    pictures = []
+    entries = []
     for label, domain in enumerate(DOMAINS):
         images = prepare(domain, DATA, console=console)
-        pictures += [LabelledImage(p, images.path(p), domain, label) for p in images.split("test")]
-    points = [p for codec in CODECS for p in learned(codec, pictures, console)]
+        entries += [LabelledImage(p, images.path(p), domain, label) for p in images.split("test")]
+    points = [p for codec in CODECS for p in learned(codec, entries, console)]
     for classical in CLASSICAL:
-        points += measure_anchor(classical, pictures, DATA / "anchors", console)
+        points += measure_anchor(classical, entries, DATA / "anchors", console)
     write([Coded(p.domain, p.codec, p.quality, p.image, p.bpp, p.psnr) for p in points], HERE)
     plot_training(HERE / "training.png")
 

@@ -1,6 +1,6 @@
-"""How many pictures of a domain does a method need? ``make experiments/few_images``.
+"""How many images of a domain does a method need? ``make experiments/few_images``.
 
-Trains every method on 5, 10, 25, 50, 100 and all training pictures of a target at one quality. Runs
+Trains every method on 5, 10, 25, 50, 100 and all training images of a target at one quality. Runs
 that are finished are not done again. Writes results.csv and gains.png beside this file. Methods differ
 in rate, so their gain is that over the base codec's curve at the same rate; the curve is that of
 ``experiments/forgetting``.
@@ -27,12 +27,12 @@ COUNTS = (5, 10, 25, 50, 100, None)
 # Every method sees as many crops of the target; half of those of the adapters are of the source.
 STEPS = {"adapters": 1000, "finetune_decoder": 500, "finetune": 500, "cawf": 500}
 # Adam and what goes with it, which was the default when these were trained.
-SETTINGS = ("codec.training.optimiser=adam", "codec.training.lr=5e-4", "method.training.warmup=100")
+SETTINGS = ("codec.training.optimizer=adam", "codec.training.lr=5e-4", "method.training.warmup=100")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a method reaches with some training pictures: PSNR in dB over the base's at equal rate."""
+    """What a method reaches with some training images: PSNR in dB over the base's at equal rate."""
 
     method: str
     blend: str
@@ -67,7 +67,7 @@ def base_curve(domain: str) -> PchipInterpolator:
 
 
 def results(method: str, all_images: int) -> list[Result]:
-    """Results of a method, by number of pictures."""
+    """Results of a method, by number of images."""
     base = {domain: base_curve(domain) for domain in (SOURCE, TARGET)}
     found = []
     for run in common.finished(RUNS / method):
@@ -89,13 +89,13 @@ def results(method: str, all_images: int) -> list[Result]:
 
 
 def write(found: list[Result], folder: Path) -> None:
-    """results.csv, a row a method, blend and number of pictures, and gains.png."""
+    """results.csv, a row a method, blend and number of images, and gains.png."""
     common.write_table(folder / "results.csv", found, ".4f")
     plot(found, folder / "gains.png")
 
 
 def plot(found: list[Result], path: Path) -> None:
-    """Gain on the target and on the source, over the number of pictures."""
+    """Gain on the target and on the source, over the number of images."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
     for axis, value, domain in zip(axes, ("gain", "source_gain"), (TARGET, SOURCE), strict=True):
         for method, blend in dict.fromkeys((r.method, r.blend) for r in found):
@@ -109,7 +109,7 @@ def plot(found: list[Result], path: Path) -> None:
         axis.axhline(0, color="grey", linewidth=0.8)
         axis.set_xticks(ticks := sorted({r.train_images for r in found}), map(str, ticks))
         axis.minorticks_off()
-        axis.set(title=domain, xlabel=f"training pictures of {TARGET}")
+        axis.set(title=domain, xlabel=f"training images of {TARGET}")
         axis.set_ylabel("dB over the base codec at the same rate")
     axes[0].legend(fontsize="small")
     common.save_plot(figure, path)
@@ -125,7 +125,7 @@ def main(jobs: common.Jobs = 1) -> None:
     found = [result for method in STEPS for result in results(method, everything)]
     write(found, HERE)
     for row in found:
-        print(f"{row.method} {row.blend}, {row.train_images} pictures: {row.gain:+.2f} dB")
+        print(f"{row.method} {row.blend}, {row.train_images} images: {row.gain:+.2f} dB")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ DECODE = HERE.parents[1] / "benchmarks" / "results" / "methods.csv"
 TARGETS = ("sketch", "comic")
 ALONE = "domains=" + ",".join(f"[{target}]" for target in TARGETS)
 JOINTLY = [f"domains=[{','.join(TARGETS)}]", "method.train_on=all"]
-BY_ADAM = ["method.training.optimiser=adam", "method.training.warmup=100"]
-# Optimisers and learning rates were tried on validation sketches (README).
+BY_ADAM = ["method.training.optimizer=adam", "method.training.warmup=100"]
+# Optimizers and learning rates were tried on validation sketches (README).
 GRIDS = {
     "finetune_decoder": ["method=finetune_decoder", ALONE, "codec.training.steps=250"],
     "finetune": ["method=finetune", ALONE, "codec.training.steps=250", "method.training.lr=3e-3"],
@@ -49,7 +49,7 @@ class Row:
     """What a method, trained on ``trained_on``, does to a target and to the source.
 
     BD-rates in percent against the base codec; of old streams, how many of ``images`` open and their
-    PSNR less that of the base codec in dB; how many new streams of source pictures are the old ones
+    PSNR less that of the base codec in dB; how many new streams of source images are the old ones
     byte for byte; parameters a domain that it was trained on; median time to decode, over the base codec's.
     """
 
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean rate and PSNR of a domain's test pictures: a point of a curve."""
+    """Mean rate and PSNR of a domain's test images: a point of a curve."""
 
     method: str
     trained_on: str

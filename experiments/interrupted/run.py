@@ -1,6 +1,6 @@
 """Does a training that is killed end as if nothing had happened? ``make experiments/interrupted``.
 
-Trains for a short time on sketches, with comics, whose pictures are small, in the source's place: once
+Trains for a short time on sketches, with comics, whose images are small, in the source's place: once
 undisturbed, then again and again with a signal at a random moment: SIGKILL from the start of the program
 to the end of its measuring, SIGTERM between the first training step and the last. Then the same command
 goes on from the last checkpoint, or from the beginning where there is none yet. Writes results.csv beside
@@ -51,7 +51,7 @@ class Result:
         exit_code: of the program; negative: it was killed.
         checkpoint_step: training steps in the last checkpoint, from which it went on; 0: from none.
         same_weights: whether all tensors of the pack are those of the undisturbed run, to the last bit.
-        same_table: whether the results of all test pictures are the same, times aside.
+        same_table: whether the results of all test images are the same, times aside.
     """
 
     signal: str

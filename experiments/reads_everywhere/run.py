@@ -44,7 +44,7 @@ TILE_MEMORY = 9 << 20
 class Decodings:
     """Streams of all surroundings, decoded in one of them.
 
-    ``failed`` streams had other latents or could not be opened. Pictures of the rest are compared with what
+    ``failed`` streams had other latents or could not be opened. Images of the rest are compared with what
     the first surroundings decode as a whole: share of samples that differ, and by how many 8-bit levels at
     most.
     """
@@ -68,8 +68,8 @@ def crops(data: Path) -> list[RGB]:
             for p in sorted(prepared.split("test"), key=lambda p: p.name)
             if p.width >= WIDTH and p.height >= HEIGHT
         )
-        for picture in [*large][:count]:
-            pixels = read_rgb(prepared.path(picture))
+        for image in [*large][:count]:
+            pixels = read_rgb(prepared.path(image))
             top, left = (pixels.shape[0] - HEIGHT) // 2, (pixels.shape[1] - WIDTH) // 2
             found.append(pixels[top : top + HEIGHT, left : left + WIDTH])
     return found
@@ -77,12 +77,12 @@ def crops(data: Path) -> list[RGB]:
 
 def encode(here: str, data: Path) -> None:
     """Write the streams of one of the surroundings."""
-    pictures = crops(data)
+    images = crops(data)
     for name in CODECS:
         codec = adapted(name, domains=2)  # strings are those of the base codec
         folder = RUNS / name / here
         folder.mkdir(parents=True, exist_ok=True)
-        for number, pixels in enumerate(pictures):
+        for number, pixels in enumerate(images):
             (folder / f"{number}.lic").write_bytes(codec.compress(pixels))
 
 
@@ -98,7 +98,7 @@ def decode(here: str) -> None:
 
 
 def decoded(name: str, here: str, way: str, codec: AdaptedCodec) -> Decodings:
-    """All streams of a codec in one way; the very first surroundings keep their pictures for comparison."""
+    """All streams of a codec in one way; the very first surroundings keep their images for comparison."""
     count = failed = differing = samples = largest = 0
     for surroundings in SURROUNDINGS:
         for file in sorted((RUNS / name / surroundings).glob("*.lic")):

@@ -72,11 +72,11 @@ def images(data: Path, per_domain: int, side: int) -> Iterator[tuple[str, str, R
     tests = {d: sorted(p.split("test"), key=lambda i: i.name) for d, p in prepared.items()}
     for number in range(per_domain):
         for domain in DOMAINS:
-            picture = tests[domain][number]
-            pixels = read_rgb(prepared[domain].path(picture))
+            image = tests[domain][number]
+            pixels = read_rgb(prepared[domain].path(image))
             top, left = (max(0, length - side) // 2 for length in pixels.shape[:2])
             cut = pixels[top : top + side, left : left + side]
-            yield domain, picture.name, np.ascontiguousarray(cut)
+            yield domain, image.name, np.ascontiguousarray(cut)
 
 
 def rows(found: Sequence[Coded]) -> list[dict[str, Any]]:

@@ -128,16 +128,16 @@ def main(pack: Path | None = None, data: Path = Path("data"), per_domain: int = 
         per_domain: test images of a domain at most, the first by name.
     """
     codec = AdaptedCodec.load(pack or train())
-    pictures: list[tuple[int, LabelledImage]] = []
+    entries: list[tuple[int, LabelledImage]] = []
     for domain in DOMAINS:
         prepared = prepare(domain, data)
         label = codec.domains.index(domain) if domain in codec.domains else -1
         test = sorted(prepared.split("test"), key=lambda p: p.name)[:per_domain]
         own = (LabelledImage(p, prepared.path(p), domain, label) for p in test)
-        pictures += enumerate(own)
+        entries += enumerate(own)
     found: list[Image] = []
-    for _, picture in sorted(pictures, key=lambda numbered: numbered[0]):  # of all domains in turn
-        found += images(measure(codec, [picture], run="run", blends=BLENDS, metrics=["psnr"]))
+    for _, image in sorted(entries, key=lambda numbered: numbered[0]):  # of all domains in turn
+        found += images(measure(codec, [image], run="run", blends=BLENDS, metrics=["psnr"]))
         print(found[-1], flush=True)
         write("chosen.csv", [asdict(i) for i in found])
     write("table.csv", rows(found))

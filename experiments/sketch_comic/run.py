@@ -1,6 +1,6 @@
 """What do adapters for sketches and comics gain over the bundled codec? ``make experiments/sketch_comic``.
 
-Trains with the default settings at quality 3 and keeps the run's tables and a picture here.
+Trains with the default settings at quality 3 and keeps the run's tables and an image here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     run = common.OUTPUTS / name
     for file in ("rd_points.csv", "summary.json", "table.txt"):
         common.keep(run / file, HERE)
-    # The drawings of Open Clip Art are in the public domain; other pictures stay where they are.
+    # The drawings of Open Clip Art are in the public domain; other images stay where they are.
     # Of the four that are kept, the last has a gain near the mean.
     common.keep(sorted((run / "pictures").glob("sketch_*.png"))[-1], HERE / "sketch.png")
 

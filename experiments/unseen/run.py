@@ -53,14 +53,14 @@ class Image:
     factor: float
 
 
-def pictures(data: Path, per_domain: int) -> Iterator[LabelledImage]:
+def test_entries(data: Path, per_domain: int) -> Iterator[LabelledImage]:
     """The test images that come first by their hashes, of one domain after the other in turn."""
     columns = []
     for domain in (*SEEN, *CHOSEN_ON, *REPORTED):
         images = prepare(domain, data)
         first = sorted(images.split("test"), key=lambda p: p.sha256)[:per_domain]
         columns.append([LabelledImage(p, images.path(p), domain, -1) for p in first])
-    return (picture for row in zip_longest(*columns) for picture in row if picture)
+    return (image for row in zip_longest(*columns) for image in row if image)
 
 
 def centre(pixels: Tensor, side: int) -> Tensor:
@@ -91,7 +91,7 @@ def measured(codec: AdaptedCodec, entry: LabelledImage, side: int) -> Image:
     gate = psnr(synthesis(y_hat))
     synthesis.trust = trust
     return Image(
-        *(entry.domain, entry.picture.name, width, height),
+        *(entry.domain, entry.info.name, width, height),
         base=base,
         gate=gate - base,
         calibrated=calibrated - base,
@@ -155,8 +155,8 @@ def main(
     if codec.synthesis.trust is None:
         calibrate(codec, data)
     found: list[Image] = []
-    for picture in pictures(data, per_domain):
-        found.append(measured(codec, picture, side))
+    for image in test_entries(data, per_domain):
+        found.append(measured(codec, image, side))
         print(found[-1], flush=True)
         common.write_table(HERE / "images.csv", found, ".4f")
     common.write_table(HERE / "table.csv", rows(found), ".4f")

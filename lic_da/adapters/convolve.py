@@ -57,7 +57,7 @@ def convolve_each(like: Convolution, u: Tensor, weights: Tensor, biases: Tensor)
         weights = weights.to(torch.get_autocast_dtype(u.device.type))
     if subpixel.suits(like):
         assert isinstance(like, nn.ConvTranspose2d)
-        # Of a picture: near white the steps of bfloat16 are as large as those of 8 bits, or twice.
+        # Of an image: near white the steps of bfloat16 are as large as those of 8 bits, or twice.
         return subpixel.convolve_each(like, u.to(weights.dtype), weights) + biases[:, :, None, None]
     # One by one is faster than in groups, with channels last above all.
     each = zip(u.split(1), weights, biases.to(weights.dtype), strict=True)

@@ -1,4 +1,4 @@
-"""Pictures to streams and back by a CompressAI codec, and what every such codec has in common.
+"""Images to streams and back by a CompressAI codec, and what every such codec has in common.
 
 ``ImageCodec`` is what commands, measurements and packs work with. How a codec was adapted is its
 subclass's business: it lists its *blends*, the ways in which it can code, the one that it is judged by
@@ -49,7 +49,7 @@ def to_8_bit(x_hat: Tensor) -> Tensor:
 
 
 class ImageCodec(ABC):
-    """A codec as a method has adapted it, ready to code pictures.
+    """A codec as a method has adapted it, ready to code images.
 
     Attributes:
         method: name of the method, for tables and packs.
@@ -143,7 +143,7 @@ class ImageCodec(ABC):
 
     @abstractmethod
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
-        """Parts of the picture, ``(1, 3, h, w)`` in [0, 1]; they go on where it was padded.
+        """Parts of the image, ``(1, 3, h, w)`` in [0, 1]; they go on where it was padded.
 
         Raises:
             StreamError: the stream was made with other weights, or its latents decode to other values
@@ -163,7 +163,7 @@ class ImageCodec(ABC):
         return nullcontext()
 
     def finish(self) -> None:  # noqa: B027
-        """Called when training has ended and before pictures are coded: tables are made here."""
+        """Called when training has ended and before images are coded: tables are made here."""
 
     def added_parameters(self) -> dict[str, Any]:
         """Numbers of parameters that the method puts beside those of the base codec, by their names."""
@@ -261,7 +261,7 @@ class ImageCodec(ABC):
         return x_hat
 
     def compress(self, image: Any) -> bytes:
-        """Code a picture.
+        """Code an image.
 
         Args:
             image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
@@ -273,9 +273,9 @@ class ImageCodec(ABC):
             image = np.array(image.convert("RGB"))
         pixels = np.asarray(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
+            raise UserError("An image must be an array of shape (H, W, 3) and type uint8.")
         if min(pixels.shape[:2]) < MIN_SIDE:
-            raise UserError(f"A picture needs at least {MIN_SIDE} pixels a side.")
+            raise UserError(f"An image needs at least {MIN_SIDE} pixels a side.")
         x = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
         return self.encode(x.to(next(self.codec.parameters()).device)).to_bytes()
 
@@ -283,7 +283,7 @@ class ImageCodec(ABC):
     def decompress(
         self, data: bytes | Stream, blend: str | None = None, domain: str | None = None
     ) -> RGB:
-        """Decode a picture.
+        """Decode an image.
 
         Args:
             data: contents of a ``.lic`` file, or a stream that was read from it.
@@ -308,13 +308,13 @@ class ImageCodec(ABC):
 
 @dataclass
 class ModelCodec:
-    """One CompressAI model that codes pictures.
+    """One CompressAI model that codes images.
 
     Attributes:
         codec: the model.
         config: what it was built from.
         fingerprint: SHA-256 that its streams carry.
-        memory: bytes of activations; larger pictures are coded in tiles.
+        memory: bytes of activations; larger images are coded in tiles.
     """
 
     codec: CompressionModel
@@ -386,20 +386,20 @@ class ModelCodec:
             )
         padded = [-(-side // self.stride) for side in (stream.height, stream.width)]
         if list(stream.shape) != padded:
-            raise StreamError("The stream's latent does not have the size that its picture needs.")
+            raise StreamError("The stream's latent does not have the size that its image needs.")
         elements = math.prod(padded) * (self.stride // self._synthesis.scale) ** 2
         y_hat, checksum = decode.decode_latent(
             self.codec, stream.strings, stream.shape, self.codec.M * elements
         )
         if checksum != stream.latent_crc:
             raise StreamError(
-                "The latents decode to other values than were encoded, so the picture would be garbage. "
+                "The latents decode to other values than were encoded, so the image would be garbage. "
                 "The stream was probably written by another version of the codec or other hardware."
             )
         return y_hat
 
     def _shown(self, transform: Any, y_hat: Tensor) -> Iterator[tiling.Piece]:
-        """Parts of the picture that a transform makes of a latent, clamped to [0, 1]."""
+        """Parts of the image that a transform makes of a latent, clamped to [0, 1]."""
         for rows, columns, piece in tiling.synthesise(
             transform, y_hat, self._synthesis, self.memory
         ):

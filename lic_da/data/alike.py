@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lic_da.data import selection
-from lic_da.data.index import DomainImages, Picture
+from lic_da.data.index import DomainImages, ImageInfo
 from lic_da.io.files import atomic_path
 from lic_da.io.images import ImageProblem, read_rgb
 from lic_da.surroundings import granted_cpus
@@ -56,22 +56,22 @@ def mirrored_distances(ones: Bits, others: Bits) -> NDArray[np.int32]:
 
 
 def fingerprints(
-    images: DomainImages, pictures: Sequence[Picture] | None = None
-) -> tuple[Bits, list[Picture]]:
+    images: DomainImages, entries: Sequence[ImageInfo] | None = None
+) -> tuple[Bits, list[ImageInfo]]:
     """The fingerprints of prepared images, kept in the domain's folder once they are computed.
 
     Args:
         images: a prepared domain.
-        pictures: some of its images; None: all.
+        entries: some of its images; None: all.
 
     Returns:
         Fingerprints ``(N, 256)`` in the order of the images, and the images that cannot be read: their
         rows are zero.
     """
-    wanted = list(images.pictures if pictures is None else pictures)
+    wanted = list(images.entries if entries is None else entries)
     kept = _load(images.folder)
     missing = [p for p in wanted if p.sha256 not in kept]
-    unreadable: list[Picture] = []
+    unreadable: list[ImageInfo] = []
     if missing:
         jobs = [(images.path(p), Path(p.name).suffix.lower() in _DRAWN) for p in missing]
         with Workers(min(granted_cpus(), -(-len(jobs) // _A_PROCESS))) as workers:

@@ -17,7 +17,7 @@ from lic_da.data.alike import (
     fingerprints,
     mirrored_distances,
 )
-from lic_da.data.index import DomainImages, Picture
+from lic_da.data.index import DomainImages, ImageInfo
 from lic_da.io.files import output_path, user_path
 from lic_da.io.images import ImageProblem, read_rgb
 from lic_da.surroundings import granted_cpus
@@ -92,18 +92,18 @@ def check(domains: Sequence[DomainImages], *, read: bool = True) -> Checked:
         read: decode every file; else only those whose fingerprint is not known yet.
     """
     result = Checked()
-    places: list[tuple[str, Picture]] = []
+    places: list[tuple[str, ImageInfo]] = []
     bits: list[Bits] = []
     for images in domains:
         found, unreadable = fingerprints(images)
         failed = {p.sha256: "cannot be read" for p in unreadable}
         failed |= _unreadable(images) if read else {}
         result.unreadable += [
-            (images.name, p.name, failed[p.sha256]) for p in images.pictures if p.sha256 in failed
+            (images.name, p.name, failed[p.sha256]) for p in images.entries if p.sha256 in failed
         ]
-        result.sizes[images.name] = [min(p.width, p.height) for p in images.pictures]
-        readable = [n for n, p in enumerate(images.pictures) if p.sha256 not in failed]
-        places += [(images.name, images.pictures[n]) for n in readable]
+        result.sizes[images.name] = [min(p.width, p.height) for p in images.entries]
+        readable = [n for n, p in enumerate(images.entries) if p.sha256 not in failed]
+        places += [(images.name, images.entries[n]) for n in readable]
         bits.append(found[readable])
     result.pairs = list(_pairs(places, np.concatenate(bits))) if places else []
     return result
@@ -111,14 +111,14 @@ def check(domains: Sequence[DomainImages], *, read: bool = True) -> Checked:
 
 def _unreadable(images: DomainImages) -> dict[str, str]:
     """SHA-256 -> why an image cannot be read."""
-    paths = [images.path(picture) for picture in images.pictures]
+    paths = [images.path(image) for image in images.entries]
     failed: dict[str, str] = {}
     with Workers(min(granted_cpus(), -(-len(paths) // _A_PROCESS) or 1)) as workers:
         for number, outcome in workers.outcomes(_problem, paths):
             if outcome is DIED:
-                failed[images.pictures[number].sha256] = "ended the process that read it"
+                failed[images.entries[number].sha256] = "ended the process that read it"
             elif outcome is not None:
-                failed[images.pictures[number].sha256] = outcome
+                failed[images.entries[number].sha256] = outcome
     return failed
 
 
@@ -130,10 +130,10 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _pairs(places: list[tuple[str, Picture]], bits: Bits) -> Iterator[Pair]:
+def _pairs(places: list[tuple[str, ImageInfo]], bits: Bits) -> Iterator[Pair]:
     """Near-identical images that are not of one domain and split."""
     kinds = {kind: n for n, kind in enumerate(dict.fromkeys((d, p.split) for d, p in places))}
-    kind = np.array([kinds[domain, picture.split] for domain, picture in places])
+    kind = np.array([kinds[domain, image.split] for domain, image in places])
     for start in range(0, len(places), _ROWS):
         rows = slice(start, start + _ROWS)
         plain = distances(bits[rows], bits[start:])

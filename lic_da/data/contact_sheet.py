@@ -1,4 +1,4 @@
-"""The contact sheet of a domain: all its pictures at a glance."""
+"""The contact sheet of a domain: all its images at a glance."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ def write_contact_sheet(
     cell: int = 104,
     columns: int = 16,
 ) -> None:
-    """All pictures on one PNG, ordered by split and series; the frame's colour tells the split.
+    """All images on one PNG, ordered by split and series; the frame's colour tells the split.
 
     Args:
         images: a prepared domain.
         target: the PNG file; None: ``contact_sheet.png`` in the domain's folder.
         split: ``train``, ``val`` or ``test`` alone; None: all three.
-        cell: side of a picture's place, in pixels.
-        columns: pictures in a row.
+        cell: side of an image's place, in pixels.
+        columns: images in a row.
     """
     order = {name: i for i, name in enumerate(SPLITS)}
-    shown = images.pictures if split is None else images.split(split)
-    pictures = sorted(shown, key=lambda p: (order[p.split], p.series, p.name))[:800]
-    rows = -(-len(pictures) // columns)
+    shown = images.entries if split is None else images.split(split)
+    entries = sorted(shown, key=lambda p: (order[p.split], p.series, p.name))[:800]
+    rows = -(-len(entries) // columns)
     sheet = Image.new("RGB", (columns * cell, rows * cell + 20), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text(
         (4, 4), images.summary() + "   frames: grey train, amber val, blue test", fill="black"
     )
-    for i, picture in enumerate(pictures):
-        with Image.open(images.path(picture)) as opened:
+    for i, image in enumerate(entries):
+        with Image.open(images.path(image)) as opened:
             opened.draft("RGB", (cell, cell))
             thumbnail = opened.convert("RGBA")
         thumbnail.thumbnail((cell - 8, cell - 8))
         x, y = i % columns * cell, i // columns * cell + 20
         draw.rectangle(
-            (x + 1, y + 1, x + cell - 2, y + cell - 2), outline=_SPLIT_COLOURS[picture.split]
+            (x + 1, y + 1, x + cell - 2, y + cell - 2), outline=_SPLIT_COLOURS[image.split]
         )
         sheet.paste(thumbnail, (x + 4, y + 4), thumbnail)
     with atomic_path(target or images.folder / "contact_sheet.png") as temporary:

@@ -1,4 +1,4 @@
-"""Batches of labelled crops for training, whole pictures for measuring (LightningDataModule)."""
+"""Batches of labelled crops for training, whole images for measuring (LightningDataModule)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lic_da.data.domains import (
     prepare,
     refuse_shared_files,
 )
-from lic_da.data.index import DomainImages, Picture
+from lic_da.data.index import DomainImages, ImageInfo
 from lic_da.data.latents.cache import Box, file_hash
 from lic_da.data.latents.crops import LatentCrops, crop_region
 from lic_da.errors import UserError
@@ -34,14 +34,14 @@ from lic_da.io.images import RGB, read_rgb
 from lic_da.surroundings import granted_cpus, leave_signals_to_the_training
 
 CropKey = tuple[int, int, int]
-"""What a sampler asks a :class:`CropDataset` for: (group, number of the picture, crop seed)."""
+"""What a sampler asks a :class:`CropDataset` for: (group, number of the image, crop seed)."""
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A picture and the index of its domain among the run's domains (-1: a domain not trained on)."""
+    """An image and the index of its domain among the run's domains (-1: a domain not trained on)."""
 
-    picture: Picture
+    info: ImageInfo
     path: Path
     domain: str
     label: int
@@ -50,14 +50,14 @@ class LabelledImage:
 class CropDataset(Dataset[dict[str, Any]]):
     """Random square crops, flipped at random; a crop is a function of its key alone.
 
-    That makes a run reproducible and exactly resumable whatever the number of workers. Pictures are
+    That makes a run reproducible and exactly resumable whatever the number of workers. Images are
     decoded once and kept in memory as long as they fit, and read again each time otherwise.
 
     Args:
-        pictures: groups of pictures; a domain is one.
-        crop: side of the crops in pixels; smaller pictures are continued at their edges.
-        cache_bytes: keep decoded pictures in memory if all of them together need no more.
-        half_from: pictures whose shorter side is at least this many pixels are also there a second
+        images: groups of images; a domain is one.
+        crop: side of the crops in pixels; smaller images are continued at their edges.
+        cache_bytes: keep decoded images in memory if all of them together need no more.
+        half_from: images whose shorter side is at least this many pixels are also there a second
             time at half their size (artefacts of their own compression shrink); None: they are not.
         latents: gives crops with their latents, on the grid of these and not flipped; None: crops lie
             anywhere.
@@ -65,7 +65,7 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        pictures: Sequence[Sequence[LabelledImage]],
+        images: Sequence[Sequence[LabelledImage]],
         crop: int,
         *,
         cache_bytes: int = 4 << 30,
@@ -73,15 +73,15 @@ class CropDataset(Dataset[dict[str, Any]]):
         latents: LatentCrops | None = None,
     ) -> None:
         if latents is not None and half_from is not None:
-            raise ValueError("The cache holds latents of pictures at their own size only.")
+            raise ValueError("The cache holds latents of images at their own size only.")
         self.crop = crop
         self.latents = latents
         self._boxes: dict[Path, list[Box]] = {}
         self.entries: list[list[tuple[LabelledImage, bool]]] = []
-        for group in pictures:
+        for group in images:
             entries = [(p, False) for p in group]
             if half_from is not None:
-                large = (p for p in group if min(p.picture.width, p.picture.height) >= half_from)
+                large = (p for p in group if min(p.info.width, p.info.height) >= half_from)
                 entries += [(p, True) for p in large]
             self.entries.append(entries)
         size = sum(3 * self.pixels(p, h) for group in self.entries for p, h in group)
@@ -89,12 +89,12 @@ class CropDataset(Dataset[dict[str, Any]]):
         self._cache: list[list[Tensor]] | None = None
 
     @staticmethod
-    def pixels(picture: LabelledImage, half: bool) -> int:
+    def pixels(image: LabelledImage, half: bool) -> int:
         """Number of pixels of an entry."""
-        return picture.picture.width * picture.picture.height // (4 if half else 1)
+        return image.info.width * image.info.height // (4 if half else 1)
 
     def preload(self, console: Console | None = None) -> None:
-        """Decode all pictures into memory, if they fit; have their latents at hand, if they are cached."""
+        """Decode all images into memory, if they fit; have their latents at hand, if they are cached."""
         if self.in_memory and self._cache is None:
             self._decode_all(console)
         if self.latents is not None and not self._boxes:
@@ -104,8 +104,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         places = {}
         for group, entries in enumerate(self.entries):
             for number, (entry, _) in enumerate(entries):
-                picture = entry.picture
-                boxes = latents.boxes(file_hash(entry.path), picture.height, picture.width)
+                image = entry.info
+                boxes = latents.boxes(file_hash(entry.path), image.height, image.width)
                 self._boxes[entry.path] = boxes
                 places.update({box.key: (group, number) for box in boxes})
         latents.cache.prepare(
@@ -114,7 +114,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         )
 
     def _pixels(self, group: int, number: int) -> Tensor:
-        """A picture, ``(3, H, W)`` uint8."""
+        """An image, ``(3, H, W)`` uint8."""
         return self._cache[group][number] if self._cache else _decode(self.entries[group][number])
 
     def _decode_all(self, console: Console | None) -> None:
@@ -124,13 +124,13 @@ class CropDataset(Dataset[dict[str, Any]]):
                 track(
                     pool.map(_decode, flat),
                     total=len(flat),
-                    description="Decoding training pictures",
+                    description="Decoding training images",
                     console=console,
                     transient=True,
                 )
             )
-        pictures = iter(decoded)
-        self._cache = [[next(pictures) for _ in group] for group in self.entries]
+        images = iter(decoded)
+        self._cache = [[next(images) for _ in group] for group in self.entries]
 
     def __len__(self) -> int:
         return sum(len(group) for group in self.entries)
@@ -154,8 +154,8 @@ class CropDataset(Dataset[dict[str, Any]]):
 
 
 def _decode(entry: tuple[LabelledImage, bool]) -> Tensor:
-    picture, half = entry
-    pixels = read_rgb(picture.path)
+    image, half = entry
+    pixels = read_rgb(image.path)
     if half:
         size = (pixels.shape[1] // 2, pixels.shape[0] // 2)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
@@ -181,7 +181,7 @@ def random_crop(pixels: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 
 
 class BalancedBatches(Sampler[list[CropKey]]):
-    """Batches in which every group of the dataset has the same share, up to one picture.
+    """Batches in which every group of the dataset has the same share, up to one image.
 
     Epoch e is a function of (seed, e) alone, so a resumed run sees what it would have seen.
 
@@ -192,7 +192,7 @@ class BalancedBatches(Sampler[list[CropKey]]):
         seed: of the run.
         done: batches of a run that is resumed; it begins with the epoch of the next one, without those
             that it has had.
-        area_power: within a group a picture is drawn in proportion to (its pixels)^area_power.
+        area_power: within a group an image is drawn in proportion to (its pixels)^area_power.
         rank: number of this process among those that train together.
         processes: how many train together; they share what one would have in batches that are as many
             times as large.
@@ -255,24 +255,24 @@ class BalancedBatches(Sampler[list[CropKey]]):
             yield keys[self.own]
 
 
-class WholePictures(Dataset[dict[str, Any]]):
-    """Whole pictures, or their central square.
+class WholeImages(Dataset[dict[str, Any]]):
+    """Whole images, or their central square.
 
     Args:
-        pictures: what to read.
-        centre: side of the central square to cut out, in pixels; None: the whole picture.
+        images: what to read.
+        centre: side of the central square to cut out, in pixels; None: the whole image.
     """
 
-    def __init__(self, pictures: Sequence[LabelledImage], centre: int | None = None) -> None:
-        self.pictures = list(pictures)
+    def __init__(self, images: Sequence[LabelledImage], centre: int | None = None) -> None:
+        self.images = list(images)
         self.centre = centre
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``image``: ``(3, H, W)`` float32 in [0, 1]; ``label``, ``domain``, ``file``."""
-        entry = self.pictures[index]
+        entry = self.images[index]
         image = to_tensor(read_rgb(entry.path))
         if self.centre is not None:
             side = min(self.centre, *image.shape[1:])
@@ -287,7 +287,7 @@ class WholePictures(Dataset[dict[str, Any]]):
 
 
 def _only_item(batch: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pictures differ in size, so a batch of them is one picture, with a batch dimension."""
+    """Images differ in size, so a batch of them is one image, with a batch dimension."""
     (item,) = batch
     return {**item, "image": item["image"][None], "label": torch.tensor([item["label"]])}
 
@@ -306,22 +306,22 @@ class DomainsDataModule(L.LightningDataModule):
         batch_size: crops in a training batch, balanced over the domains.
         crop: side of the training crops in pixels.
         batches_per_epoch: training steps between validations.
-        val_images: at most this many validation pictures a domain.
+        val_images: at most this many validation images a domain.
         val_crop: side of the central square that is validated on, in pixels.
-        train_images: at most this many training pictures of a target domain; None: all. Those of a
+        train_images: at most this many training images of a target domain; None: all. Those of a
             smaller number are among those of a larger one, and the source domain keeps all of its own.
-        num_workers: processes that decode; None: none if the pictures fit into memory, else one
+        num_workers: processes that decode; None: none if the images fit into memory, else one
             fewer than there are cores.
-        cache_gb: memory for decoded training pictures, in GiB.
+        cache_gb: memory for decoded training images, in GiB.
         seed: of the order and place of the crops.
         half_from: see :class:`CropDataset`.
         area_power: see :class:`BalancedBatches`.
         console: where progress is shown.
-        train_domains: domains whose pictures are trained on and validated; None: all but the unseen ones.
+        train_domains: domains whose images are trained on and validated; None: all but the unseen ones.
         done: training steps of a run that is resumed; their batches are not given again.
-        latent_cache: whether latents of training pictures may come from a cache, if :attr:`latents` is
+        latent_cache: whether latents of training images may come from a cache, if :attr:`latents` is
             given.
-        latent_pixels: of a training picture that are coded for the cache, about.
+        latent_pixels: of a training image that are coded for the cache, about.
         more_tests: test on the images of domains that are ``more_of`` these too, such as natural_more.
 
     Attributes:
@@ -407,12 +407,12 @@ class DomainsDataModule(L.LightningDataModule):
                 if not self.images[name].split(split):
                     raise UserError(
                         f"Domain '{name}' has no images to {split} with: it needs at least three "
-                        "different pictures, and must not be test_only. "
+                        "different images, and must not be test_only. "
                         f"{self.images[name].summary()}"
                     )
 
-    def pictures(self, name: str, split: str) -> list[LabelledImage]:
-        """Pictures of one domain and split."""
+    def labelled(self, name: str, split: str) -> list[LabelledImage]:
+        """Images of one domain and split."""
         label = self.domain_names.index(name) if name in self.domain_names else -1
         images = self.images[name]
         return [LabelledImage(p, images.path(p), name, label) for p in images.split(split)]
@@ -422,7 +422,7 @@ class DomainsDataModule(L.LightningDataModule):
         if self._train is None:
             targets = self.domain_names[1:]
             groups = [
-                self.pictures(n, "train")[: self.train_images if n in targets else None]
+                self.labelled(n, "train")[: self.train_images if n in targets else None]
                 for n in self.domain_names
                 if n in self.train_domains
             ]
@@ -463,24 +463,24 @@ class DomainsDataModule(L.LightningDataModule):
 
     @property
     def validation_size(self) -> int:
-        """Number of validation pictures of all processes."""
+        """Number of validation images of all processes."""
         return len(self._validation())
 
     def _validation(self) -> list[LabelledImage]:
-        return [p for n in self.train_domains for p in self.pictures(n, "val")[: self.val_images]]
+        return [p for n in self.train_domains for p in self.labelled(n, "val")[: self.val_images]]
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Central squares of validation pictures, one a batch; of several processes each has its share."""
+        """Central squares of validation images, one a batch; of several processes each has its share."""
         own = self._validation()[self._rank :: self._processes]
-        return _one_by_one(WholePictures(own, centre=self.val_crop))
+        return _one_by_one(WholeImages(own, centre=self.val_crop))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole test pictures of seen and unseen domains, one a batch."""
+        """Whole test images of seen and unseen domains, one a batch."""
         names = (*self.domain_names, *self.unseen_names)
-        return _one_by_one(WholePictures([p for n in names for p in self.pictures(n, "test")]))
+        return _one_by_one(WholeImages([p for n in names for p in self.labelled(n, "test")]))
 
 
-def _one_by_one(dataset: WholePictures) -> DataLoader[dict[str, Any]]:
+def _one_by_one(dataset: WholeImages) -> DataLoader[dict[str, Any]]:
     return DataLoader(dataset, batch_size=1, collate_fn=_only_item)
 
 

@@ -1,6 +1,6 @@
-"""Domains: named kinds of pictures, prepared once and split into train, val and test.
+"""Domains: named kinds of images, prepared once and split into train, val and test.
 
-``prepare`` turns a domain's sources into an index of usable pictures::
+``prepare`` turns a domain's sources into an index of usable images::
 
     sources ──► candidates ──► inspected (readable? right kind?) ──► series ──► splits ──► index.csv
                                drawings rendered to PNG                         contact_sheet.png
@@ -52,11 +52,11 @@ class Domain:
 
     Attributes:
         name: the domain's name.
-        sources: where its pictures come from.
+        sources: where its images come from.
         fallback: sources that take the place of those that cannot be reached.
-        min_side: pictures with a shorter side are left out.
-        limit: take at most this many pictures, chosen by their hashes; None: all.
-        expected: fewer usable pictures than this are reported as an incomplete domain.
+        min_side: images with a shorter side are left out.
+        limit: take at most this many images, chosen by their hashes; None: all.
+        expected: fewer usable images than this are reported as an incomplete domain.
         test_only: all images go to the test split.
         shares: of training, validation and test images.
         apart_from: domains whose images must not be here a second time: what is near-identical to one
@@ -193,8 +193,8 @@ def more_tests(
     """A domain with the test images of all that are ``more_of`` it; see :class:`Domain`."""
     more = [name for name in available("domain") if load_domain(name).more_of == images.name]
     found = [prepare(name, data_dir, console=console) for name in more]
-    tests = [picture for other in found for picture in other.split("test")]
-    return replace(images, pictures=(*images.pictures, *tests))
+    tests = [image for other in found for image in other.split("test")]
+    return replace(images, entries=(*images.entries, *tests))
 
 
 def _refuse_circles(domain: Domain) -> None:
@@ -227,7 +227,7 @@ def _build(
         skipped.update(source.left_out)
     if not inspected:
         where = ", ".join(source.label for source, _ in sources)
-        why = ", ".join(f"{n} {r}" for r, n in skipped.items()) or "no picture files there"
+        why = ", ".join(f"{n} {r}" for r, n in skipped.items()) or "no image files there"
         raise UserError(f"Domain '{name}' has no usable images in {where} ({why}).")
     for other in others:
         inspected, twice = _apart_from(inspected, other)
@@ -236,9 +236,9 @@ def _build(
         notes.append(
             f"{name}: only {len(inspected)} of at least {domain.expected} expected images were found"
         )
-    pictures, twice = assign_splits(inspected, domain.shares)
+    entries, twice = assign_splits(inspected, domain.shares)
     skipped["near-identical to images of other splits"] += twice
-    images = DomainImages(name, tuple(pictures), dict(+skipped), tuple(notes), folder, data_dir)
+    images = DomainImages(name, tuple(entries), dict(+skipped), tuple(notes), folder, data_dir)
     save_fingerprints(folder, {i.candidate.sha256: i.fingerprint for i in inspected})
     write_contact_sheet(images)
     save_index(images, signature)
@@ -250,12 +250,12 @@ def _build(
 def _apart_from(inspected: list[Inspected], other: DomainImages) -> tuple[list[Inspected], int]:
     """Images that show nothing of what a domain's do, and how many others there were."""
     bits, unreadable = fingerprints(other)
-    readable = np.array([p not in unreadable for p in other.pictures], bool)
+    readable = np.array([p not in unreadable for p in other.entries], bool)
     if not inspected or not readable.any():
         return inspected, 0
     own = np.stack([item.fingerprint for item in inspected])
     alike = (mirrored_distances(own, bits[readable]) <= NEAR_IDENTICAL).any(axis=1)
-    series = {p.series for p in other.pictures}
+    series = {p.series for p in other.entries}
     kept = [
         item
         for item, twice in zip(inspected, alike, strict=True)
@@ -301,13 +301,13 @@ def refuse_shared_files(domains: Iterable[DomainImages]) -> None:
     seen: dict[str, tuple[str, str]] = {}
     shared: dict[tuple[str, str], list[str]] = defaultdict(list)
     for domain in domains:
-        for picture in domain.pictures:
-            first = seen.setdefault(picture.sha256, (domain.name, picture.name))
+        for image in domain.entries:
+            first = seen.setdefault(image.sha256, (domain.name, image.name))
             if first[0] != domain.name:
-                shared[first[0], domain.name].append(picture.name)
+                shared[first[0], domain.name].append(image.name)
     if shared:
         (one, other), names = next(iter(shared.items()))
         raise UserError(
             f"Domains '{one}' and '{other}' share {len(names)} files, for example {names[0]}. "
-            "Every picture must belong to one domain."
+            "Every image must belong to one domain."
         )

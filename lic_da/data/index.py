@@ -1,4 +1,4 @@
-"""What is known of a prepared domain's pictures, and the index that keeps it."""
+"""What is known of a prepared domain's images, and the index that keeps it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One usable picture of a domain.
+class ImageInfo:
+    """One usable image of a domain.
 
     Attributes:
         file: path, relative to the data folder if it lies inside.
         name: name inside its source.
         source: label of the source.
         split: ``train``, ``val`` or ``test``.
-        series: key shared by near-identical pictures and pictures of one series.
+        series: key shared by near-identical images and images of one series.
         sha256: of the bytes of the original file.
         width: in pixels.
         height: in pixels.
@@ -44,7 +44,7 @@ class DomainImages:
 
     Attributes:
         name: the domain's name.
-        pictures: all usable pictures, in the order of their hashes.
+        entries: all usable images, in the order of their hashes.
         skipped: how many files were left out, by reason.
         notes: what a user should know, such as a source that was replaced.
         folder: where index and contact sheet are.
@@ -52,24 +52,24 @@ class DomainImages:
     """
 
     name: str
-    pictures: tuple[Picture, ...]
+    entries: tuple[ImageInfo, ...]
     skipped: dict[str, int]
     notes: tuple[str, ...]
     folder: Path
     data_dir: Path
 
-    def split(self, name: str) -> list[Picture]:
-        """Pictures of one split, ``train``, ``val`` or ``test``."""
-        return [p for p in self.pictures if p.split == name]
+    def split(self, name: str) -> list[ImageInfo]:
+        """Images of one split, ``train``, ``val`` or ``test``."""
+        return [p for p in self.entries if p.split == name]
 
-    def path(self, picture: Picture) -> Path:
-        """Where a picture's file is."""
-        return self.data_dir / picture.file
+    def path(self, image: ImageInfo) -> Path:
+        """Where an image's file is."""
+        return self.data_dir / image.file
 
     def summary(self) -> str:
-        """One line: how many pictures, their splits, what was skipped and why."""
-        counts = Counter(p.split for p in self.pictures)
-        line = f"{self.name}: {len(self.pictures)} images (" + ", ".join(
+        """One line: how many images, their splits, what was skipped and why."""
+        counts = Counter(p.split for p in self.entries)
+        line = f"{self.name}: {len(self.entries)} images (" + ", ".join(
             f"{counts[s]} {s}" for s in SPLITS
         )
         line += ")"
@@ -88,15 +88,15 @@ def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | N
             folder / "index.csv", encoding="utf-8", errors="surrogateescape", newline=""
         ) as file:
             rows = list(csv.DictReader(file))
-        pictures = tuple(
-            Picture(width=int(r.pop("width")), height=int(r.pop("height")), **r) for r in rows
+        entries = tuple(
+            ImageInfo(width=int(r.pop("width")), height=int(r.pop("height")), **r) for r in rows
         )
         images = DomainImages(
-            folder.name, pictures, state["skipped"], tuple(state["notes"]), folder, data_dir
+            folder.name, entries, state["skipped"], tuple(state["notes"]), folder, data_dir
         )
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
-    complete = len(pictures) == state["count"] and all(images.path(p).is_file() for p in pictures)
+    complete = len(entries) == state["count"] and all(images.path(p).is_file() for p in entries)
     return images if complete else None
 
 
@@ -107,16 +107,16 @@ def save_index(images: DomainImages, signature: str) -> None:
         atomic_path(images.folder / "index.csv") as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.DictWriter(file, [f.name for f in fields(Picture)], lineterminator="\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(ImageInfo)], lineterminator="\n")
         writer.writeheader()
-        for picture in images.pictures:
-            row = asdict(picture)
-            path = Path(picture.file).resolve()
+        for image in images.entries:
+            row = asdict(image)
+            path = Path(image.file).resolve()
             row["file"] = path.relative_to(root) if path.is_relative_to(root) else path
             writer.writerow(row)
     state = {
         "signature": signature,
-        "count": len(images.pictures),
+        "count": len(images.entries),
         "skipped": images.skipped,
         "notes": images.notes,
     }

@@ -27,13 +27,13 @@ from lic_da.io.images import (
 from lic_da.surroundings import granted_cpus
 from lic_da.workers import DIED, Workers
 
-_PICTURES_A_PROCESS = 64  # fewer are inspected faster than another process starts
+_IMAGES_A_PROCESS = 64  # fewer are inspected faster than another process starts
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may become a picture of a domain."""
+    """A file that may become an image of a domain."""
 
     found: Found
     source: Source
@@ -82,11 +82,11 @@ def inspect_all(
         sources: with the files that each has.
         folder: of the domain; drawings are rendered into it.
         console: where progress is shown.
-        min_side: pictures with a shorter side are left out.
-        limit: take at most this many pictures, chosen by their hashes; None: all.
+        min_side: images with a shorter side are left out.
+        limit: take at most this many images, chosen by their hashes; None: all.
 
     Returns:
-        The usable pictures, and how many files were left out, by reason.
+        The usable images, and how many files were left out, by reason.
     """
     skipped: Counter[str] = Counter()
     candidates: dict[str, Candidate] = {}
@@ -101,11 +101,11 @@ def inspect_all(
                 skipped["exact duplicates"] += 1
             else:
                 candidates[digest] = Candidate(found, source, digest, folder / "drawings", min_side)
-    # The last digits decide which pictures a limit keeps; the first ones decide the splits.
+    # The last digits decide which images a limit keeps; the first ones decide the splits.
     ordered = [candidates[digest] for digest in sorted(candidates, key=lambda d: d[::-1])]
     (folder / "drawings").mkdir(parents=True, exist_ok=True)
     accepted: list[Inspected] = []
-    processes = min(granted_cpus(), math.ceil(len(ordered) / _PICTURES_A_PROCESS))
+    processes = min(granted_cpus(), math.ceil(len(ordered) / _IMAGES_A_PROCESS))
     with Progress(console=console, transient=True) as progress, Workers(processes) as workers:
         bar = progress.add_task(f"{name}: inspecting", total=len(ordered))
         for start in range(0, len(ordered), _CHUNK):
@@ -153,7 +153,7 @@ def _inspect(candidate: Candidate) -> Inspected | str:
 
 
 def _halved(candidate: Candidate, pixels: RGB) -> tuple[Path, RGB]:
-    """A file with the picture at half its size, and its pixels."""
+    """A file with the image at half its size, and its pixels."""
     target = candidate.drawings / f"{candidate.sha256[:16]}.png"
     height, width = pixels.shape[:2]
     half = Image.fromarray(pixels).resize((width // 2, height // 2), Image.Resampling.LANCZOS)

@@ -66,10 +66,10 @@ def _of_domain(domain: Domain, data_dir: Path) -> Overview:
         images = prepared(domain.name, data_dir)
     except UserError as error:  # a folder that is gone
         return _empty(domain.name, test_only, str(error))
-    if images is None or not images.pictures:
+    if images is None or not images.entries:
         where = ", ".join(dict.fromkeys(source.label for source in domain.sources))
         return _empty(domain.name, test_only, where)
-    counts = Counter(picture.split for picture in images.pictures)
+    counts = Counter(image.split for image in images.entries)
     train, val, test = (counts[split] for split in SPLITS)
     found = terms_of(domain, images)
     names = dict.fromkeys(name for terms, _ in found.values() for name in terms.names)
@@ -79,9 +79,9 @@ def _of_domain(domain: Domain, data_dir: Path) -> Overview:
         val,
         test,
         test_only,
-        round(statistics.median(p.width for p in images.pictures)),
-        round(statistics.median(p.height for p in images.pictures)),
-        round(sum(p.width * p.height for p in images.pictures) / 1e6, 1),
+        round(statistics.median(p.width for p in images.entries)),
+        round(statistics.median(p.height for p in images.entries)),
+        round(sum(p.width * p.height for p in images.entries) / 1e6, 1),
         ", ".join(names) or "not stated",
         ", ".join(f"{label} ({number})" for label, (_, number) in found.items()),
     )
@@ -95,7 +95,7 @@ def terms_of(domain: Domain, images: DomainImages) -> dict[str, tuple[Terms, int
     """The sources that a domain's images are from: label -> what they may be used for, and their number."""
     store = images.data_dir / "packages"
     sources = {source.label: source for source in (*domain.fallback, *domain.sources)}
-    counts = Counter(picture.source for picture in images.pictures)
+    counts = Counter(image.source for image in images.entries)
     return {
         label: (sources[label].terms(store) if label in sources else Terms(), number)
         for label, number in sorted(counts.items(), key=lambda item: -item[1])

@@ -22,7 +22,7 @@ from lic_da.data.datamodule import (
     LabelledImage,
     random_crop,
 )
-from lic_da.data.index import Picture
+from lic_da.data.index import ImageInfo
 from lic_da.data.sources.folder import FolderSource
 from lic_da.errors import UserError
 from lic_da.io.files import user_path
@@ -30,7 +30,7 @@ from lic_da.io.images import ImageProblem, read_rgb
 from lic_da.surroundings import granted_cpus
 
 _THUMBNAIL = 24  # side, in pixels
-_ALIKE = 0.95  # correlation of thumbnails above which two pictures are the same photograph
+_ALIKE = 0.95  # correlation of thumbnails above which two images are the same photograph
 _SCALES = (1.0, 2.0)
 
 
@@ -39,17 +39,17 @@ class Gathered:
     """Photographs that were found.
 
     Attributes:
-        pictures: those to train with.
-        doubles: file of a photograph that is left out -> the held-out picture that it shows too.
+        images: those to train with.
+        doubles: file of a photograph that is left out -> the held-out image that it shows too.
         unusable: file -> why it cannot be used.
     """
 
-    pictures: list[LabelledImage] = field(default_factory=list)
+    images: list[LabelledImage] = field(default_factory=list)
     doubles: dict[Path, Path] = field(default_factory=dict)
     unusable: dict[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        text = f"{len(self.pictures)} photographs"
+        text = f"{len(self.images)} photographs"
         if self.doubles:
             text += f"; {len(self.doubles)} left out that show what is validated or tested with"
         if self.unusable:
@@ -64,14 +64,14 @@ def gather(
     min_side: int = 256,
     console: Console | None = None,
 ) -> Gathered:
-    """The photographs of folders, without those that are near-identical to a held-out picture.
+    """The photographs of folders, without those that are near-identical to a held-out image.
 
-    Two pictures show the same where their thumbnails, of whatever size the pictures are, correlate by
+    Two images show the same where their thumbnails, of whatever size the images are, correlate by
     more than 0.95; mirrored ones are compared too.
 
     Args:
         folders: with their subfolders.
-        held_out: pictures that must not be trained on.
+        held_out: images that must not be trained on.
         min_side: smaller photographs are left out.
         console: where progress is shown.
 
@@ -112,10 +112,10 @@ def gather(
             if alike[best] > _ALIKE:
                 result.doubles[path] = names[best // 2]
                 continue
-            picture = Picture(
+            image = ImageInfo(
                 str(path), path.name, "photos", "train", "", "", look.width, look.height
             )
-            result.pictures.append(LabelledImage(picture, path, "photos", 0))
+            result.images.append(LabelledImage(image, path, "photos", 0))
     return result
 
 
@@ -171,7 +171,7 @@ class PhotographsDataModule(DomainsDataModule):
 
     Args:
         domains: as of :class:`DomainsDataModule`, of which the source is trained on; none are added.
-        photos: more folders of photographs. What is near-identical to a picture that the source is
+        photos: more folders of photographs. What is near-identical to an image that the source is
             validated or tested with is left out.
         crop: side of the training crops in pixels.
         kwargs: see :class:`DomainsDataModule`.
@@ -191,16 +191,16 @@ class PhotographsDataModule(DomainsDataModule):
         self._crops: PhotographCrops | None = None
 
     def train_dataset(self) -> CropDataset:
-        """Crops of the source's training pictures and of the folders."""
+        """Crops of the source's training images and of the folders."""
         if not self.photos:
             return super().train_dataset()
         if self._crops is None:
             source = self.domain_names[0]
-            held = [p.path for split in ("val", "test") for p in self.pictures(source, split)]
+            held = [p.path for split in ("val", "test") for p in self.labelled(source, split)]
             self.gathered = gather(self.photos, held, console=self.console)
             if self.console is not None:
                 self.console.print(f"{', '.join(self.photos)}: {self.gathered}")
-            pictures = [*self.pictures(source, "train"), *self.gathered.pictures]
+            images = [*self.labelled(source, "train"), *self.gathered.images]
             cache = int(self.cache_gb * 2**30)
-            self._crops = PhotographCrops([pictures], self.crop, cache_bytes=cache)
+            self._crops = PhotographCrops([images], self.crop, cache_bytes=cache)
         return self._crops

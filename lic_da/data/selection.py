@@ -1,4 +1,4 @@
-"""Rules that pick the pictures of a domain by their content.
+"""Rules that pick the images of a domain by their content.
 
 A rule looks at a drawing 256 pixels large on white and says whether it belongs. The thresholds
 separate ink drawings from coloured ones in collections of mixed clip art.
@@ -32,7 +32,7 @@ def is_colour_drawing(pixels: RGB) -> bool:
 
 
 def is_not_grey(pixels: RGB) -> bool:
-    """A picture that is not a grey one stored as RGB; ``pixels`` as for :func:`is_ink_drawing`."""
+    """An image that is not a grey one stored as RGB; ``pixels`` as for :func:`is_ink_drawing`."""
     return _colourfulness(pixels.astype(np.int16)) > 1
 
 

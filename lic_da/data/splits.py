@@ -1,4 +1,4 @@
-"""Splits that depend on content alone, and keep near-identical pictures together."""
+"""Splits that depend on content alone, and keep near-identical images together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lic_da.data.alike import NEAR_IDENTICAL, distances, mirrored_distances
-from lic_da.data.index import SPLITS, Picture
+from lic_da.data.index import SPLITS, ImageInfo
 from lic_da.data.inspection import Inspected
 
 SHARES = (0.8, 0.1, 0.1)
@@ -17,7 +17,7 @@ SHARES = (0.8, 0.1, 0.1)
 
 def assign_splits(
     inspected: list[Inspected], shares: Sequence[float] = SHARES
-) -> tuple[list[Picture], int]:
+) -> tuple[list[ImageInfo], int]:
     """Splits by content: a series goes where the smallest key of its files points.
 
     Images whose source gives their split (``test_only``) come on top: they change the split of no other
@@ -45,8 +45,8 @@ def assign_splits(
             (item, split, item.candidate.split_key)
             for item in _apart(own, [other for other, place, _ in placed if place != split])
         ]
-    pictures = [
-        Picture(
+    images = [
+        ImageInfo(
             file=str(item.path),
             name=item.candidate.found.name,
             source=item.candidate.source.label,
@@ -58,7 +58,7 @@ def assign_splits(
         )
         for item, split, key in placed
     ]
-    return sorted(pictures, key=lambda p: p.sha256), len(inspected) - len(placed)
+    return sorted(images, key=lambda p: p.sha256), len(inspected) - len(placed)
 
 
 def _apart(items: list[Inspected], others: list[Inspected]) -> list[Inspected]:
@@ -87,7 +87,7 @@ def _split_of(sha256: str, shares: Sequence[float]) -> str:
 
 
 def _fill_empty_splits(splits: dict[str, str]) -> None:
-    """With few pictures a split may be empty; then the series with the largest hashes fill it."""
+    """With few images a split may be empty; then the series with the largest hashes fill it."""
     if len(splits) < len(SPLITS):
         return
     for name in reversed(SPLITS):
@@ -98,7 +98,7 @@ def _fill_empty_splits(splits: dict[str, str]) -> None:
 
 
 def _series(inspected: list[Inspected]) -> Iterator[list[int]]:
-    """Groups of indices: near-identical pictures, and files that a source calls one series."""
+    """Groups of indices: near-identical images, and files that a source calls one series."""
     parent = list(range(len(inspected)))
 
     def find(i: int) -> int:

@@ -1,1 +1,1 @@
-"""Measuring: rate and distortion of real streams, BD-rate, classical codecs, tables and pictures."""
+"""Measuring: rate and distortion of real streams, BD-rate, classical codecs, tables and images."""

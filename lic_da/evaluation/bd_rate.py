@@ -1,4 +1,4 @@
-"""Bjøntegaard deltas, by the bjontegaard package, on curves averaged over pictures."""
+"""Bjøntegaard deltas, by the bjontegaard package, on curves averaged over images."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def delta(
         return Delta(math.nan, math.nan, f"fewer than {MIN_POINTS} points")
     if not all(map(math.isfinite, (*anchor.bpp, *anchor.psnr, *test.bpp, *test.psnr))):
         return Delta(
-            math.nan, math.nan, f"a picture is reproduced exactly: its {quantity} is infinite"
+            math.nan, math.nan, f"an image is reproduced exactly: its {quantity} is infinite"
         )
     if not (_rises(anchor) and _rises(test)):
         return Delta(math.nan, math.nan, f"{quantity} does not rise with the rate")

@@ -72,10 +72,10 @@ class ClassicalCodec:
             return len(file.getvalue()), to_tensor(np.asarray(image.convert("RGB")))
 
     def measured(
-        self, pictures: Sequence[LabelledImage], cache: Path, console: Console | None = None
+        self, images: Sequence[LabelledImage], cache: Path, console: Console | None = None
     ) -> list[Point]:
         """See :func:`measure_anchor`."""
-        return measure_anchor(self, pictures, cache, console)
+        return measure_anchor(self, images, cache, console)
 
     def check(self) -> None:
         """Raise a UserError if Pillow cannot write the format here."""
@@ -192,37 +192,37 @@ def _check_labels(anchors: Sequence[Anchor]) -> None:
 
 def measure_anchor(
     codec: ClassicalCodec,
-    pictures: Sequence[LabelledImage],
+    images: Sequence[LabelledImage],
     cache: Path,
     console: Console | None = None,
 ) -> list[Point]:
-    """Code pictures at all qualities of a codec; what was coded before is read from a cache.
+    """Code images at all qualities of a codec; what was coded before is read from a cache.
 
-    A picture is known by its pixels, so that a cache serves all domains and sweeps. An encoder of
-    another version, or with other settings, has a cache of its own. What was coded of a picture is kept
-    as soon as it is there, so that a run that is killed loses no more than the pictures it was at, and
+    An image is known by its pixels, so that a cache serves all domains and sweeps. An encoder of
+    another version, or with other settings, has a cache of its own. What was coded of an image is kept
+    as soon as it is there, so that a run that is killed loses no more than the images it was at, and
     several processes may share a cache.
 
     Args:
         codec: the anchor.
-        pictures: what to code.
+        images: what to code.
         cache: folder of the caches.
         console: where progress is shown.
 
     Returns:
-        One point a picture and quality. ``bpp`` counts the whole file; there is no gate, no λ, no
+        One point an image and quality. ``bpp`` counts the whole file; there is no gate, no λ, no
         estimate, and neither MS-SSIM nor times, which are nan.
     """
     codec.check()
     known = _Cache(codec, cache)
     with ThreadPoolExecutor(max_workers=granted_cpus()) as pool:  # the encoders release the lock
-        coded = pool.map(lambda entry: _code(codec, entry, known), pictures)
+        coded = pool.map(lambda entry: _code(codec, entry, known), images)
         return [
             point
             for rows in track(
                 coded,
                 f"Coding with {codec.label}",
-                total=len(pictures),
+                total=len(images),
                 console=console or Console(quiet=True),
                 transient=True,
             )
@@ -237,9 +237,9 @@ class _Coded:
 
 
 class _Cache:
-    """What one codec made of pictures: a folder whose name depends on everything that matters.
+    """What one codec made of images: a folder whose name depends on everything that matters.
 
-    A picture has a file of its own, which is written whole or not at all.
+    An image has a file of its own, which is written whole or not at all.
     """
 
     def __init__(self, codec: ClassicalCodec, folder: Path) -> None:
@@ -249,7 +249,7 @@ class _Cache:
         self.folder = folder / f"{codec.format.lower()}_{digest}"
 
     def coded(self, pixels: RGB) -> dict[int, _Coded]:
-        """A picture at all qualities of the codec; what is missing is coded now."""
+        """An image at all qualities of the codec; what is missing is coded now."""
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
         path = self.folder / f"{digest}.json"
         rows = self._read(path)
@@ -261,7 +261,7 @@ class _Cache:
 
     @staticmethod
     def _read(path: Path) -> dict[int, _Coded]:
-        """What is known of a picture; nothing if its file is not there or is damaged."""
+        """What is known of an image; nothing if its file is not there or is damaged."""
         try:
             return {int(q): _Coded(**row) for q, row in read_json(path).items()}
         except (OSError, UserError, ValueError, TypeError, AttributeError):
@@ -296,7 +296,7 @@ def _point(
         blend="none",
         domain=entry.domain,
         seen=entry.label >= 0,
-        image=entry.picture.name,
+        image=entry.info.name,
         width=width,
         height=height,
         string_bytes=row.bytes,

@@ -14,21 +14,21 @@ from lic_da.io.bitstream import Stream, StreamError
 from lic_da.io.images import read_rgb
 
 
-def compatibility(codec: ImageCodec, pictures: Sequence[LabelledImage]) -> dict[str, Any]:
+def compatibility(codec: ImageCodec, images: Sequence[LabelledImage]) -> dict[str, Any]:
     """Try streams of the base codec with a trained one.
 
     Args:
         codec: the trained codec.
-        pictures: of the source domain.
+        images: of the source domain.
 
     Returns:
         ``images``; ``old_streams_decoded``, how many streams of the base codec open with the blend that
         the method is judged by, and ``refused``, why others do not; ``psnr_of_old_streams`` and
         ``psnr_base`` in dB over those that open; ``same_pictures``, how many of them show the base codec's
-        very picture; and ``same_streams``, how many new streams are the old ones byte for byte.
+        very image; and ``same_streams``, how many new streams are the old ones byte for byte.
     """
     codec.eval()
-    rows = [_try(codec, entry) for entry in pictures]
+    rows = [_try(codec, entry) for entry in images]
     opened = [row for row in rows if "psnr" in row]
     return {
         "images": len(rows),
@@ -36,7 +36,7 @@ def compatibility(codec: ImageCodec, pictures: Sequence[LabelledImage]) -> dict[
         "refused": sorted({str(row["refused"]) for row in rows if "refused" in row}),
         "psnr_of_old_streams": mean(row["psnr"] for row in opened) if opened else None,
         "psnr_base": mean(row["psnr_base"] for row in opened) if opened else None,
-        "same_pictures": sum(bool(row["same_picture"]) for row in opened),
+        "same_pictures": sum(bool(row["same_image"]) for row in opened),
         "same_streams": sum(bool(row["same_stream"]) for row in rows),
     }
 
@@ -50,19 +50,19 @@ def _try(codec: ImageCodec, entry: LabelledImage) -> dict[str, Any]:
     with codec.blending(codec.blends[0]):
         row: dict[str, Any] = {"same_stream": codec.encode(x).to_bytes() == old.to_bytes()}
         try:
-            picture = _decoded(codec, old)
+            image = _decoded(codec, old)
         except StreamError as error:
             return {**row, "refused": error}
     return {
         **row,
-        "psnr": score(picture, original, ms_ssim=False)[0],
+        "psnr": score(image, original, ms_ssim=False)[0],
         "psnr_base": score(base, original, ms_ssim=False)[0],
-        "same_picture": bool((picture == base).all()),
+        "same_image": bool((image == base).all()),
     }
 
 
 def _decoded(codec: ImageCodec, stream: Stream) -> Tensor:
-    """The picture of a stream, uint8 ``(3, H, W)``."""
+    """The image of a stream, uint8 ``(3, H, W)``."""
     return to_8_bit(codec.decode(stream))[0].cpu()
 
 

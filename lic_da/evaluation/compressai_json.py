@@ -119,19 +119,19 @@ class PublishedCurve:
         return f"{self.label} (published curve, {self.file.name})"
 
     def measured(
-        self, pictures: Sequence[LabelledImage], cache: Path, console: Console | None = None
+        self, images: Sequence[LabelledImage], cache: Path, console: Console | None = None
     ) -> list[Point]:
         """One point a quality, a mean over images: nothing is coded.
 
         Args:
-            pictures: test images of the domains that are compared on.
+            images: test images of the domains that are compared on.
             cache: not used.
             console: not used.
 
         Raises:
             UserError: the curve's domain is not among them.
         """
-        labels = {entry.domain: entry.label for entry in pictures}
+        labels = {entry.domain: entry.label for entry in images}
         if self.domain not in labels:
             raise unknown("domain", self.domain, labels, f"of {self.file}")
         return [

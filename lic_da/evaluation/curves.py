@@ -1,7 +1,7 @@
 """Rate-distortion curves out of the runs of a sweep, and what they save against base and anchors.
 
 A series is what remains of runs when only the quality differs: one method, codec, set of domains and
-seed, with a point a quality. Scores are averaged over pictures first; Bjøntegaard deltas are taken
+seed, with a point a quality. Scores are averaged over images first; Bjøntegaard deltas are taken
 between the mean curves.
 """
 
@@ -76,7 +76,7 @@ class Run:
         return int(self.config["codec"]["quality"])
 
     def validated(self) -> dict[str, float]:
-        """PSNR in dB of the validation pictures at the end, mixed by the gate, of each domain.
+        """PSNR in dB of the validation images at the end, mixed by the gate, of each domain.
 
         Raises:
             UserError: the run has no log, or is of another method.
@@ -151,7 +151,7 @@ class Series:
 
     @property
     def same_rates(self) -> bool:
-        """Whether it codes pictures by the base codec's strings, so that its gains are at equal rates."""
+        """Whether it codes images by the base codec's strings, so that its gains are at equal rates."""
         rows = (row for r in self.runs for row in r.summary["domains"].values())
         return not any("bpp_base" in row for row in rows)
 
@@ -172,7 +172,7 @@ class Series:
         return "seen" if domain in self.trained else "unseen"
 
     def gate(self, domain: str) -> dict[str, float]:
-        """Mean v over a domain's pictures and all qualities; empty if there is no gate."""
+        """Mean v over a domain's images and all qualities; empty if there is no gate."""
         gates = [p.gate for p in self.points(domain, "weighted") if p.gate]
         return {d: mean(g[d] for g in gates) for d in gates[0]} if gates else {}
 
@@ -181,7 +181,7 @@ def series_of(runs: Iterable[Run]) -> list[Series]:
     """Sort runs into series.
 
     Raises:
-        UserError: runs that should be comparable are not: other base weights or other test pictures.
+        UserError: runs that should be comparable are not: other base weights or other test images.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -226,15 +226,15 @@ def _differs(key: str, settings: Sequence[dict[str, Any]], methods: Sequence[str
 
 
 def _check_comparable(series: Sequence[Series]) -> None:
-    pictures: dict[str, tuple[frozenset[str], Path]] = {}
+    images: dict[str, tuple[frozenset[str], Path]] = {}
     weights: dict[tuple[str, int], tuple[str, Path]] = {}
     for run in (r for s in series for r in s.runs):
         for domain in {p.domain for p in run.points}:
             names = frozenset(p.image for p in run.points if p.domain == domain)
-            known, where = pictures.setdefault(domain, (names, run.folder))
+            known, where = images.setdefault(domain, (names, run.folder))
             if known != names:
                 raise UserError(
-                    f"{run.folder.name} and {where.name} were tested on different pictures of domain "
+                    f"{run.folder.name} and {where.name} were tested on different images of domain "
                     f"'{domain}'. Remove the older one and run the sweep again."
                 )
         own = run.summary["base_fingerprint"]
@@ -249,7 +249,7 @@ def _check_comparable(series: Sequence[Series]) -> None:
 
 
 def curve(points: Iterable[Point], metric: Scale = PSNR) -> Curve:
-    """Mean curve: bpp and scores averaged over the pictures of each quality that have a score.
+    """Mean curve: bpp and scores averaged over the images of each quality that have a score.
 
     A metric that is told in decibels is averaged first, as :meth:`Scale.on_axis` says.
     """
@@ -280,7 +280,7 @@ class Saving:
     """A row of ``bd_rate.csv``: what a blend of a series saves on a domain against an anchor.
 
     ``anchor`` is ``base`` or the label of a classical codec; ``points`` is the number of points of the
-    series' curve, ``images`` how many pictures each is a mean of. ``reason`` says why there is no number.
+    series' curve, ``images`` how many images each is a mean of. ``reason`` says why there is no number.
     Of another metric than PSNR ``bd_psnr_db`` is the difference of that metric, in decibels too.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures for people who would rather look: original, base, adapted and what changed."""
+"""Images for people who would rather look: original, base, adapted and what changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CAPTION = 22
 
 @dataclass
 class Example:
-    """One test picture as decoded by base and adapted codec; uint8 ``(3, H, W)``."""
+    """One test image as decoded by base and adapted codec; uint8 ``(3, H, W)``."""
 
     domain: str
     name: str
@@ -27,7 +27,7 @@ class Example:
 
     @property
     def psnr(self) -> tuple[float, float]:
-        """PSNR of base and adapted picture, in dB."""
+        """PSNR of base and adapted image, in dB."""
         base = score(self.base, self.original, ms_ssim=False)[0]
         return base, score(self.adapted, self.original, ms_ssim=False)[0]
 
@@ -45,7 +45,7 @@ class Example:
 
 @dataclass
 class Examples:
-    """Keeps the first pictures of each domain; give it to ``measure`` as ``decoded``."""
+    """Keeps the first images of each domain; give it to ``measure`` as ``decoded``."""
 
     per_domain: int = 4
     kept: list[Example] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Examples:
         if adapted is None or "base" not in images:
             return
         if sum(e.domain == entry.domain for e in self.kept) < self.per_domain:
-            name = entry.picture.name.rsplit("/", 1)[-1]
+            name = entry.info.name.rsplit("/", 1)[-1]
             self.kept.append(Example(entry.domain, name, original, images["base"], images[adapted]))
 
 
@@ -90,7 +90,7 @@ def comparison(example: Example, crop: int = 240, zoom: int = 1) -> Image.Image:
 
 
 def most_changed(example: Example, crop: int) -> tuple[int, int, int]:
-    """Top, left and side of the square in which base and adapted picture differ most, in pixels."""
+    """Top, left and side of the square in which base and adapted image differ most, in pixels."""
     change = (example.base.float() - example.adapted.float()).abs().mean(dim=0).numpy()
     side = min(crop, *change.shape)
     total = np.pad(change.cumsum(0).cumsum(1), ((1, 0), (1, 0)))

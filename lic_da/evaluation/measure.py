@@ -1,4 +1,4 @@
-"""Rate and distortion by real coding: every picture becomes a stream and is decoded from it."""
+"""Rate and distortion by real coding: every image becomes a stream and is decoded from it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from lic_da.io.images import read_rgb
 
 @dataclass
 class Point:
-    """One picture coded at one quality and decoded with one blend: a row of ``rd_points.csv``.
+    """One image coded at one quality and decoded with one blend: a row of ``rd_points.csv``.
 
     ``bpp`` counts the entropy-coded strings; ``file_bytes`` is the whole ``.lic`` file. Distortions
-    are taken between 8-bit RGB pictures. ``ms_ssim`` is nan for sides of 160 pixels or less, and where
+    are taken between 8-bit RGB images. ``ms_ssim`` is nan for sides of 160 pixels or less, and where
     it was not asked for. Times are seconds; ``decode_s`` includes entropy decoding. ``gate`` is v, a
     number a seen domain; ``more`` are the scores of all other metrics by their names. ``effort`` is what
     the encoder spent on the stream (:mod:`lic_da.codecs.refine`); with one there is no ``bpp_estimated``,
@@ -99,12 +99,12 @@ def check_blends(
 
 
 Decoded = Callable[[LabelledImage, Tensor, dict[str, Tensor]], None]
-"""Called with a picture, its pixels and the decoded pixels of every blend, uint8 ``(3, H, W)``."""
+"""Called with an image, its pixels and the decoded pixels of every blend, uint8 ``(3, H, W)``."""
 
 
 def measure(
     adapted: ImageCodec,
-    pictures: Sequence[LabelledImage],
+    images: Sequence[LabelledImage],
     *,
     run: str,
     blends: Sequence[str] | None = None,
@@ -113,22 +113,22 @@ def measure(
     decoded: Decoded | None = None,
     console: Console | None = None,
 ) -> list[Point]:
-    """Code and decode pictures; pictures are read one at a time.
+    """Code and decode images; images are read one at a time.
 
     Args:
         adapted: the codec.
-        pictures: what to code. For those of domains that the codec does not know, ``oracle`` is
+        images: what to code. For those of domains that the codec does not know, ``oracle`` is
             left out.
         run: name of the run, for the rows.
         blends: which ways to decode; None: all that the codec has, but for those on request.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`; PSNR is always measured.
         effort: what the encoder spends on each stream. ``base`` is coded without, so that all is compared
             with the codec as it was; blends that share a stream have it refined for the first of them.
-        decoded: called for every picture.
+        decoded: called for every image.
         console: where progress is shown.
 
     Returns:
-        One point a picture and blend.
+        One point an image and blend.
 
     Raises:
         StreamError: a stream decodes to something else than was encoded.
@@ -138,7 +138,7 @@ def measure(
     points: list[Point] = []
     adapted.eval()
     for entry in track(
-        pictures, "Coding test pictures", console=console or Console(quiet=True), transient=True
+        images, "Coding test images", console=console or Console(quiet=True), transient=True
     ):
         image = _Image(adapted, entry, run, chosen, effort)
         known = (*adapted.blends, *adapted.blends_on_request)
@@ -195,7 +195,7 @@ class _Image:
             blend=blend,
             domain=entry.domain,
             seen=self.seen,
-            image=entry.picture.name,
+            image=entry.info.name,
             width=stream.width,
             height=stream.height,
             string_bytes=stream.string_bytes,
@@ -233,7 +233,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Coded:
-    """A picture as coded with the current blend."""
+    """An image as coded with the current blend."""
 
     stream: Stream
     file_bytes: int
@@ -252,7 +252,7 @@ def _code(adapted: ImageCodec, x: Tensor, original: Tensor, effort: int) -> _Cod
         with adapted.blending("base"):
             by_base = to_8_bit(adapted.decode(stream))[0].cpu()
         return _Coded(stream, len(data), seconds, math.nan, scoring.psnr(by_base, original))
-    y = seen[0] if len(seen) == 1 else None  # of large pictures there are parts
+    y = seen[0] if len(seen) == 1 else None  # of large images there are parts
     return _Coded(stream, len(data), seconds, estimated_bits(adapted, x, y))
 
 
@@ -289,7 +289,7 @@ def estimated_bits(adapted: ImageCodec, x: Tensor, y: Tensor | None = None) -> f
 
 
 def score(image: Tensor, original: Tensor, *, ms_ssim: bool = True) -> tuple[float, float]:
-    """PSNR in dB and MS-SSIM of two uint8 pictures ``(3, H, W)``."""
+    """PSNR in dB and MS-SSIM of two uint8 images ``(3, H, W)``."""
     return (
         scoring.psnr(image, original),
         scoring.ms_ssim(image, original) if ms_ssim else math.nan,

@@ -33,7 +33,7 @@ from lic_da.evaluation.metrics import (
 def measure_into(
     folder: Path,
     adapted: ImageCodec,
-    pictures: Sequence[LabelledImage],
+    images: Sequence[LabelledImage],
     *,
     blends: Sequence[str] | None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),
@@ -41,16 +41,16 @@ def measure_into(
     decoded: Decoded | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Measure a codec on pictures, write ``rd_points.csv`` into ``folder``, and summarise.
+    """Measure a codec on images, write ``rd_points.csv`` into ``folder``, and summarise.
 
     Args:
         folder: of the run; its name is the run's in the table.
         adapted: the codec.
-        pictures: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
+        images: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
         blends: which ways to decode; None: all.
         metrics: names of metrics; PSNR is always measured.
         effort: what the encoder spends on each stream but the base's.
-        decoded: called for every picture.
+        decoded: called for every image.
         console: where progress is shown.
 
     Returns:
@@ -59,7 +59,7 @@ def measure_into(
     """
     points = measure(
         adapted,
-        pictures,
+        images,
         run=folder.name,
         blends=blends,
         metrics=metrics,
@@ -80,8 +80,8 @@ def measure_into(
 
 
 def title(summary: dict[str, Any]) -> str:
-    """Heading of a table of test pictures."""
-    return f"{summary['codec']}, quality {summary['quality']}: test pictures, real streams"
+    """Heading of a table of test images."""
+    return f"{summary['codec']}, quality {summary['quality']}: test images, real streams"
 
 
 def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
         ``images``, ``seen``, ``bpp`` (``bpp_base`` where the base codec's is another), ``psnr``,
         ``ms_ssim`` and all other metrics for every blend, ``gain`` in dB over the base for every other
         blend, ``gate`` (mean v), and for seen domains ``gate_accuracy`` and ``predicted`` (how many
-        pictures went to which domain).
+        images went to which domain).
     """
     names = list(dict.fromkeys(p.domain for p in points))
     summary = {name: _domain([p for p in points if p.domain == name], domains) for name in names}

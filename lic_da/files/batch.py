@@ -36,8 +36,8 @@ class Outcome:
 
     Attributes:
         job: the job.
-        pixels: of the picture.
-        bits: of the picture's strings, which bpp counts.
+        pixels: of the image.
+        bits: of the image's strings, which bpp counts.
         error: what went wrong, in one line; None: nothing.
     """
 
@@ -105,7 +105,7 @@ def run(
     *,
     overwrite: bool,
     workers: int,
-    pictures: bool = False,
+    images: bool = False,
 ) -> bool:
     """Do jobs, with a progress bar on stderr, and print a line that sums up.
 
@@ -115,7 +115,7 @@ def run(
         verb: what is done, for the summary: ``"Compressed"``.
         overwrite: replace files that exist. Else they are kept, which is an error for a single file.
         workers: processes; 1: this one.
-        pictures: are read, by decoders that may end their process: several are then never read in this
+        images: are read, by decoders that may end their process: several are then never read in this
             one, so that one of them cannot take the others with it.
 
     Returns:
@@ -140,7 +140,7 @@ def run(
     good: list[Outcome] = []
     with Progress(*columns, console=console, transient=True, disable=len(todo) < 2) as progress:
         task = progress.add_task(verb, total=len(todo))
-        for outcome in _outcomes(work, todo, workers, pictures):
+        for outcome in _outcomes(work, todo, workers, images):
             progress.advance(task)
             if outcome.error is None:
                 good.append(outcome)
@@ -167,9 +167,9 @@ def _summary(verb: str, good: Sequence[Outcome], total: int, kept: int, seconds:
     return line + (f"; {failed} failed" if failed else "")
 
 
-def _outcomes(work: Work, jobs: Sequence[Job], workers: int, pictures: bool) -> Iterator[Outcome]:
+def _outcomes(work: Work, jobs: Sequence[Job], workers: int, images: bool) -> Iterator[Outcome]:
     size = min(workers, len(jobs))
-    if size <= 1 and not (pictures and len(jobs) > 1):
+    if size <= 1 and not (images and len(jobs) > 1):
         yield from (_attempt(work, job) for job in jobs)
         return
     with Workers(size, _share_cores, (max(1, granted_cpus() // size),)) as processes:

@@ -1,4 +1,4 @@
-"""Pictures to ``.lic`` files and back, as the command line does it, with a pack or a codec alone."""
+"""Images to ``.lic`` files and back, as the command line does it, with a pack or a codec alone."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Coder:
             raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
-        """Code a picture as a stream."""
+        """Code an image as a stream."""
         from lic_da.io.images import read_rgb
 
         if self.pack is None and self.codec is None:
@@ -110,7 +110,7 @@ class Coder:
                 yield
 
     def decompress(self, job: Job) -> Outcome:
-        """Decode a stream to a picture without further loss."""
+        """Decode a stream to an image without further loss."""
         from lic_da.io.images import save_lossless
 
         stream = Stream.read(job.source)

@@ -51,7 +51,7 @@ MAX_IN_A_ROW = 1 + 2 * MAX_ENTRIES
 CHOSEN_UNITS = 32
 """A chosen v is in 32nds: from −4 to 3 31/32."""
 MAX_FILE_BYTES = 1 << 29
-"""Four bytes a pixel of the largest picture: no codec needs as much."""
+"""Four bytes a pixel of the largest image: no codec needs as much."""
 
 _HAS_V = 1
 _MAX_LATENT = (1 << 16) - 1
@@ -70,12 +70,12 @@ class StreamError(UserError):
 
 
 def check_fits(width: int, height: int, stride: int) -> None:
-    """Refuse a picture that no stream can hold, before it is coded.
+    """Refuse an image that no stream can hold, before it is coded.
 
     Args:
         width: in pixels.
         height: in pixels.
-        stride: pixels of the picture for one of the latent that the stream states.
+        stride: pixels of the image for one of the latent that the stream states.
 
     Raises:
         UserError: a side or the whole is too large.
@@ -83,7 +83,7 @@ def check_fits(width: int, height: int, stride: int) -> None:
     side = min(MAX_SIDE, _MAX_LATENT * stride)
     if max(width, height) > side or width * height > MAX_PIXELS:
         raise UserError(
-            f"A picture of {width}×{height} pixels is too large: with this codec a stream holds sides of "
+            f"An image of {width}×{height} pixels is too large: with this codec a stream holds sides of "
             f"up to {side} and {MAX_PIXELS // 1_000_000} megapixels."
         )
 
@@ -94,14 +94,14 @@ class Stream:
 
     Attributes:
         fingerprint: first 8 bytes of the SHA-256 of the base weights.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
         shape: height and width of the latent that the strings hold.
         strings: the base codec's own strings, one a latent.
         latent_crc: CRC-32 of the quantised latents.
         v: weights of the adapters in 255ths or other units, 1 to ``MAX_DOMAINS`` bytes that are not
             all zero; None: the decoder's gate computes them.
-        chosen: weights of the adapters that the encoder has chosen for this picture, in 32nds, −128 to
+        chosen: weights of the adapters that the encoder has chosen for this image, in 32nds, −128 to
             127, 1 to ``MAX_CHOSEN_DOMAINS`` of them; all zero is the base decoder. They take the place
             of the gate's, and ``v`` is None beside them. None: there are none.
 
@@ -237,7 +237,7 @@ class _Reader:
 
 
 def _check_size(width: int, height: int, shape: tuple[int, int]) -> None:
-    """Limits of a picture; a latent has at least one element and no more than the picture."""
+    """Limits of an image; a latent has at least one element and no more than the image."""
     possible = 0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS
     rows, columns = shape
     if not possible or not (0 < rows <= height and 0 < columns <= width):

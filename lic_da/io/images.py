@@ -1,4 +1,4 @@
-"""Reading any picture as 8-bit RGB, drawing SVG, and writing pictures.
+"""Reading any image as 8-bit RGB, drawing SVG, and writing images.
 
 ``docs/images.md`` has a table of what is read, and how.
 """
@@ -44,10 +44,10 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageProblem(UserError):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
-        reason: a few words that group such pictures in a summary, e.g. ``"truncated or damaged"``.
+        reason: a few words that group such images in a summary, e.g. ``"truncated or damaged"``.
     """
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -56,23 +56,23 @@ class ImageProblem(UserError):
 
 
 def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS) -> RGB:
-    """Read a picture of any common kind as 8-bit RGB.
+    """Read an image of any common kind as 8-bit RGB.
 
-    EXIF orientation is applied; alpha is composed on white; grey, palette and CMYK pictures become
+    EXIF orientation is applied; alpha is composed on white; grey, palette and CMYK images become
     RGB; 16-bit samples are scaled to 8 bits (never cut off); SVG is drawn ``SVG_SIZE`` pixels wide
     on white; of an animation the first frame is taken. An embedded colour profile (ICC) is converted
     to sRGB, unless it is sRGB to begin with or cannot be read; else samples are taken as sRGB.
 
     Args:
         path: the file.
-        min_side: pictures with a side shorter than this many pixels are refused.
-        max_pixels: pictures with more pixels than this are refused before they are decoded.
+        min_side: images with a side shorter than this many pixels are refused.
+        max_pixels: images with more pixels than this are refused before they are decoded.
 
     Returns:
         Array of shape ``(H, W, 3)``, uint8.
 
     Raises:
-        ImageProblem: the file is no picture, is damaged, is of a kind that would be read wrongly, or is
+        ImageProblem: the file is no image, is damaged, is of a kind that would be read wrongly, or is
             outside the limits.
     """
     path = Path(path)
@@ -95,7 +95,7 @@ def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MA
     except ImageProblem:
         raise
     except UnidentifiedImageError:
-        kind = "a kind of TIFF that is not read" if content.startswith(_TIFF) else "not a picture"
+        kind = "a kind of TIFF that is not read" if content.startswith(_TIFF) else "not an image"
         raise ImageProblem(path, kind) from None
     # Decoders of damaged files fail in many ways.
     except Exception as error:
@@ -181,7 +181,7 @@ def _lower(arguments: Any) -> Any:
 
 
 def _finished(samples: NDArray[np.uint16], most: int, profile: bytes | None, turn: int) -> RGB:
-    """Grey or RGB samples of more than 8 bits, with or without alpha, as the picture that is shown.
+    """Grey or RGB samples of more than 8 bits, with or without alpha, as the image that is shown.
 
     Args:
         samples: ``(H, W, 1 to 4)``; two are grey and alpha, four RGB and alpha.
@@ -248,14 +248,14 @@ def _check_mode(path: Path, image: Image.Image) -> None:
 
 
 def _check_frame(image: ImageFile.ImageFile) -> None:
-    """Refuse a picture most of which its first frame leaves empty.
+    """Refuse an image most of which its first frame leaves empty.
 
     Raises:
         ValueError: as its size is damaged, or it is a sprite on a large canvas.
     """
     left, top, right, bottom = (image.tile and image.tile[0].extents) or (0, 0, 0, 0)
     if 2 * (right - left) * (bottom - top) < image.width * image.height:
-        raise ValueError("The first frame covers less than half of the picture.")
+        raise ValueError("The first frame covers less than half of the image.")
 
 
 def _check_jpeg(content: bytes) -> None:
@@ -311,7 +311,7 @@ def _read_tiff(path: Path, content: bytes, image: TiffImagePlugin.TiffImageFile)
     turn = _numbers(tags.get(_TAG_ORIENTATION, 1))[0]
     turn = turn if turn in range(1, 9) else orientation.UPRIGHT
     profile = image.info.get("icc_profile")
-    # Pillow turns some pictures and not others: all come lying from a file that states no turn.
+    # Pillow turns some images and not others: all come lying from a file that states no turn.
     upright = orientation.erased(content)
     if bits[0] <= 8:
         with Image.open(io.BytesIO(upright)) as lying:
@@ -328,7 +328,7 @@ def _check_strips(content: bytes, tags: Any) -> None:
             _numbers(tags.get(at, ())), _numbers(tags.get(counts, ())), strict=True
         ):
             if start + count > len(content):
-                raise ValueError("A part of the picture lies behind the end of the file.")
+                raise ValueError("A part of the image lies behind the end of the file.")
             if count:
                 _check_jpeg(tables[:-2] + content[start + 2 : start + count])
 
@@ -339,7 +339,7 @@ def _numbers(value: object) -> tuple[int, ...]:
 
 
 def _deep_tiff(content: bytes, bits: int, inverted: bool, profile: bytes | None, turn: int) -> RGB:
-    """A TIFF file of more than 8 bits a sample, as the picture that is shown."""
+    """A TIFF file of more than 8 bits a sample, as the image that is shown."""
     samples, most = _deep(content), (1 << bits) - 1
     if inverted:
         samples = np.uint16(most) - samples
@@ -352,7 +352,7 @@ def _deep_tiff(content: bytes, bits: int, inverted: bool, profile: bytes | None,
 
 
 def _composed(image: Image.Image, profile: bytes | None, turn: int) -> RGB:
-    """A picture of 8 bits as sRGB on white, turned."""
+    """An image of 8 bits as sRGB on white, turned."""
     image = orientation.upright(image, turn)
     if image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
@@ -371,7 +371,7 @@ def _composed(image: Image.Image, profile: bytes | None, turn: int) -> RGB:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture as RGB, its colours converted from an embedded profile."""
+    """The image as RGB, its colours converted from an embedded profile."""
     transform = _profile_to_srgb(profile, image.mode) if profile else None
     if transform is None and image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("RGB")
@@ -385,7 +385,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _profile_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Conversion of pictures of that mode to sRGB; None: there is none, or it changes nothing."""
+    """Conversion of images of that mode to sRGB; None: there is none, or it changes nothing."""
     if mode not in ("RGB", "L", "CMYK"):
         return None
     try:
@@ -451,7 +451,7 @@ def save_lossless(path: Path | str, pixels: RGB, format: str = "png") -> None:
     """Write ``(H, W, 3)`` uint8 pixels as PNG or lossless WebP; the file appears whole or not at all.
 
     Raises:
-        UserError: the picture is too large for WebP.
+        UserError: the image is too large for WebP.
     """
     if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
         raise UserError(f"{path}: WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")

@@ -1,6 +1,6 @@
 """Which files of a folder count: one rule for the command line and for domains.
 
-A file counts as a picture by the end of its name or, where that says nothing, by its first bytes. Links
+A file counts as an image by the end of its name or, where that says nothing, by its first bytes. Links
 are followed, every real folder is listed once, and what is left out is counted by reason. Names that
 begin with a dot are hidden and no one's business.
 """
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PICTURES = frozenset(
+IMAGES = frozenset(
     {
         *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
         *(".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".svg", ".svgz"),
     }
 )
-"""Ends of the names of pictures, in lower case."""
+"""Ends of the names of images, in lower case."""
 
 _UNREAD = frozenset(
     {
@@ -28,7 +28,7 @@ _UNREAD = frozenset(
         *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"),
     }
 )
-"""Those of pictures that are not read here."""
+"""Those of images that are not read here."""
 
 _SIGNATURES = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM"),
@@ -60,25 +60,25 @@ Rule = Callable[[Path], str | None]
 """Says of a file why it does not count, in words that follow a number; None: it counts."""
 
 
-def picture(path: Path) -> str | None:
-    """Why a file is not taken for a picture; None: it is."""
+def image(path: Path) -> str | None:
+    """Why a file is not taken for an image; None: it is."""
     suffix = path.suffix.lower()
-    if suffix in PICTURES:
+    if suffix in IMAGES:
         return None
     try:
         with open(path, "rb") as file:
             header = file.read(_HEADER)
     except OSError:
         return "may not be read"
-    if is_picture(header):
+    if is_image(header):
         return None
     if suffix in _UNREAD or header[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         return f"of a kind that is not read ({suffix or 'HEIC'})"
-    return "no pictures"
+    return "no images"
 
 
-def is_picture(header: bytes) -> bool:
-    """Whether a file that begins with these bytes is a picture of a kind that is read."""
+def is_image(header: bytes) -> bool:
+    """Whether a file that begins with these bytes is an image of a kind that is read."""
     return (
         header.startswith(_SIGNATURES)
         or (header[:4] == b"RIFF" and header[8:12] == b"WEBP")
@@ -95,7 +95,7 @@ def ends_in(*suffixes: str) -> Rule:
     return rule
 
 
-def files_of(folder: Path, rule: Rule = picture) -> Listing:
+def files_of(folder: Path, rule: Rule = image) -> Listing:
     """List the files below a folder that count.
 
     Args:

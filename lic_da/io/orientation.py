@@ -1,4 +1,4 @@
-"""How a picture lies: the orientation in EXIF data or XMP, read whatever else is wrong with them.
+"""How an image lies: the orientation in EXIF data or XMP, read whatever else is wrong with them.
 
 CIPA DC-008, *Exchangeable image file format*, tag Orientation; the layout is that of TIFF 6.0.
 """
@@ -28,7 +28,7 @@ _TURNS = {
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture as it is to be seen."""
+    """The image as it is to be seen."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 

@@ -1,8 +1,8 @@
 """PNG files, checked whole before a decoder sees them.
 
-Decoders differ in what they do with a damaged file: some crash, some hand on a picture whose lower half
+Decoders differ in what they do with a damaged file: some crash, some hand on an image whose lower half
 is black. So the chunks, their checksums and the length of the inflated samples are checked here, and a
-decoder gets a file that holds nothing but the picture. Comments, however large or broken, play no part.
+decoder gets a file that holds nothing but the image. Comments, however large or broken, play no part.
 
 W3C, *Portable Network Graphics (PNG) Specification*, third edition.
 """
@@ -28,7 +28,7 @@ _ADAM7 = (
     ((0, 2), (1, 2)),
     ((1, 2), (0, 1)),
 )
-"""(first row, step), (first column, step) of each pass of an interlaced picture."""
+"""(first row, step), (first column, step) of each pass of an interlaced image."""
 _PIECE = 1 << 20
 _MOST_METADATA = 1 << 24  # bytes of a profile or of EXIF, inflated
 _KEYWORD = 80  # bytes, with the zero that ends it
@@ -70,7 +70,7 @@ class Png:
     _data: list[memoryview] = field(default_factory=list)
 
     def plain(self, *, transparency: bool = True, bytewise: bool = False) -> bytes:
-        """A file of the picture alone.
+        """A file of the image alone.
 
         Args:
             transparency: with tRNS.
@@ -108,7 +108,7 @@ def parse(data: bytes, check_size: Callable[[int, int], None]) -> Png:
         raise DamagedPngError("its header is missing or damaged")
     width, height, depth, colour, method, filters, interlace = struct.unpack(">IIBBBBB", header)
     if not (width and height and depth in _DEPTHS.get(colour, ())):
-        raise DamagedPngError("its header names a kind of picture that does not exist")
+        raise DamagedPngError("its header names a kind of image that does not exist")
     if method or filters or interlace > 1:
         raise DamagedPngError("its header names methods that do not exist")
     check_size(width, height)

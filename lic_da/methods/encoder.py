@@ -1,4 +1,4 @@
-"""What the frozen parts of a codec give a training: latents of crops and pictures, each computed once."""
+"""What the frozen parts of a codec give a training: latents of crops and images, each computed once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lic_da.data.latents.cache import Latent, LatentCache
 from lic_da.data.latents.crops import LatentCrops
 
 _TILE = 1 << 26
-"""Bytes of activations of a large picture's tile: what fits into a processor's caches is encoded faster."""
+"""Bytes of activations of a large image's tile: what fits into a processor's caches is encoded faster."""
 
 
 class FrozenEncoder:
@@ -32,7 +32,7 @@ class FrozenEncoder:
         self.adapted = adapted
         self.reads_y = reads_y
         self._crops: CropSynthesis | None = None
-        self._pictures: dict[str, tuple[Tensor, Tensor]] = {}
+        self._images: dict[str, tuple[Tensor, Tensor]] = {}
 
     def cached(
         self, folder: Path, crop: int, *, pixels: int, console: Console | None = None
@@ -42,7 +42,7 @@ class FrozenEncoder:
         Args:
             folder: of all caches.
             crop: side of the crops in pixels.
-            pixels: of a picture that are coded, about.
+            pixels: of an image that are coded, about.
             console: where is said what goes on.
         """
         codec = self.adapted.codec
@@ -84,12 +84,12 @@ class FrozenEncoder:
         under = slice(self._crops.margin, self._crops.margin + self._crops.side)
         return y_hat, y_hat[..., under, under]
 
-    def of_picture(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The same of a validation picture, which is encoded only the first time."""
+    def of_image(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The same of a validation image, which is encoded only the first time."""
         file = batch["file"]
-        if file not in self._pictures:
-            self._pictures[file] = self._encoded(pad(batch["image"], self.adapted.stride))
-        return self._pictures[file]
+        if file not in self._images:
+            self._images[file] = self._encoded(pad(batch["image"], self.adapted.stride))
+        return self._images[file]
 
     def decode(self, transform: nn.Module, y_hat: Tensor, batch: dict[str, Any]) -> Tensor:
         """Decode a batch of crops.

@@ -57,7 +57,7 @@ def rate_distortion_of_rates(
 
 
 def clamp_ste(x_hat: Tensor) -> Tensor:
-    """The picture that a decoder shows, in float32: clamped to [0, 1].
+    """The image that a decoder shows, in float32: clamped to [0, 1].
 
     White paper that comes out whiter than white is no error. The gradient passes the clamp, so that
     values beyond the range are drawn back wherever the original lies inside it.
@@ -67,7 +67,7 @@ def clamp_ste(x_hat: Tensor) -> Tensor:
 
 
 def distortion(x_hat: Tensor, x: Tensor, gamma: float) -> dict[str, Tensor]:
-    """γ·255²·MSE of the picture that is shown.
+    """γ·255²·MSE of the image that is shown.
 
     Args:
         x_hat: decoded images, ``(B, 3, H, W)``, not clamped.

@@ -16,11 +16,11 @@ from lic_da.codecs.image_codec import ImageCodec, to_8_bit
 from lic_da.data.datamodule import CropDataset
 from lic_da.errors import UserError
 from lic_da.methods.encoder import FrozenEncoder
-from lic_da.methods.optim import Groups, optimiser_of
+from lic_da.methods.optim import Groups, optimizer_of
 from lic_da.methods.processes import gathered
 from lic_da.methods.schedule import warmup_cosine
 from lic_da.methods.steps import steps_of
-from lic_da.migrations import codec_settings
+from lic_da.migrations import codec_settings, options
 
 _CODEC = "codec."
 
@@ -33,8 +33,8 @@ class CodecModule(L.LightningModule):
 
     Attributes:
         monitored: what is logged in validation that tells the best weights, and ``max`` or ``min``.
-        encoder: the frozen encoder, whose latents of training pictures may be kept; None: it is trained.
-        optimiser: its name.
+        encoder: the frozen encoder, whose latents of training images may be kept; None: it is trained.
+        optimizer: its name.
 
     Args:
         adapted: the codec to train.
@@ -42,7 +42,7 @@ class CodecModule(L.LightningModule):
 
     monitored: ClassVar[tuple[str, Literal["min", "max"]]] = ("val/gain", "max")
     encoder: FrozenEncoder | None = None
-    optimiser: str = "adam"
+    optimizer: str = "adam"
 
     def __init__(self, adapted: ImageCodec) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class CodecModule(L.LightningModule):
         self.train()
 
     def collect(self, name: str, value: float) -> None:
-        """Note a value of one validation picture, of which :meth:`collected` gives the mean."""
+        """Note a value of one validation image, of which :meth:`collected` gives the mean."""
         self._means.setdefault(name, []).append(value)
 
     def collected(self) -> dict[str, float]:
         """Means of what was noted since the last call, by all processes."""
         noted, self._means = gathered(self._means), {}
-        # fsum: the same whatever the order, and so however many processes have shared the pictures.
+        # fsum: the same whatever the order, and so however many processes have shared the images.
         return {name: math.fsum(values) / len(values) for name, values in noted.items()}
 
     def check_and_log(self, losses: Mapping[str, Tensor], batch: dict[str, Any]) -> Tensor:
@@ -73,7 +73,7 @@ class CodecModule(L.LightningModule):
         """
         loss = losses["loss"]
         if not torch.isfinite(loss):
-            raise RuntimeError(f"The loss is {loss.item()}; pictures: {batch['file']}.")
+            raise RuntimeError(f"The loss is {loss.item()}; images: {batch['file']}.")
         size = len(batch["image"])
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=size)
         self.log("loss", loss, prog_bar=True, logger=False)
@@ -84,7 +84,7 @@ class CodecModule(L.LightningModule):
         return [p for p in self.codec.parameters() if p.requires_grad]
 
     def with_cosine(self, groups: Groups, warmup: int, constant: Groups = ()) -> Any:
-        """The optimiser, whose learning rates rise and then fall to zero over the whole run.
+        """The optimizer, whose learning rates rise and then fall to zero over the whole run.
 
         Args:
             groups: of parameters.
@@ -92,13 +92,13 @@ class CodecModule(L.LightningModule):
             constant: groups whose learning rate stays as it is, trained by Adam.
         """
         total = steps_of(self.trainer)
-        # Lightning clips no gradients for a fused optimiser under its own mixed precision.
+        # Lightning clips no gradients for a fused optimizer under its own mixed precision.
         fused = self.trainer.precision == "32-true"
-        optimiser = optimiser_of(self.optimiser, groups, constant, fused=fused)
+        optimizer = optimizer_of(self.optimizer, groups, constant, fused=fused)
         rates = [lambda step: warmup_cosine(step, warmup, total)] * len(groups)
         rates += [lambda step: 1.0] * len(constant)
-        cosine = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
-        return [optimiser], [{"scheduler": cosine, "interval": "step"}]
+        cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+        return [optimizer], [{"scheduler": cosine, "interval": "step"}]
 
     def is_trained(self, name: str) -> bool:
         """Whether a tensor of the state dict of this name belongs into checkpoints."""
@@ -119,7 +119,7 @@ class CodecModule(L.LightningModule):
         self.check_checkpoint(checkpoint)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError unless base weights, domains, method, settings and optimiser are the same."""
+        """Raise a UserError unless base weights, domains, method, settings and optimizer are the same."""
         base, domains = checkpoint.get("base_fingerprint"), checkpoint.get("domains")
         method = checkpoint.get("method", "adapters")
         if method != self.adapted.method:
@@ -132,11 +132,12 @@ class CodecModule(L.LightningModule):
                 f"The checkpoint belongs to base weights {base}, but this codec has "
                 f"{self.adapted.fingerprint}: give the codec and quality it was made with."
             )
-        used = checkpoint.get("hyper_parameters", {}).get("optimiser", "adam")
-        if used != self.optimiser:
+        noted = options({"training": checkpoint.get("hyper_parameters", {})})["training"]
+        used = noted.get("optimizer", "adam")
+        if used != self.optimizer:
             raise UserError(
-                f"The checkpoint was made with the optimiser {used}, not {self.optimiser}: give "
-                f"method.training.optimiser={used}, and steps, learning rates and warm-up as config.yaml "
+                f"The checkpoint was made with the optimizer {used}, not {self.optimizer}: give "
+                f"method.training.optimizer={used}, and steps, learning rates and warm-up as config.yaml "
                 "of that run says."
             )
         if domains != self.adapted.domains:

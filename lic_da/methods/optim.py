@@ -1,4 +1,4 @@
-"""The optimisers that codecs and adapters are trained by."""
+"""The optimizers that codecs and adapters are trained by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytorch_optimizer import SOAP
 
 from lic_da.errors import unknown
 
-OPTIMISERS = ("adam", "soap")
+OPTIMIZERS = ("adam", "soap")
 """Adam (Kingma and Ba 2015, arXiv 1412.6980); SOAP, which is Adam in the eigenbasis of Shampoo's
 preconditioner (Vyas et al. 2024, arXiv 2409.11321)."""
 
@@ -25,31 +25,31 @@ def soap(groups: Groups, *, precondition_every: int = 10) -> torch.optim.Optimiz
         groups: of parameters.
         precondition_every: steps between updates of the eigenbases.
     """
-    optimiser: torch.optim.Optimizer = SOAP(
+    optimizer: torch.optim.Optimizer = SOAP(
         [*groups],
         betas=(0.95, 0.95),
         weight_decay=0.0,
         precondition_frequency=precondition_every,
         max_precondition_dim=512,
     )
-    return optimiser
+    return optimizer
 
 
-def check_optimiser(*training: Mapping[str, Any]) -> None:
-    """Raise a UserError unless the optimisers that settings of trainings name are there."""
+def check_optimizer(*training: Mapping[str, Any]) -> None:
+    """Raise a UserError unless the optimizers that settings of trainings name are there."""
     for settings in training:
-        name = settings.get("optimiser", OPTIMISERS[0])
-        if name not in OPTIMISERS:
-            raise unknown("optimiser", name, OPTIMISERS)
+        name = settings.get("optimizer", OPTIMIZERS[0])
+        if name not in OPTIMIZERS:
+            raise unknown("optimizer", name, OPTIMIZERS)
 
 
-def optimiser_of(
+def optimizer_of(
     name: str, groups: Groups, constant: Groups = (), *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """An optimiser by its name.
+    """An optimizer by its name.
 
     Args:
-        name: one of ``OPTIMISERS``.
+        name: one of ``OPTIMIZERS``.
         groups: of parameters.
         constant: groups that Adam trains in any case; beside SOAP with its betas, and without a step
             at the first gradient.
@@ -58,8 +58,8 @@ def optimiser_of(
     Raises:
         UserError: unknown name.
     """
-    if name not in OPTIMISERS:
-        raise unknown("optimiser", name, OPTIMISERS)
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
     if name == "soap":
         # SOAP leaves dimensions that are too large alone; where all are, it is Adam.
         return soap([*groups, *({**group, "max_precondition_dim": 0} for group in constant)])

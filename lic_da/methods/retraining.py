@@ -29,7 +29,7 @@ class Baseline(CodecModule):
     Args:
         adapted: the codec to train.
         lr: peak learning rate.
-        optimiser: ``adam`` or ``soap``; see :mod:`lic_da.methods.optim`.
+        optimizer: ``adam`` or ``soap``; see :mod:`lic_da.methods.optim`.
         warmup: steps until the peak; then a cosine to zero.
         bf16: run convolutions in bfloat16 while training, on devices that compute in it; validation and
             test are in float32.
@@ -38,12 +38,12 @@ class Baseline(CodecModule):
     adapted: RetrainedCodec
 
     def __init__(
-        self, adapted: RetrainedCodec, *, lr: float, optimiser: str, warmup: int, bf16: bool
+        self, adapted: RetrainedCodec, *, lr: float, optimizer: str, warmup: int, bf16: bool
     ) -> None:
         super().__init__(adapted)
         self.save_hyperparameters(ignore=["adapted"])
         self.base = adapted.base.codec  # moves with the codec to the device
-        self.lr, self.optimiser, self.warmup, self.bf16 = lr, optimiser, warmup, bf16
+        self.lr, self.optimizer, self.warmup, self.bf16 = lr, optimizer, warmup, bf16
         self.lmbda = adapted.config.lmbda()
         self._base_psnr: dict[str, float] = {}
 
@@ -72,7 +72,7 @@ class Baseline(CodecModule):
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Names of the domains whose pictures are trained on and validated."""
+        """Names of the domains whose images are trained on and validated."""
         names: tuple[str, ...] = self.trainer.datamodule.train_domains  # type: ignore[attr-defined]
         return names
 
@@ -86,7 +86,7 @@ class RateDistortionTraining(Baseline):
     Args:
         adapted: the codec to train.
         lr: see :class:`Baseline`.
-        optimiser: its name.
+        optimizer: its name.
         aux_lr: constant learning rate of the quantiles, by Adam.
         warmup: steps until the peak.
         bf16: run the transforms in bfloat16, on devices that compute in it.
@@ -100,13 +100,13 @@ class RateDistortionTraining(Baseline):
         adapted: RetrainedCodec,
         *,
         lr: float,
-        optimiser: str = "adam",
+        optimizer: str = "adam",
         aux_lr: float = 1e-3,
         warmup: int = 100,
         bf16: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(adapted, lr=lr, optimiser=optimiser, warmup=warmup, bf16=bf16)
+        super().__init__(adapted, lr=lr, optimizer=optimizer, warmup=warmup, bf16=bf16)
         self.aux_lr, self.seed = aux_lr, seed
         zoo.keep_entropy_models_in_float32(self.codec)
 

@@ -1,4 +1,4 @@
-"""Rate-distortion training of a codec, and what its weights reach when pictures are coded for real."""
+"""Rate-distortion training of a codec, and what its weights reach when images are coded for real."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Pretraining(L.LightningModule):
         self._loss = torch.compile(self._losses) if compile else self._losses
 
     def _losses(self, x: Tensor) -> dict[str, Tensor]:
-        # Autocast is for the forward pass alone: Lightning's own would also cover the optimiser.
+        # Autocast is for the forward pass alone: Lightning's own would also cover the optimizer.
         with bfloat16(x.device, self.bf16):
             if len(self.lmbdas) == 1:
                 out = self.codec(x)
@@ -94,30 +94,30 @@ class Pretraining(L.LightningModule):
         main = [p for n, p in self.codec.named_parameters() if not n.endswith(".quantiles")]
         quantiles = [p for n, p in self.codec.named_parameters() if n.endswith(".quantiles")]
         groups = [{"params": main, "lr": self.lr}]
-        optimiser = soap(groups, precondition_every=self.precondition_every)
+        optimizer = soap(groups, precondition_every=self.precondition_every)
         total = steps_of(self.trainer)
-        return [optimiser, torch.optim.Adam(quantiles, self.aux_lr)], [
+        return [optimizer, torch.optim.Adam(quantiles, self.aux_lr)], [
             torch.optim.lr_scheduler.LambdaLR(
-                optimiser, lambda step: warmup_cosine(step, self.warmup, total)
+                optimizer, lambda step: warmup_cosine(step, self.warmup, total)
             )
         ]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        optimiser, aux_optimiser = cast(list[Any], self.optimizers())
+        optimizer, aux_optimizer = cast(list[Any], self.optimizers())
         # The noise depends on seed and step alone, so that a resumed run is exact.
         torch.manual_seed(self.seed + self.global_step)
         x = batch["image"].contiguous(memory_format=torch.channels_last)
         losses = self._loss(x)
         if not torch.isfinite(losses["loss"]):
             raise RuntimeError(f"The loss is {losses['loss'].item()} for {batch['file']}.")
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         self.manual_backward(losses["loss"])
-        self.clip_gradients(optimiser, self.clip, "norm")
-        optimiser.step()
-        aux_optimiser.zero_grad()
+        self.clip_gradients(optimizer, self.clip, "norm")
+        optimizer.step()
+        aux_optimizer.zero_grad()
         aux = self.codec.aux_loss()
         self.manual_backward(aux)
-        aux_optimiser.step()
+        aux_optimizer.step()
         self.average.update_parameters(self.codec)
         self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log_dict(
@@ -165,7 +165,7 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
 
 @torch.inference_mode()
 def code(coder: ModelCodec, x: Tensor) -> dict[str, float]:
-    """Code a picture for real.
+    """Code an image for real.
 
     Args:
         coder: a codec with its tables.
@@ -207,7 +207,7 @@ def means_of(points: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, A
     """Means of the points of each rate, and of the rates: the loss is their geometric mean.
 
     Args:
-        points: quality -> what :func:`code` returns for each picture.
+        points: quality -> what :func:`code` returns for each image.
 
     Returns:
         ``bpp``, ``psnr``, ``loss``, ``images``; of several rates, the same of each under ``rates``.
@@ -225,7 +225,7 @@ def means_of(points: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, A
 
 
 def validate(codec: CompressionModel, data: Any, spec: CodecSpec) -> dict[str, Any]:
-    """Code the validation pictures at all rates of a training; see :func:`means_of`."""
+    """Code the validation images at all rates of a training; see :func:`means_of`."""
     coders = coders_of(codec, spec)
     points: dict[int, list[dict[str, float]]] = defaultdict(list)
     for batch in data.val_dataloader():

@@ -2,11 +2,11 @@
 
 Loss: R + λ·255²·MSE with additive uniform noise as the proxy of quantisation (Ballé et al. 2018,
 arXiv 1802.01436), and CompressAI's auxiliary loss for the quantiles of the entropy bottleneck. The
-first quality starts from scratch, each next one from its neighbour's weights. The optimiser is SOAP,
+first quality starts from scratch, each next one from its neighbour's weights. The optimizer is SOAP,
 and what is validated and kept is the exponential moving average of the weights.
 
-Validation pictures are coded for real, and finished weights take the place of others only where their
-rate-distortion loss on these pictures is lower. A run that is interrupted and started again goes on
+Validation images are coded for real, and finished weights take the place of others only where their
+rate-distortion loss on these images is lower. A run that is interrupted and started again goes on
 after the last checkpoint, which SIGTERM writes at once; finished qualities are not trained again.
 """
 

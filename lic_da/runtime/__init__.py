@@ -1,7 +1,7 @@
 """Decoding (and encoding) of ``.lic`` streams without torch: numpy, Pillow and onnxruntime.
 
 >>> from lic_da.runtime import Decoder
->>> picture = Decoder("exported").decompress(data)
+>>> image = Decoder("exported").decompress(data)
 
 ``lic-da export PACK DIR`` writes what is read here; the page *Runtime* of the documentation describes it.
 This package imports nothing of lic_da but ``lic_da.io.bitstream`` and ``lic_da.errors``.

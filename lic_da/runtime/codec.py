@@ -134,7 +134,7 @@ class Decoder(_Exported):
 
     Example:
         >>> decoder = Decoder("exported")
-        >>> picture = decoder.decompress(Path("a.lic").read_bytes())
+        >>> image = decoder.decompress(Path("a.lic").read_bytes())
     """
 
     def __init__(
@@ -202,11 +202,11 @@ class Decoder(_Exported):
             )
         padded = [-(-side // manifest.stride) for side in (stream.height, stream.width)]
         if list(stream.shape) != padded:
-            raise StreamError("The stream's latent does not have the size that its picture needs.")
+            raise StreamError("The stream's latent does not have the size that its image needs.")
         y_hat, checksum = self._entropy.decode(stream.strings, stream.shape)
         if checksum != stream.latent_crc:
             raise StreamError(
-                "The latents decode to other values than were encoded, so the picture would be garbage. "
+                "The latents decode to other values than were encoded, so the image would be garbage. "
                 "The stream was probably written by another version of the codec or other hardware."
             )
         return y_hat
@@ -290,10 +290,10 @@ class Encoder(_Exported):
             image = image.convert("RGB")
         pixels = np.asarray(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise UserError("A picture must be an array of shape (H, W, 3) and type uint8.")
+            raise UserError("An image must be an array of shape (H, W, 3) and type uint8.")
         height, width = pixels.shape[:2]
         if min(height, width) < _MIN_SIDE:
-            raise UserError(f"A picture needs at least {_MIN_SIDE} pixels a side.")
+            raise UserError(f"An image needs at least {_MIN_SIDE} pixels a side.")
         stride = self.manifest.stride
         check_fits(width, height, stride)
         beyond = ((0, -height % stride), (0, -width % stride), (0, 0))

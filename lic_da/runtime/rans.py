@@ -15,7 +15,7 @@ what lies outside the table, and that; CompressAI counts their number with carri
 
 CompressAI's own coder is compiled, but it cannot be installed without torch, it belongs to one version of
 Python, and it reads beyond the end of strings. This one cannot; decoding takes some 0.7 µs a symbol instead
-of 0.2, which is less than a third of the time that a picture takes.
+of 0.2, which is less than a third of the time that an image takes.
 """
 
 from __future__ import annotations

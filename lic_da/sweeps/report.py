@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Pick:
-    """A picture chosen to be shown, and why: the largest gain of its domain, say, or "worst"."""
+    """An image chosen to be shown, and why: the largest gain of its domain, say, or "worst"."""
 
     domain: str
     image: str
@@ -76,7 +76,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class ReportImage:
-    """A picture as it is shown: a crop of original, base and adapted as data URIs."""
+    """An image as it is shown: a crop of original, base and adapted as data URIs."""
 
     pick: Pick
     bpp_base: float
@@ -101,9 +101,9 @@ class Report:
         savings: rows of ``bd_rate.csv``.
         anchors: points of classical codecs and of published curves.
         anchor_names: their full names, with their settings.
-        shown: pictures to look at, of ``shown_quality`` of the first series.
-        worst: pictures with the smallest gains.
-        shown_quality: the quality that pictures and gains of pictures are of.
+        shown: images to look at, of ``shown_quality`` of the first series.
+        worst: images with the smallest gains.
+        shown_quality: the quality that images and gains of images are of.
         notes: what else a reader should know.
         command: that made the sweep.
         versions: of everything that matters.
@@ -170,7 +170,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def gains(series: Series, quality: int) -> dict[tuple[str, str], float]:
-    """Gain of the series' judged blend over ``base`` in dB at one quality, by (domain, picture)."""
+    """Gain of the series' judged blend over ``base`` in dB at one quality, by (domain, image)."""
     points = {
         b: {(p.domain, p.image): p.psnr for d in series.domains for p in series.points(d, b)
             if p.quality == quality}
@@ -179,17 +179,17 @@ def gains(series: Series, quality: int) -> dict[tuple[str, str], float]:
     return {key: psnr - points["base"][key] for key, psnr in points[series.judged].items()}
 
 
-def pick(by_picture: dict[tuple[str, str], float], per_domain: int, worst: int) -> list[Pick]:
-    """Choose pictures by their gains: of each domain from the largest to the smallest, and the worst.
+def pick(by_image: dict[tuple[str, str], float], per_domain: int, worst: int) -> list[Pick]:
+    """Choose images by their gains: of each domain from the largest to the smallest, and the worst.
 
     Args:
-        by_picture: gain in dB by (domain, picture).
+        by_image: gain in dB by (domain, image).
         per_domain: how many a domain; with three they are the largest, the median and the smallest gain.
         worst: how many of the smallest gains of all domains, with ``why`` "worst".
     """
     picks = []
-    for domain in dict.fromkeys(d for d, _ in by_picture):
-        own = sorted(((g, n) for (d, n), g in by_picture.items() if d == domain), reverse=True)
+    for domain in dict.fromkeys(d for d, _ in by_image):
+        own = sorted(((g, n) for (d, n), g in by_image.items() if d == domain), reverse=True)
         ranks = np.unique(np.linspace(0, len(own) - 1, min(per_domain, len(own))).round())
         for rank in ranks.astype(int):
             gain, name = own[rank]
@@ -197,16 +197,16 @@ def pick(by_picture: dict[tuple[str, str], float], per_domain: int, worst: int) 
             if why == "between" and per_domain == 3:
                 why = "median gain"
             if len(own) == 1:
-                why = "the only picture"
+                why = "the only image"
             picks.append(Pick(domain, name, gain, why))
-    least = sorted(by_picture.items(), key=lambda item: item[1])[:worst]
+    least = sorted(by_image.items(), key=lambda item: item[1])[:worst]
     return picks + [Pick(d, n, g, "worst") for (d, n), g in least]
 
 
 def report_image(
     choice: Pick, example: Example, bpp_base: float, bpp_adapted: float
 ) -> ReportImage:
-    """A picture made ready to be shown: the square that changed most, losslessly."""
+    """An image made ready to be shown: the square that changed most, losslessly."""
     y, x, side = most_changed(example, _CROP)
     height, width = example.original.shape[1:]
     base, adapted = example.psnr
@@ -388,12 +388,12 @@ def _ranges(curves: Iterable[Curve], margin: float) -> tuple[list[float], list[f
 
 
 def _gain_figure(report: Report) -> go.Figure:
-    """Gain of every test picture at one quality, a strip a domain."""
+    """Gain of every test image at one quality, a strip a domain."""
     figure = go.Figure()
     s = report.series[0]
-    by_picture = gains(s, report.shown_quality)
+    by_image = gains(s, report.shown_quality)
     for domain in s.domains:
-        own = {n: g for (d, n), g in by_picture.items() if d == domain}
+        own = {n: g for (d, n), g in by_image.items() if d == domain}
         figure.add_trace(
             go.Box(
                 y=list(own.values()),

@@ -99,7 +99,7 @@ class _Tables:
         anchors: points of the classical codecs.
         savings: what is saved, by PSNR.
         others: metrics beside PSNR, and what is saved by them.
-        pictures: test images per domain, as far as they are there.
+        images: test images per domain, as far as they are there.
         notes: what there is to say of all that.
     """
 
@@ -107,7 +107,7 @@ class _Tables:
     anchors: list[Point]
     savings: list[Saving]
     others: list[tuple[Scale, list[Saving]]]
-    pictures: dict[str, list[LabelledImage]]
+    images: dict[str, list[LabelledImage]]
     notes: list[str]
 
 
@@ -119,9 +119,9 @@ def _tables(
     from lic_da.evaluation.measure import ANCHORS, read_points, write_points
 
     series = series_of(runs)
-    pictures, incomplete, notes = _test_pictures(series, console)
-    # A classical codec is compared on the very pictures that the runs were tested on, or not at all.
-    whole = {domain: own for domain, own in pictures.items() if domain not in incomplete}
+    images, incomplete, notes = _test_images(series, console)
+    # A classical codec is compared on the very images that the runs were tested on, or not at all.
+    whole = {domain: own for domain, own in images.items() if domain not in incomplete}
     anchors, more = _anchors(classical, whole, Path(runs[0].config["data"]["data_dir"]), console)
     gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
     points = [p for s in series for r in s.runs for p in r.points]
@@ -131,7 +131,7 @@ def _tables(
     rows = savings(series, anchors)
     write_savings(rows, sweep / "bd_rate.csv")
     others = _other_metrics(series, anchors, sweep)
-    return _Tables(series, anchors, rows, others, pictures, [*notes, *more])
+    return _Tables(series, anchors, rows, others, images, [*notes, *more])
 
 
 def _report(
@@ -149,9 +149,9 @@ def _report(
     series, notes = tables.series, tables.notes
     quality = series[0].runs[len(series[0].runs) // 2].quality
     try:
-        shown = _shown(series[0], quality, tables.pictures, report, console)
+        shown = _shown(series[0], quality, tables.images, report, console)
     except UserError as error:
-        shown, notes = [], [*notes, f"No pictures are shown. {error}"]
+        shown, notes = [], [*notes, f"No images are shown. {error}"]
     content = Report(
         title=sweep.name,
         jobs=[Job(s.folder.name, s.state, s.reason) for s in states],
@@ -185,59 +185,59 @@ def _other_metrics(
     return found
 
 
-def _test_pictures(
+def _test_images(
     series: Sequence[Series], console: Console
 ) -> tuple[dict[str, list[LabelledImage]], set[str], list[str]]:
-    """Test pictures a domain that all runs were tested on, as far as they are still there.
+    """Test images a domain that all runs were tested on, as far as they are still there.
 
     Returns:
-        The pictures; domains some of whose pictures are gone; and what there is to say of that.
+        The images; domains some of whose images are gone; and what there is to say of that.
     """
     from lic_da.data.datamodule import LabelledImage
     from lic_da.data.domains import more_tests, prepare
 
     trained = list(dict.fromkeys(d for s in series for d in s.trained))
-    pictures: dict[str, list[LabelledImage]] = {}
+    images: dict[str, list[LabelledImage]] = {}
     incomplete: set[str] = set()
     notes = []
     for s in series:
         data_dir = Path(s.runs[0].config["data"]["data_dir"])
         for domain in s.domains:
-            if domain in pictures:
+            if domain in images:
                 continue
-            pictures[domain] = []
+            images[domain] = []
             try:
-                images = prepare(domain, data_dir, console=console)
+                prepared = prepare(domain, data_dir, console=console)
                 if s.runs[0].config["data"].get("more_tests"):
-                    images = more_tests(images, data_dir, console)
+                    prepared = more_tests(prepared, data_dir, console)
             except UserError as error:
-                notes.append(f"{domain}: its pictures cannot be had, so nothing is shown. {error}")
+                notes.append(f"{domain}: its images cannot be had, so nothing is shown. {error}")
                 incomplete.add(domain)
                 continue
             tested = {p.image for p in s.runs[0].points if p.domain == domain}
             label = trained.index(domain) if domain in trained else -1
-            pictures[domain] = [
-                LabelledImage(p, images.path(p), domain, label)
-                for p in images.split("test")
+            images[domain] = [
+                LabelledImage(p, prepared.path(p), domain, label)
+                for p in prepared.split("test")
                 if p.name in tested
             ]
-            if len(pictures[domain]) < len(tested):
+            if len(images[domain]) < len(tested):
                 notes.append(
-                    f"{domain}: {len(tested) - len(pictures[domain])} of {len(tested)} pictures are no "
+                    f"{domain}: {len(tested) - len(images[domain])} of {len(tested)} images are no "
                     "longer there; classical codecs were left out on it."
                 )
                 incomplete.add(domain)
-    return pictures, incomplete, notes
+    return images, incomplete, notes
 
 
 def _anchors(
     codecs: Sequence[Anchor],
-    pictures: dict[str, list[LabelledImage]],
+    images: dict[str, list[LabelledImage]],
     data_dir: Path,
     console: Console,
 ) -> tuple[list[Point], list[str]]:
     """Points of the anchors, and which of them cannot be had here."""
-    flat = [entry for own in pictures.values() for entry in own]
+    flat = [entry for own in images.values() for entry in own]
     points: list[Point] = []
     notes = []
     for codec in codecs:
@@ -252,18 +252,18 @@ def _anchors(
 def _shown(
     series: Series,
     quality: int,
-    pictures: dict[str, list[LabelledImage]],
+    images: dict[str, list[LabelledImage]],
     report: ReportSettings,
     console: Console,
 ) -> list[ReportImage]:
-    """Some pictures of every domain and the worst ones, decoded again from the pack of a run."""
+    """Some images of every domain and the worst ones, decoded again from the pack of a run."""
     from lic_da.evaluation.images import Examples
     from lic_da.evaluation.measure import measure
     from lic_da.methods.pack import load
     from lic_da.sweeps.report import gains, pick, report_image
 
     picks: list[Pick] = pick(gains(series, quality), report.examples, report.worst)
-    entries = {(e.domain, e.picture.name): e for own in pictures.values() for e in own}
+    entries = {(e.domain, e.info.name): e for own in images.values() for e in own}
     chosen = {(p.domain, p.image): entries[p.domain, p.image] for p in picks
               if (p.domain, p.image) in entries}  # fmt: skip
     run = next(r for r in series.runs if r.quality == quality)

@@ -31,7 +31,7 @@ def log_result(
     domains: Sequence[str],
     examples: Sequence[Example],
 ) -> None:
-    """Log the test result to W&B, if it is there: scalars, confusion matrix, table of pictures."""
+    """Log the test result to W&B, if it is there: scalars, confusion matrix, table of images."""
     runs = [logger.experiment for logger in loggers if isinstance(logger, WandbLogger)]
     if not runs:
         return
@@ -53,7 +53,7 @@ def log_result(
         tables["test/confusion"] = wandb.Table(["domain", *domains])
     for name, predicted in told.items():
         tables["test/confusion"].add_data(name, *(predicted[d] for d in domains))
-    pictures = wandb.Table(
+    images = wandb.Table(
         ["domain", "image", "original", "base", "adapted", "error map", "psnr base", "psnr adapted"]
     )
     for e in examples:
@@ -61,13 +61,13 @@ def log_result(
             wandb.Image(pixels.permute(1, 2, 0).numpy())
             for pixels in (e.original, e.base, e.adapted, e.error_map())
         ]
-        pictures.add_data(e.domain, e.name, *panels, *e.psnr)
+        images.add_data(e.domain, e.name, *panels, *e.psnr)
     for run in runs:
         run.summary.update(scalars)
         run.log(
             {
                 **tables,
-                "test/pictures": pictures,
+                "test/images": images,
                 "test/comparisons": [
                     wandb.Image(comparison(e), caption=f"{e.domain}: {e.name}") for e in examples
                 ],

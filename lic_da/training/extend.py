@@ -43,10 +43,10 @@ def before_and_after(
     extension: Extension,
     asked: EvaluationSettings,
     folder: Path,
-    pictures: Sequence[LabelledImage],
+    images: Sequence[LabelledImage],
     console: Console,
 ) -> dict[str, Any]:
-    """What the extension has done to the test pictures of the pack's own domains.
+    """What the extension has done to the test images of the pack's own domains.
 
     The pack codes and decodes them again; its points go to ``rd_points_before.csv``.
 
@@ -54,7 +54,7 @@ def before_and_after(
         extension: of the run.
         asked: what the run has measured, and how.
         folder: of the run, which holds ``rd_points.csv`` already.
-        pictures: test pictures; those of other domains are left out.
+        images: test images; those of other domains are left out.
         console: where progress is shown.
 
     Returns:
@@ -66,7 +66,7 @@ def before_and_after(
     blends = [b for b in asked.blends or BLENDS if b in BLENDS]
     points = measure(
         earlier,
-        [p for p in pictures if p.domain in earlier.domains],
+        [p for p in images if p.domain in earlier.domains],
         run=folder.name,
         blends=blends,
         metrics=["psnr"],

@@ -155,7 +155,7 @@ def _data(
     data.setup()
     if data.validation_size < trainer.world_size:
         raise UserError(
-            f"There are {data.validation_size} validation pictures for {trainer.world_size} processes: "
+            f"There are {data.validation_size} validation images for {trainer.world_size} processes: "
             "each needs one at least (data.val_images, or fewer processes)."
         )
     if (
@@ -296,15 +296,15 @@ def _result(
     attached: list[Any],
     console: Console,
 ) -> dict[str, Any]:
-    """Code the test pictures, write pack, tables and pictures, print the table."""
-    pictures = test_pictures(data)
+    """Code the test images, write pack, tables and images, print the table."""
+    images = test_images(data)
     asked = settings.evaluation
     examples = Examples(asked.examples)
     summary = {
         **measure_into(
             folder,
             adapted,
-            pictures,
+            images,
             blends=asked.blends,
             metrics=asked.metrics,
             effort=asked.effort,
@@ -314,7 +314,7 @@ def _result(
         "compatibility": {
             **compatibility(
                 adapted,
-                data.pictures(adapted.domains[0], "test")[: asked.compatibility],
+                data.labelled(adapted.domains[0], "test")[: asked.compatibility],
             ),
             "parameters": cost,
         },
@@ -323,7 +323,7 @@ def _result(
     }
     if settings.extension:
         summary["before_after"] = extend.before_and_after(
-            settings.extension, asked, folder, pictures, console
+            settings.extension, asked, folder, images, console
         )
     pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)
@@ -336,7 +336,7 @@ def _result(
     write_json(folder / "summary.json", summary)
     Console().print(
         f"\nTables rd_points.csv and summary.json, pictures/ and the pack are in {folder}\n"
-        f"Next: lic-da compress PICTURE OUT.lic --pack {folder / 'pack'}",
+        f"Next: lic-da compress IMAGE OUT.lic --pack {folder / 'pack'}",
         highlight=False,
         soft_wrap=True,
     )
@@ -357,9 +357,9 @@ def _printed(summary: dict[str, Any], data: DomainsDataModule) -> str:
     return out.export_text()
 
 
-def test_pictures(data: DomainsDataModule) -> list[LabelledImage]:
-    """Test pictures of all domains of a data module, seen ones first."""
-    return [p for n in (*data.domain_names, *data.unseen_names) for p in data.pictures(n, "test")]
+def test_images(data: DomainsDataModule) -> list[LabelledImage]:
+    """Test images of all domains of a data module, seen ones first."""
+    return [p for n in (*data.domain_names, *data.unseen_names) for p in data.labelled(n, "test")]
 
 
 def _quiet() -> None:

@@ -27,13 +27,13 @@ from lic_da.io.files import user_path
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED
-from lic_da.methods.optim import check_optimiser
-from lic_da.migrations import metric_names, mode_names
+from lic_da.methods.optim import check_optimizer
+from lic_da.migrations import metric_names, mode_names, options
 from lic_da.same_settings import RUN
 from lic_da.tracking.settings import LoggerSettings
 
 TRAIN_ON = ("all", "targets")
-"""Domains whose pictures a method is trained on: all of the run, or the targets without the source."""
+"""Domains whose images a method is trained on: all of the run, or the targets without the source."""
 
 _OF_THE_PACK = ("codec", "data.source", *OF_ADAPTERS)
 _MAY_DIFFER = ("codec.training", "codec.weights")  # where they are given
@@ -150,7 +150,7 @@ class RunSettings:
             config.unseen = [name for name in listed(config.unseen) if name not in names]
         for name in (*names, *config.unseen):
             load_domain(name)
-        values = plain(config)
+        values = options(plain(config))
         settings = cls(
             codec=CodecSpec.from_settings(values["codec"]),
             method=MethodSpec.from_settings(values),
@@ -175,7 +175,7 @@ class RunSettings:
         train_on = self.method.own.get("train_on")
         if train_on not in TRAIN_ON:
             raise unknown("method.train_on", train_on, TRAIN_ON)
-        check_optimiser(self.codec.training, self.training)
+        check_optimizer(self.codec.training, self.training)
         if self.extension and self.method.name != AdaptedCodec.method:
             raise UserError(
                 f"A pack is extended by adapters only: leave out method={self.method.name}."

@@ -15,10 +15,10 @@ of such bytes, and what the state holds. What remains is how many symbols behind
 escapes. Their tables give them some 2⁻¹⁶ of the range; we leave room for ``_ESCAPES`` and every 64th
 of all. The padding changes nothing for a whole string, which is never read beyond its end.
 
-Lengths are held against the size of the picture first: a table's likeliest symbols set the least
+Lengths are held against the size of the image first: a table's likeliest symbols set the least
 number of bits, so a few bytes cannot claim a hundred megapixels. While decoding, the symbols' bits are
 held against the string's (:mod:`lic_da.codecs.entropy.chunks`), so that garbage ends where the string
-does, and not where the picture would.
+does, and not where the image would.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LONGEST = 7  # bytes: what an encoder writes for a symbol, 16 + 4 + 32 bits
 def decode_latent(
     codec: CompressionModel, strings: Sequence[bytes], shape: tuple[int, int], symbols: int
 ) -> tuple[Tensor, int]:
-    """Decode the strings of one picture.
+    """Decode the strings of one image.
 
     Args:
         codec: any CompressAI codec whose strings are rANS strings, in eval mode.
@@ -63,7 +63,7 @@ def decode_latent(
         string mostly decodes to something.
 
     Raises:
-        StreamError: these cannot be strings of this codec and a picture of this size.
+        StreamError: these cannot be strings of this codec and an image of this size.
     """
     check_strings(codec, strings, shape, symbols)
     padded = [[pad_string(string, symbols)] for string in strings]

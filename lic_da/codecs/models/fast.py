@@ -1,9 +1,9 @@
-"""Transforms between pictures and latents as processors compute them fastest, outside of training.
+"""Transforms between images and latents as processors compute them fastest, outside of training.
 
 A layer of convolutions, of GDN and of pointwise functions stays the module it is: its parameters, its
 place and what adapters do with it. Only its class says another way to compute the same, which is taken
 where there are no gradients, on a CPU in single precision; else it computes as its parent. Results
-differ from the parent's by rounding, some 1e-6 of pictures in [0, 1].
+differ from the parent's by rounding, some 1e-6 of images in [0, 1].
 
 ==================================  ====================================================================
 channels last, from end to end      one copy of the smallest tensor, and none between layers

@@ -4,7 +4,7 @@ The decoder of a hyperprior computes the scale of every symbol's distribution by
 come to the table that the encoder came to: one other table, and all that follows is garbage. In single
 precision another number of threads, instruction set or device rounds sums otherwise, and now and then a
 scale falls on the other side of a table's limit. In double precision it differs by some 1e-16 of itself
-instead of 1e-7, and pictures where that matters are not met in practice. Where it happens, the checksum
+instead of 1e-7, and images where that matters are not met in practice. Where it happens, the checksum
 of the latents in the stream tells.
 """
 

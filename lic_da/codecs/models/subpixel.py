@@ -1,4 +1,4 @@
-"""Convolutions between pictures and many channels in sub-pixel form: s×s pixels are one element.
+"""Convolutions between images and many channels in sub-pixel form: s×s pixels are one element.
 
 The last layer of a decoder makes three channels out of many. A transposed convolution of stride s is an
 ordinary one to s² times as many channels, which are then dealt out to s×s pixels (Shi et al. 2016,
@@ -88,7 +88,7 @@ def convolve(conv: nn.ConvTranspose2d, u: Tensor, weight: Tensor, bias: Tensor |
 
 
 def convolve_blocks(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """What a convolution makes of pictures whose sides are multiples of its stride.
+    """What a convolution makes of images whose sides are multiples of its stride.
 
     Args:
         conv: one that :func:`suits_blocks`.

@@ -1,10 +1,10 @@
-"""Crops of a picture out of its latent, with the values that they have in the whole picture.
+"""Crops of an image out of its latent, with the values that they have in the whole image.
 
 A crop takes the elements of the latent under it and a margin around them. From layer to layer less of
 the margin is needed, so that it is cut off as it is used up::
 
-    ŷ      ┌───────────────┐         What lies outside of the picture is zero before every convolution,
-           │ ┌───────────┐ │         as the convolution's own padding is in the whole picture.
+    ŷ      ┌───────────────┐         What lies outside of the image is zero before every convolution,
+           │ ┌───────────┐ │         as the convolution's own padding is in the whole image.
     u      │ │ ┌───────┐ │ │
     x̂      │ │ │ crop  │ │ │
            │ │ └───────┘ │ │
@@ -39,7 +39,7 @@ class _Layer:
         start: of what is kept.
         stop: of what is kept.
         fine: elements of the output that an element of the latent is wide and high.
-        spills: whether it may be other than zero outside of the picture, where zeros are needed.
+        spills: whether it may be other than zero outside of the image, where zeros are needed.
     """
 
     scale: float
@@ -53,7 +53,7 @@ class CropSynthesis:
     """Decodes square crops out of latents by a synthesis transform that can be cut.
 
     Args:
-        g_s: the transform, from latent to picture.
+        g_s: the transform, from latent to image.
         channels: M, of the latent.
         crop: side of the crops in pixels.
         beside: more modules that act in it.
@@ -63,7 +63,7 @@ class CropSynthesis:
         side: elements of the latent under a crop, without the margin.
 
     Raises:
-        CannotBeCut: the transform is no sequence of layers, or a layer looks at the whole picture or at
+        CannotBeCut: the transform is no sequence of layers, or a layer looks at the whole image or at
             windows that lie on a grid.
     """
 
@@ -100,24 +100,24 @@ class CropSynthesis:
 
         Args:
             transform: the one that this was made for; its layers may have adapters.
-            y_hat: latents of the crops with their margins, zero outside of the picture,
+            y_hat: latents of the crops with their margins, zero outside of the image,
                 ``(B, M, side + 2·margin, side + 2·margin)``.
-            inside: where the picture begins and ends, in elements of the latent counted from the
+            inside: where the image begins and ends, in elements of the latent counted from the
                 beginning of the crop: top, bottom, left, right; ``(B, 4)`` integers in main memory.
 
         Returns:
             ``(B, 3, crop, crop)``, not clamped.
         """
         h, start, fine = y_hat, -self.margin, 1
-        picture = _Picture(inside)
+        image = _InnerImage(inside)
         for layer, kept in zip(transform, self._layers, strict=True):
-            with picture.zero_padding_in(layer, h, start, fine):
+            with image.zero_padding_in(layer, h, start, fine):
                 h = layer(h)
             first = round(start * kept.scale)
             h = _cut(h, kept.start - first, kept.stop - first)
             start, fine = kept.start, kept.fine
             if kept.spills:
-                h = picture.without_outside(h, start, fine)
+                h = image.without_outside(h, start, fine)
         return _cut(h, -start, -start + self.crop)
 
 
@@ -131,14 +131,14 @@ class CannotBeCut(ValueError):
     """Crops of a transform's output need the whole latent."""
 
 
-class _Picture:
-    """Where the pictures of a batch are, around its crops."""
+class _InnerImage:
+    """Where the images of a batch are, around its crops."""
 
     def __init__(self, inside: Tensor) -> None:
         self.inside = inside.cpu()
 
     def without_outside(self, h: Tensor, start: int, fine: int) -> Tensor:
-        """Features with zeros outside of the picture.
+        """Features with zeros outside of the image.
 
         Args:
             h: ``(B, C, n, n)``.
@@ -157,7 +157,7 @@ class _Picture:
 
     @contextmanager
     def zero_padding_in(self, layer: nn.Module, h: Tensor, start: int, fine: int) -> Iterator[None]:
-        """Inside the block, convolutions in a layer of several parts give zeros outside of the picture."""
+        """Inside the block, convolutions in a layer of several parts give zeros outside of the image."""
         if not list(layer.children()) or acting_like(layer) is not layer:
             yield
             return
@@ -219,6 +219,6 @@ def _radius_behind(module: nn.Module, adapter: nn.Module, on_input: bool) -> flo
     plain = acting_like(module)
     if isinstance(plain, nn.Conv2d | nn.ConvTranspose2d):
         raise CannotBeCut(
-            f"an adapter behind {type(plain).__name__} sees its bias around the picture"
+            f"an adapter behind {type(plain).__name__} sees its bias around the image"
         )
     return radius(adapter)

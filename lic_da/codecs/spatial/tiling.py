@@ -1,18 +1,18 @@
-"""Large pictures through a transform piece by piece, with the result of the whole.
+"""Large images through a transform piece by piece, with the result of the whole.
 
 A convolution sees a few elements around each of its outputs. So a tile of the latent, computed with
-enough of its surroundings (``halo``), has the values that it has in the whole picture::
+enough of its surroundings (``halo``), has the values that it has in the whole image::
 
         ┌─────────────┐
-        │ halo        │    At the border of the picture there is no halo: there the transform's own
-        │  ┌───────┐  │    padding does what it does in the whole picture.
+        │ halo        │    At the border of the image there is no halo: there the transform's own
+        │  ┌───────┐  │    padding does what it does in the whole image.
         │  │ tile  │  │
         │  └───────┘  │
         └─────────────┘
 
 The halo is counted from the layers. Kernels for other sizes may add in another order, so values can
-differ in their last bits: decoded pictures by some 1e-6 of 1, encoded latents not at all as measured.
-Transforms with layers that look at the whole picture, or at
+differ in their last bits: decoded images by some 1e-6 of 1, encoded latents not at all as measured.
+Transforms with layers that look at the whole image, or at
 windows that lie on a grid, are not cut.
 """
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lic_da.spans import spans
 
 MEMORY = 1 << 30
-"""Bytes of activations that a transform may take before a picture is cut into tiles."""
+"""Bytes of activations that a transform may take before an image is cut into tiles."""
 
 _POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Sigmoid, nn.Identity, nn.PixelShuffle, GDN)
 _LOCAL_BLOCKS = ResidualBlock.__module__  # blocks that are local if their parts are
@@ -42,7 +42,7 @@ _COPIES = 2  # of a layer's input and output that exist at a time, inside GDN fo
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a transform between pictures and latents can be cut.
+    """How a transform between images and latents can be cut.
 
     Attributes:
         scale: pixels that an element of the latent is wide and high.
@@ -87,7 +87,7 @@ def synthesis_geometry(
     """Geometry of a synthesis transform.
 
     Args:
-        g_s: from latent to picture.
+        g_s: from latent to image.
         channels: M, of the latent.
         beside: more modules that act in it.
     """
@@ -95,7 +95,7 @@ def synthesis_geometry(
 
 
 def analysis_geometry(g_a: nn.Module) -> Geometry:
-    """Geometry of an analysis transform, from picture to latent."""
+    """Geometry of an analysis transform, from image to latent."""
     return _geometry(g_a, next(g_a.parameters()).new_zeros(1, 3, 128, 128), ())
 
 
@@ -152,7 +152,7 @@ def _radius_of_convolution(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
 
 
 Piece = tuple[slice, slice, Tensor]
-"""Rows and columns of the picture, in pixels, and what is there."""
+"""Rows and columns of the image, in pixels, and what is there."""
 
 
 def synthesise(
@@ -161,13 +161,13 @@ def synthesise(
     """Decode a latent, in tiles if need be.
 
     Args:
-        transform: ``(B, M, H, W)`` to pictures.
+        transform: ``(B, M, H, W)`` to images.
         y_hat: the latent.
         geometry: of the transform.
         memory: bytes that activations may take.
 
     Yields:
-        The parts of the picture, ``(B, 3, h, w)`` each.
+        The parts of the image, ``(B, 3, h, w)`` each.
     """
     rows, columns = y_hat.shape[2:]
     side, scale = geometry.side(rows, columns, memory), geometry.scale
@@ -179,7 +179,7 @@ def synthesise(
 
 
 class TiledAnalysis(nn.Module):
-    """An analysis transform that cuts large pictures; it also takes 8-bit ones.
+    """An analysis transform that cuts large images; it also takes 8-bit ones.
 
     Args:
         g_a: the transform.
@@ -194,7 +194,7 @@ class TiledAnalysis(nn.Module):
         self.memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures ``(B, 3, H, W)``, in [0, 1] or uint8, to latents ``(B, M, H/s, W/s)``.
+        """Images ``(B, 3, H, W)``, in [0, 1] or uint8, to latents ``(B, M, H/s, W/s)``.
 
         H and W are multiples of s.
         """
@@ -219,7 +219,7 @@ class TiledAnalysis(nn.Module):
 def tiled_analysis(
     codec: CompressionModel, geometry: Geometry, memory: int = MEMORY
 ) -> Iterator[None]:
-    """Let ``codec.g_a`` cut large pictures inside the block."""
+    """Let ``codec.g_a`` cut large images inside the block."""
     g_a = codec.g_a
     codec.g_a = TiledAnalysis(g_a, geometry, memory)
     try:
@@ -229,5 +229,5 @@ def tiled_analysis(
 
 
 def unit(x: Tensor) -> Tensor:
-    """Pictures in [0, 1]; uint8 ones are divided by 255."""
+    """Images in [0, 1]; uint8 ones are divided by 255."""
     return x if x.is_floating_point() else x.float().div(255)

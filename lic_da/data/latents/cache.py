@@ -1,11 +1,11 @@
-"""The latents of training pictures, computed once a base codec and shared by all runs with it.
+"""The latents of training images, computed once a base codec and shared by all runs with it.
 
-An encoder that is frozen gives the same latent for a picture at every step of every run. The cache keeps
+An encoder that is frozen gives the same latent for an image at every step of every run. The cache keeps
 them in Arrow files, which are mapped into memory::
 
     DATA/latents/<fingerprint of the base weights>/part-….arrow
 
-A picture is known by the SHA-256 of its file. Files are only ever added, whole; one process at a time adds.
+An image is known by the SHA-256 of its file. Files are only ever added, whole; one process at a time adds.
 Their names hold a checksum of all their bytes, which is compared before they are parsed.
 Whatever is damaged or belongs to another codec is found when it is first used in a run, said, and made
 anew.
@@ -38,10 +38,10 @@ _DTYPES = ("int8", "int16", "float16")
 
 @dataclass(frozen=True)
 class Box:
-    """Part of a picture that is coded as a picture of its own; it may go on beyond the picture's edges.
+    """Part of an image that is coded as an image of its own; it may go on beyond the image's edges.
 
     Attributes:
-        sha256: of the picture's file.
+        sha256: of the image's file.
         top: in pixels.
         left: in pixels.
         height: in pixels.
@@ -64,7 +64,7 @@ class Box:
 
 
 class LatentCache:
-    """Latents by picture, for one base codec.
+    """Latents by image, for one base codec.
 
     Args:
         folder: of all caches.
@@ -94,7 +94,7 @@ class LatentCache:
         """See that the latents of all boxes are at hand; compute and keep those that are not.
 
         Args:
-            boxes: parts of pictures.
+            boxes: parts of images.
             read: the pixels of one, ``(3, H, W)`` uint8.
         """
         wanted = {box.key: box for box in boxes}
@@ -130,7 +130,7 @@ class LatentCache:
             self._read(wanted, drop=True)
             missing = self._missing(wanted)
             with Progress(console=self.console, transient=True) as progress:
-                task = progress.add_task("Encoding training pictures", total=len(missing))
+                task = progress.add_task("Encoding training images", total=len(missing))
                 for start in range(0, len(missing), _IN_A_PART):
                     part = missing[start : start + _IN_A_PART]
                     rows = self._rows_of(part, read, lambda: progress.advance(task))

@@ -13,27 +13,27 @@ from torch import Tensor
 from lic_da.data.latents.cache import Box, Latent, LatentCache
 
 _MOST = 8
-"""Boxes of a picture at most."""
+"""Boxes of an image at most."""
 
 
 class LatentCrops:
-    """Crops of pictures and of their latents.
+    """Crops of images and of their latents.
 
-    Where a decoder can be cut, large parts of pictures are coded, and crops lie anywhere on the grid of
+    Where a decoder can be cut, large parts of images are coded, and crops lie anywhere on the grid of
     their latents. A decoder that cannot be cut decodes parts as they were coded: then crops are coded one
-    by one, as pictures of their own.
+    by one, as images of their own.
 
-    How a drawing falls on the grid of the latent matters as much as what it shows, so small pictures are
+    How a drawing falls on the grid of the latent matters as much as what it shows, so small images are
     coded several times, shifted and mirrored, and of large ones a part: about as many pixels of each.
 
     Args:
         cache: of latents.
         restored: what the cache holds -> float32 ``(M, h, w)``.
         crop: side of the crops in pixels.
-        stride: sides of coded pictures are multiples of this.
+        stride: sides of coded images are multiples of this.
         scale: pixels that an element of the latent is wide.
         margin: elements of the latent that a crop needs around it; None: the decoder cannot be cut.
-        pixels: of a picture that are coded, about.
+        pixels: of an image that are coded, about.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LatentCrops:
         self.pixels = pixels
 
     def boxes(self, sha256: str, height: int, width: int) -> list[Box]:
-        """What is coded of a picture; pictures smaller than the crop are continued at their edges.
+        """What is coded of an image; images smaller than the crop are continued at their edges.
 
         Args:
             sha256: of its file.
@@ -76,12 +76,12 @@ class LatentCrops:
         boxes = (self._box(sha256, (height, width), sides, rng) for _ in range(count))
         return list(
             dict.fromkeys(boxes)
-        )  # of a picture that is as small as a crop there are but two
+        )  # of an image that is as small as a crop there are but two
 
     def _box(
         self, sha256: str, whole: Sequence[int], sides: Sequence[int], rng: np.random.Generator
     ) -> Box:
-        """A part of a picture that is as large, anywhere; or all of it but a few rows and columns."""
+        """A part of an image that is as large, anywhere; or all of it but a few rows and columns."""
         begin, coded = [], []
         for length, side in zip(whole, sides, strict=True):
             # Where all is taken, the first pixels are left out, so that it falls otherwise on the grid.
@@ -98,8 +98,8 @@ class LatentCrops:
         """A random crop.
 
         Args:
-            pixels: of the picture, ``(3, H, W)`` uint8.
-            boxes: of the picture.
+            pixels: of the image, ``(3, H, W)`` uint8.
+            boxes: of the image.
             rng: says which crop.
 
         Returns:
@@ -111,7 +111,7 @@ class LatentCrops:
         kept = self.cache[box]
         margin, side = self.margin or 0, self.crop // self.scale
         rows, columns = kept.shape[1:]
-        # A crop lies where the picture is, and not where it is continued, as far as there is room.
+        # A crop lies where the image is, and not where it is continued, as far as there is room.
         below, beside = (
             max(0, begin + coded - max(length, begin + self.crop))
             for begin, coded, length in zip(
@@ -136,7 +136,7 @@ class LatentCrops:
     def _offset(self, last: int, rng: np.random.Generator) -> int:
         """Where a crop begins on an axis, 0 to last.
 
-        Places half a crop beyond the ends count as the ends, so that what is at the edges of a picture is
+        Places half a crop beyond the ends count as the ends, so that what is at the edges of an image is
         seen as often as what is in its middle.
         """
         half = self.crop // self.scale // 2
@@ -152,7 +152,7 @@ class LatentCrops:
 
 
 def crop_region(pixels: Tensor, box: Box) -> Tensor:
-    """What a box shows of a picture ``(3, H, W)``, continued at right and bottom where it ends."""
+    """What a box shows of an image ``(3, H, W)``, continued at right and bottom where it ends."""
     height, width = pixels.shape[1:]
     part = pixels[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if part.shape[1:] != (box.height, box.width):

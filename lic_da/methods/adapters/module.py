@@ -18,7 +18,7 @@ from lic_da.methods.adapters.extension import ExtendedCodec
 from lic_da.methods.encoder import FrozenEncoder
 from lic_da.methods.losses import adaptation
 from lic_da.methods.module import CodecModule, psnr_8_bit
-from lic_da.methods.optim import optimiser_of
+from lic_da.methods.optim import optimizer_of
 from lic_da.methods.precision import bfloat16
 
 BLENDS = ("base", "weighted", "top1", "oracle")
@@ -27,7 +27,7 @@ BLENDS = ("base", "weighted", "top1", "oracle")
 class DecoderAdaptation(CodecModule):
     """Adapters and gate of an adapted codec, trained on γ·255²·MSE + cross-entropy.
 
-    Only bank and gate are parameters of the optimiser, without what is frozen of a codec that is
+    Only bank and gate are parameters of the optimizer, without what is frozen of a codec that is
     extended, and only they are in checkpoints. The frozen encoder and entropy model run without
     autograd and without computing a rate.
 
@@ -36,7 +36,7 @@ class DecoderAdaptation(CodecModule):
         gamma: γ, weight of the distortion.
         lr: peak learning rate for the adapters.
         gate_lr: the same for the gate.
-        optimiser: ``adam``, as published, or ``soap``; see :mod:`lic_da.methods.optim`.
+        optimizer: ``adam``, as published, or ``soap``; see :mod:`lic_da.methods.optim`.
         schedule: ``cosine`` (warm-up, then a cosine to zero over the whole run) or ``plateau``
             (halve when the validation gain has not grown for ``patience`` validations).
         warmup: steps until the peak.
@@ -55,7 +55,7 @@ class DecoderAdaptation(CodecModule):
         gamma: float,
         lr: float,
         gate_lr: float,
-        optimiser: str = "adam",
+        optimizer: str = "adam",
         schedule: str = "cosine",
         warmup: int = 100,
         patience: int = 15,
@@ -63,7 +63,7 @@ class DecoderAdaptation(CodecModule):
     ) -> None:
         super().__init__(adapted)
         self.save_hyperparameters(ignore=["adapted"])
-        self.gamma, self.lr, self.gate_lr, self.optimiser = gamma, lr, gate_lr, optimiser
+        self.gamma, self.lr, self.gate_lr, self.optimizer = gamma, lr, gate_lr, optimizer
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
         self.confusion = MulticlassConfusionMatrix(len(adapted.domains))
         self.encoder = FrozenEncoder(adapted, reads_y=self.synthesis.gate_input == "signalled")
@@ -90,7 +90,7 @@ class DecoderAdaptation(CodecModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         x, label, domain = batch["image"], batch["label"], batch["domain"]
-        y_hat, read = self.encoder.of_picture(batch)
+        y_hat, read = self.encoder.of_image(batch)
         gate = self.synthesis.gate(read).softmax(dim=1)
         if self.synthesis.gate_input == "signalled":
             gate = from_bytes(to_bytes(gate), gate.device)
@@ -107,7 +107,7 @@ class DecoderAdaptation(CodecModule):
         values: dict[str, float] = {}
         for blend, v in decoded.items():
             same = [other for other in values if torch.equal(decoded[other], v)]
-            # Mostly the gate is right, and then top1 and oracle are the same picture.
+            # Mostly the gate is right, and then top1 and oracle are the same image.
             values[blend] = values[same[0]] if same else psnr_8_bit(self.synthesis(y_hat, v), x)
         values["base"] = self._base_psnr[batch["file"]]
         for blend in BLENDS:
@@ -143,12 +143,12 @@ class DecoderAdaptation(CodecModule):
         ]
         if self.schedule != "plateau":
             return self.with_cosine(groups, self.warmup)
-        optimiser = optimiser_of(self.optimiser, groups)
+        optimizer = optimizer_of(self.optimizer, groups)
         monitor, mode = self.monitored
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, mode=mode, factor=0.5, patience=self.patience
+            optimizer, mode=mode, factor=0.5, patience=self.patience
         )
-        return [optimiser], [{"scheduler": plateau, "monitor": monitor}]
+        return [optimizer], [{"scheduler": plateau, "monitor": monitor}]
 
     def train(self, mode: bool = True) -> DecoderAdaptation:
         """Bank and gate follow ``mode``; everything frozen stays in eval mode."""

@@ -131,7 +131,7 @@ class WidenedFactorizedPrior(CompressionModel):
               │   ├───────►│ entropy_bottleneck, 2nd       ├───────►│   │
               └───┘ y, new └──────────────────────────────┘ ŷ, new └───┘
 
-    At first the new channels reach no pixel, and the picture is the source codec's bit for bit.
+    At first the new channels reach no pixel, and the image is the source codec's bit for bit.
 
     Args:
         source: a factorized prior with as many channels everywhere; it is frozen and not copied.

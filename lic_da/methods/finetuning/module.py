@@ -20,7 +20,7 @@ class DecoderFinetuning(Baseline):
         adapted: the codec to train.
         gamma: γ, weight of the distortion.
         lr: see :class:`Baseline`, as what follows.
-        optimiser: its name.
+        optimizer: its name.
         warmup: steps until the peak.
         bf16: run convolutions in bfloat16, on devices that compute in it.
     """
@@ -33,11 +33,11 @@ class DecoderFinetuning(Baseline):
         *,
         gamma: float,
         lr: float,
-        optimiser: str = "adam",
+        optimizer: str = "adam",
         warmup: int = 100,
         bf16: bool = True,
     ) -> None:
-        super().__init__(adapted, lr=lr, optimiser=optimiser, warmup=warmup, bf16=bf16)
+        super().__init__(adapted, lr=lr, optimizer=optimizer, warmup=warmup, bf16=bf16)
         self.gamma = gamma
         self.encoder = FrozenEncoder(adapted)
 

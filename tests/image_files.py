@@ -1,4 +1,4 @@
-"""Picture files of every kind, written sample by sample, and the pixels that are to be read from them."""
+"""ImageInfo files of every kind, written sample by sample, and the pixels that are to be read from them."""
 
 from __future__ import annotations
 

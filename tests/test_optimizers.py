@@ -1,4 +1,4 @@
-"""Optimisers by their names."""
+"""Optimizers by their names."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 from lic_da.config import CONF
 from lic_da.errors import UserError
 from lic_da.methods.module import moved
-from lic_da.methods.optim import OPTIMISERS, optimiser_of
+from lic_da.methods.optim import OPTIMIZERS, optimizer_of
 from lic_da.training.settings import RunSettings
 
 
-def steps(optimiser: torch.optim.Optimizer, parameter: Tensor, gradients: list[Tensor]) -> Tensor:
+def steps(optimizer: torch.optim.Optimizer, parameter: Tensor, gradients: list[Tensor]) -> Tensor:
     """The parameter after a step for each gradient."""
     for gradient in gradients:
         parameter.grad = gradient.clone()
-        optimiser.step()
+        optimizer.step()
     return parameter.detach()
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_groups_that_are_constant_are_trained_by_adam(name: str) -> None:
     torch.manual_seed(0)
     start, gradients = torch.randn(4, 1, 3), [torch.randn(4, 1, 3) for _ in range(12)]
     constant = start.clone().requires_grad_()
     main = torch.randn(5, 4, 3, 3).requires_grad_()
-    ours = optimiser_of(
+    ours = optimizer_of(
         name, [{"params": [main], "lr": 1e-3}], [{"params": [constant], "lr": 1e-2}]
     )
     found = steps(ours, constant, gradients)
@@ -39,10 +39,10 @@ def test_groups_that_are_constant_are_trained_by_adam(name: str) -> None:
     torch.testing.assert_close(found, steps(adam, plain, gradients[first:]))
 
 
-def test_an_unknown_optimiser_is_refused_before_anything_is_read() -> None:
+def test_an_unknown_optimizer_is_refused_before_anything_is_read() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", ["domains=[sketch]", "codec.training.optimiser=sopa"])
-    with pytest.raises(UserError, match=r"optimiser.*'sopa'.*Did you mean 'soap'.*adam, soap"):
+        config = compose("train", ["domains=[sketch]", "codec.training.optimizer=sopa"])
+    with pytest.raises(UserError, match=r"optimizer.*'sopa'.*Did you mean 'soap'.*adam, soap"):
         RunSettings.from_config(config)
 
 
