@@ -50,11 +50,11 @@ def measure(packs: list[Path], rounds: int, console: Console) -> list[Row]:
     image = smooth_image()
     ways: dict[tuple[int, str], Callable[[], object]] = {}
     for number, codec in enumerate(codecs):
-        for blend in ("base", codec.blends[0]):
-            with codec.blending(blend):
+        for mode in ("base", codec.modes[0]):
+            with codec.in_mode(mode):
                 stream = codec.encode(image)
-            ways[number, blend] = partial(codec.decompress, stream, blend)
-            ways[number, blend]()  # the first call is slow
+            ways[number, mode] = partial(codec.decompress, stream, mode)
+            ways[number, mode]()  # the first call is slow
     shuffle, order = random.Random(0), list(ways)
     took = []
     for _ in track(range(rounds), "decoding", console=console, transient=True):
@@ -62,7 +62,7 @@ def measure(packs: list[Path], rounds: int, console: Console) -> list[Row]:
         took.append({key: timed(ways[key]) for key in order})
     rows = []
     for number, codec in enumerate(codecs):
-        own, base = (number, codec.blends[0]), (number, "base")
+        own, base = (number, codec.modes[0]), (number, "base")
         ms, ratios = [t[own] for t in took], [t[own] / t[base] for t in took]
         of = (codec.method, codec.config.name, codec.config.quality, len(codec.domains))
         rows.append(Row(*of, *quartiles(ms), *quartiles(ratios), rounds))

@@ -91,7 +91,7 @@ def compress(
     pack: Pack = None,
     codec: Codec = None,
     quality: Quality = None,
-    blend: Annotated[
+    mode: Annotated[
         str | None,
         typer.Option(
             "--mode",
@@ -118,11 +118,11 @@ def compress(
     from lic_da.files.coder import Coder
     from lic_da.io.listing import image
 
-    if blend not in (None, "base"):
-        raise UserError(f"--mode {blend} is for decompress: compress takes base, or no mode.")
+    if mode not in (None, "base"):
+        raise UserError(f"--mode {mode} is for decompress: compress takes base, or no mode.")
     if v not in ("gate", "best"):
         raise unknown("--v", v, ("gate", "best"))
-    if v == "best" and (blend is not None or codec is not None):
+    if v == "best" and (mode is not None or codec is not None):
         raise UserError("--v best chooses among a pack's adapters: give no --mode and no --codec.")
     todo = plan(source, target, image, ".lic")
     trusted = tuple(trust or ())
@@ -130,10 +130,10 @@ def compress(
     if _is_onnx(runtime):
         if v != "gate" or effort:
             raise UserError("--v best and --effort search with torch: leave out --runtime onnx.")
-        coder = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), blend)
+        coder = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), mode)
     else:
         coder = Coder(
-            *(_pack(pack, codec, quality), codec, quality, blend),
+            *(_pack(pack, codec, quality), codec, quality, mode),
             trust=trusted,
             v=v,
             effort=effort,
@@ -151,7 +151,7 @@ def decompress(
     pack: Pack = None,
     codec: Codec = None,
     quality: Quality = None,
-    blend: Annotated[
+    mode: Annotated[
         str | None,
         typer.Option(
             "--mode",
@@ -179,16 +179,16 @@ def decompress(
     kind = _format(format, source, target)
     todo = plan(source, target, ends_in(_LIC), f".{kind}")
     if _is_onnx(runtime):
-        fast = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), blend, domain, kind)
+        fast = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), mode, domain, kind)
         fast.check()
         _leave(run(fast.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
         return
-    alone = codec is not None or (blend == "base" and pack is None)
-    if alone and blend not in (None, "weighted", "base"):
-        raise UserError(f"A codec alone has no adapters for --mode {blend}.")
+    alone = codec is not None or (mode == "base" and pack is None)
+    if alone and mode not in (None, "weighted", "base"):
+        raise UserError(f"A codec alone has no adapters for --mode {mode}.")
     folder = None if alone else _pack(pack, codec, quality)
     coder = Coder(
-        folder, codec, quality, "base" if alone else blend, domain, kind, tuple(trust or ())
+        folder, codec, quality, "base" if alone else mode, domain, kind, tuple(trust or ())
     )
     coder.check()
     _leave(run(coder.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
@@ -281,7 +281,7 @@ def export_results(
         list[str] | None,
         typer.Option(help="Domain whose test images count; repeatable. Default: the seen ones."),
     ] = None,
-    blend: Annotated[
+    mode: Annotated[
         str | None,
         typer.Option(
             "--mode",
@@ -302,9 +302,7 @@ def export_results(
 
     if format not in written.FORMATS:
         raise unknown("format", format, written.FORMATS)
-    files = written.export(
-        source, target, domains=domain or (), blend=blend, label=series, name=name
-    )
+    files = written.export(source, target, domains=domain or (), mode=mode, label=series, name=name)
     print(printable(f"{files[0]}" if len(files) == 1 else f"{len(files)} curves in {target}"))
 
 
@@ -335,8 +333,8 @@ def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple
     from lic_da.files.coder import load
 
     codec = load(pack, trust)
-    for blend, writer in (("base", "the pack's base codec"), (codec.blends[0], "the pack")):
-        if bytes.fromhex(codec.string_weights(blend)).startswith(stream.fingerprint):
+    for mode, writer in (("base", "the pack's base codec"), (codec.modes[0], "the pack")):
+        if bytes.fromhex(codec.string_weights(mode)).startswith(stream.fingerprint):
             made = f"{codec.config.name}, quality {codec.config.quality}"
             own = f"{made}, {codec.method}" if writer == "the pack" else made
             return [("written by", f"{writer} ({own})")]
@@ -425,7 +423,7 @@ def _runtime_coder(
     codec: str | None,
     quality: int | None,
     processes: int,
-    blend: str | None,
+    mode: str | None,
     domain: str | None = None,
     format: str = "png",
 ) -> RuntimeCoder:
@@ -442,7 +440,7 @@ def _runtime_coder(
         raise UserError(
             "--runtime onnx needs onnxruntime: pip install 'lic-da[runtime]'."
         ) from error
-    return RuntimeCoder(pack, max(1, granted_cpus() // processes), blend, domain, format)
+    return RuntimeCoder(pack, max(1, granted_cpus() // processes), mode, domain, format)
 
 
 def _format(format: str | None, source: Path, target: str) -> str:

@@ -40,7 +40,7 @@ class PackModel(nn.Module):
     def __init__(
         self,
         folder: Path | str,
-        blend: str | None = None,
+        mode: str | None = None,
         domain: str | None = None,
         *,
         trust: Sequence[str] = (),
@@ -49,27 +49,27 @@ class PackModel(nn.Module):
 
         Args:
             folder: of the pack, of any method.
-            blend: way to decode; None: the one the method is judged by.
+            mode: way to decode; None: the one the method is judged by.
             domain: for ``oracle``, the domain whose adapters to use.
             trust: see :func:`lic_da.load`.
 
         Raises:
-            UserError: it is no pack, there is no such blend or domain, or its gate's v would have to be in
+            UserError: it is no pack, there is no such mode or domain, or its gate's v would have to be in
                 the stream, for which CompressAI's interface has no place.
         """
         super().__init__()
         codec = load(folder, trust=trust)
         codec.eval()
-        chosen = blend or codec.blends[0]
-        codec.check_blend(chosen, domain)
+        chosen = mode or codec.modes[0]
+        codec.check_mode(chosen, domain)
         signalled = isinstance(codec, AdaptedCodec) and codec.synthesis.gate_input == "signalled"
         if signalled and chosen in ("weighted", "top1"):
             raise UserError(
                 f"The pack {folder} writes its gate's v into the stream, and CompressAI's strings have "
-                "no place for it: take the blend base or oracle."
+                "no place for it: take the mode base or oracle."
             )
-        self._blending = ExitStack()  # never closed: this object decodes in this way alone
-        self._blending.enter_context(codec.blending(chosen, domain))
+        self._in_mode = ExitStack()  # never closed: this object decodes in this way alone
+        self._in_mode.enter_context(codec.in_mode(chosen, domain))
         self.model: CompressionModel = codec.model
         self.eval()
 
@@ -98,7 +98,7 @@ class PackModel(nn.Module):
 def register(
     name: str,
     packs: Mapping[int, Path | str],
-    blend: str | None = None,
+    mode: str | None = None,
     domain: str | None = None,
     *,
     trust: Sequence[str] = (),
@@ -108,7 +108,7 @@ def register(
     Args:
         name: for ``-a``, the architecture.
         packs: quality, for ``-q`` -> folder of the pack.
-        blend: see :class:`PackModel`, as all that follows.
+        mode: see :class:`PackModel`, as all that follows.
         domain: for ``oracle``.
         trust: packages whose classes the packs may name.
 
@@ -122,7 +122,7 @@ def register(
     def model(quality: int, **_: Any) -> PackModel:
         if quality not in packs:
             raise unknown("quality", quality, packs, f"of {name}")
-        return PackModel(packs[quality], blend, domain, trust=trust)
+        return PackModel(packs[quality], mode, domain, trust=trust)
 
     model.is_of_packs = True  # type: ignore[attr-defined]
     models[name] = model

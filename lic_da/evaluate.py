@@ -29,9 +29,9 @@ def main(config: DictConfig) -> None:
     names_of_metrics = metric_names(config)
     METRICS.chosen(names_of_metrics)
     modes = mode_names(config)
-    for blend in modes or ():
-        if blend not in (known := (*adapted.blends, *adapted.blends_on_request)):
-            raise unknown("blend", blend, known)
+    for mode in modes or ():
+        if mode not in (known := (*adapted.modes, *adapted.modes_on_request)):
+            raise unknown("mode", mode, known)
     with adapted.refining(Effort(config.effort)):
         pass  # refused before anything is coded
     seen = adapted.domains if config.domains is None else listed(config.domains)
@@ -49,7 +49,7 @@ def main(config: DictConfig) -> None:
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
         *(folder, adapted, entries),
-        blends=modes,
+        modes=modes,
         metrics=names_of_metrics,
         effort=config.effort,
         console=console,

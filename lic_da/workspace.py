@@ -16,7 +16,7 @@ from lic_da.command import command
 from lic_da.errors import UserError
 from lic_da.surroundings import has_wandb_key
 
-_BLENDS = ("weighted", "top1", "oracle")
+_MODES = ("weighted", "top1", "oracle")
 
 
 def workspace(
@@ -48,11 +48,11 @@ def workspace(
         return panels.BarPlot(title=title, metrics=[f"{kind}/{d}/weighted" for d in domains])
 
     def over_quality(domain: str) -> Any:
-        blends = _BLENDS if domain in seen else _BLENDS[:2]
+        modes = _MODES if domain in seen else _MODES[:2]
         return panels.LinePlot(
             title=f"{domain}: gain over base, dB",
             x="quality",
-            y=[f"gain/{domain}/{b}" for b in blends],
+            y=[f"gain/{domain}/{b}" for b in modes],
         )
 
     sections = [

@@ -14,7 +14,7 @@ from lic_da.adapters.convolve import convolve
 from lic_da.adapters.formula import AdapterSum
 from lic_da.adapters.gate import Gate
 from lic_da.adapters.merge import MergedSum
-from lic_da.adapters.synthesis import BLENDS
+from lic_da.adapters.synthesis import MODES
 from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.spec import CodecSpec
@@ -34,20 +34,20 @@ def as_batch(pixels: RGB) -> Tensor:
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float().div(255)
 
 
-def blending_domain(blend: str) -> str | None:
-    return "sketch" if blend == "oracle" else None
+def mode_domain(mode: str) -> str | None:
+    return "sketch" if mode == "oracle" else None
 
 
-@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("mode", MODES)
 def test_untrained_adapters_leave_the_decoder_bit_identical(
-    base: CompressionModel, adapted: AdaptedCodec, photographs: list[RGB], blend: str
+    base: CompressionModel, adapted: AdaptedCodec, photographs: list[RGB], mode: str
 ) -> None:
     for pixels in photographs:
         x = pad(as_batch(pixels), 16)
         with torch.inference_mode():
             coded = base.compress(x)
             expected = base.decompress(coded["strings"], coded["shape"])["x_hat"]
-        with torch.inference_mode(), adapted.synthesis.blending(blend, blending_domain(blend)):
+        with torch.inference_mode(), adapted.synthesis.in_mode(mode, mode_domain(mode)):
             got = adapted.codec.decompress(coded["strings"], coded["shape"])["x_hat"]
         assert torch.equal(got, expected)
 
@@ -75,6 +75,7 @@ def test_trained_adapters_change_the_image_and_base_does_not(
     height, width = photographs[0].shape[:2]
     expected = plain[0, :, :height, :width].mul(255).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(adapted.decompress(data, "base"), expected)
+    assert np.array_equal(adapted.decompress(data, blend="base"), expected)  # as it was called
     images = [adapted.decompress(data, "oracle", d) for d in DOMAINS]
     assert all(not np.array_equal(p, expected) for p in images)
     assert not np.array_equal(images[0], images[1])
@@ -132,17 +133,17 @@ def test_gate_works_on_latents_of_any_size(size: tuple[int, int]) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_blends(adapted: AdaptedCodec) -> None:
+def test_modes(adapted: AdaptedCodec) -> None:
     y_hat = torch.randn(3, 64, 4, 4).round()
     synthesis = adapted.synthesis
     with torch.no_grad():
-        weighted = synthesis.blend_weights(y_hat)
-        with synthesis.blending("top1"):
-            top1 = synthesis.blend_weights(y_hat)
-        with synthesis.blending("oracle", "comic"):
-            oracle = synthesis.blend_weights(y_hat)
-        with synthesis.blending("base"):
-            assert synthesis.blend_weights(y_hat) is None
+        weighted = synthesis.mode_weights(y_hat)
+        with synthesis.in_mode("top1"):
+            top1 = synthesis.mode_weights(y_hat)
+        with synthesis.in_mode("oracle", "comic"):
+            oracle = synthesis.mode_weights(y_hat)
+        with synthesis.in_mode("base"):
+            assert synthesis.mode_weights(y_hat) is None
     assert weighted is not None and top1 is not None and oracle is not None
     torch.testing.assert_close(weighted.sum(dim=1), torch.ones(3))
     assert torch.equal(top1.argmax(dim=1), weighted.argmax(dim=1))
@@ -274,7 +275,7 @@ def test_a_gate_that_reads_y_sends_v_and_counts_it(photographs: list[RGB], tmp_p
     plain = Stream(**{**vars(stream), "v": None})
     with pytest.raises(StreamError, match="carries no weights of the adapters"):
         adapted.decode(plain)
-    with adapted.synthesis.blending("base"):
+    with adapted.synthesis.in_mode("base"):
         adapted.decode(plain)
     with pytest.raises(UserError, match=r"Unknown gate\.input 'sent'.*latent, signalled"):
         AdaptedCodec.build(codec_config(), DOMAINS, {"gate": {"input": "sent"}})

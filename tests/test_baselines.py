@@ -97,8 +97,8 @@ def test_a_finetuned_decoder_opens_and_betters_old_streams(name: str, tmp_path: 
     codec.check_base_unchanged()
     pack.save(codec, tmp_path, {})
     again = pack.load(tmp_path)
-    for blend in again.blends:
-        with again.blending(blend):
+    for mode in again.modes:
+        with again.in_mode(mode):
             assert again.compress(image()) == old
     assert np.array_equal(again.decompress(old, "base"), base)
     adapted = again.decompress(old)
@@ -199,7 +199,7 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
     assert call("decompress", base, plain)[0] == "0" or method == "finetune"
     assert call("decompress", base, told, *where, "--blend", "base")[0] == "0"
     if method != "finetune_decoder":
-        assert "leave out the blend base" in call(
+        assert "leave out the mode base" in call(
             "decompress", lic, told, *where, "--blend", "base", "--overwrite"
         )
         assert "none of this package's" in call("info", lic)
@@ -224,10 +224,10 @@ def test_a_run_of_every_method(method: str, world: Callable, tmp_path: Path) -> 
     assert other.returncode == 2 and "made with other settings of the codec" in other.stderr
     assert "train_on: targets" in (folder / "config.yaml").read_text()
 
-    # measured with some blends only, the table says what it does not know
-    for blend in ("adapted", "base"):
+    # measured with some modes only, the table says what it does not know
+    for mode in ("adapted", "base"):
         call_ = ("lic_da.evaluate", f"pack={folder / 'pack'}", "domains=[lines]", "unseen=[]")
-        told_ = world(*call_, f"blends=[{blend}]", "ms_ssim=false", f"output={blend}")
+        told_ = world(*call_, f"blends=[{mode}]", "ms_ssim=false", f"output={mode}")
         (row,) = (line for line in told_.stdout.splitlines() if line.startswith(" lines"))
         assert row.count("–") == 3, row
 

@@ -347,11 +347,11 @@ def test_signalled_weights_take_the_place_of_the_gate(
         codec.decompress(dataclasses.replace(stream, v=b"ab").to_bytes())
 
 
-def test_with_the_blend_base_the_stream_is_the_base_codecs_own(photographs: list[RGB]) -> None:
+def test_with_the_mode_base_the_stream_is_the_base_codecs_own(photographs: list[RGB]) -> None:
     codec = AdaptedCodec.build(codec_config(), DOMAINS, {"gate": {"input": "signalled"}})
     pixels = photographs[0][:64, :64]
     assert Stream.from_bytes(codec.compress(pixels)).v is not None
-    with codec.blending("base"):
+    with codec.in_mode("base"):
         assert codec.compress(pixels) == AdaptedCodec.build(codec_config(), DOMAINS).compress(
             pixels
         )

@@ -94,7 +94,7 @@ def test_a_training_fits_it_and_changes_nothing_else(world: Callable[..., Path])
     assert all(torch.equal(tensors[name], again[name]) for name in own)
 
 
-def test_only_the_blend_weighted_uses_it_and_info_shows_it(
+def test_only_the_mode_weighted_uses_it_and_info_shows_it(
     world: Callable[..., Path], photographs: list[RGB], tmp_path: Path
 ) -> None:
     folder = world("run", LEARNED)
@@ -107,9 +107,9 @@ def test_only_the_blend_weighted_uses_it_and_info_shows_it(
         v = synthesis.gate(y_hat).softmax(dim=1)
         s = synthesis.trust(synthesis.gate.features(y_hat))
         assert 0 < s < 1
-        torch.testing.assert_close(synthesis.blend_weights(y_hat), s * v)
-        with synthesis.blending("top1"):
-            top1 = synthesis.blend_weights(y_hat)
+        torch.testing.assert_close(synthesis.mode_weights(y_hat), s * v)
+        with synthesis.in_mode("top1"):
+            top1 = synthesis.mode_weights(y_hat)
     assert top1 is not None and top1.sum() == 1
     shown = codec.gate_weights(stream)
     assert sum(shown.values()) == pytest.approx(s.item())

@@ -83,10 +83,10 @@ def test_the_source_is_not_forgotten(trained: WidenedCodec, photographs: list[RG
     for pixels in (*photographs[:2], scribbles(1, side=96)[0]):
         x = as_input(pixels[:144, :210])
         expected = source.encode(x)
-        with trained.blending("base"):
+        with trained.in_mode("base"):
             assert trained.encode(x).to_bytes() == expected.to_bytes()
-        for blend in trained.blends:  # one pack opens the streams of both modes
-            with trained.blending(blend):
+        for mode in trained.modes:  # one pack opens the streams of both modes
+            with trained.in_mode(mode):
                 with torch.inference_mode():
                     ((_, _, image),) = source.pieces(expected)
                 assert torch.equal(trained.decode(expected), image[..., : x.shape[2], : x.shape[3]])
@@ -141,13 +141,13 @@ def test_a_pack_holds_the_new_blocks_and_opens_both_kinds_of_streams(
     assert isinstance(again, WidenedCodec) and again.method == "cawf"
     pixels = photographs[2][:96, :130]
     target = trained.compress(pixels)
-    with trained.blending("base"):
+    with trained.in_mode("base"):
         source = trained.compress(pixels)
     assert again.compress(pixels) == target
     for data in (target, source):
         assert np.array_equal(again.decompress(data), trained.decompress(data))
     assert not any("source" in name for name in trained.trained_state())
-    with pytest.raises(StreamError, match="leave out the blend base"):
+    with pytest.raises(StreamError, match="leave out the mode base"):
         again.decompress(target, "base")
     with pytest.raises(
         StreamError, match=r"bmshj2018_factorized_n64, quality 2 .*as adapted by cawf"

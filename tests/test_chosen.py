@@ -14,7 +14,7 @@ from lic_da.codecs.spec import CodecSpec
 from lic_da.data.datamodule import LabelledImage
 from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
-from lic_da.evaluation.measure import check_blends, measure
+from lic_da.evaluation.measure import check_modes, measure
 from lic_da.io.bitstream import MAX_ENTRIES, Stream, StreamError
 from lic_da.io.images import RGB, read_rgb, save_png
 from lic_da.methods import pack
@@ -41,7 +41,7 @@ def recovered(codec: AdaptedCodec, pixels: RGB, true: tuple[int, ...]) -> tuple[
         image = chosen.CodedImage(
             codec.synthesis, codec._synthesis, codec.memory, y_hat, original, lmbda=1.0
         )
-        found = image.best(codec.synthesis.blend_weights(y_hat))["chosen"]
+        found = image.best(codec.synthesis.mode_weights(y_hat))["chosen"]
     assert isinstance(found, tuple)
     return found
 
@@ -174,7 +174,7 @@ def test_the_mode_chosen_is_measured_where_it_is_asked_for(
     points = {
         p.blend: p
         for p in measure(
-            codec, [entry], run="r", blends=["base", "chosen", "weighted"], metrics=["psnr"]
+            codec, [entry], run="r", modes=["base", "chosen", "weighted"], metrics=["psnr"]
         )
     }
     own, gate = points["chosen"], points["weighted"]
@@ -182,9 +182,9 @@ def test_the_mode_chosen_is_measured_where_it_is_asked_for(
     assert own.string_bytes == gate.string_bytes and own.file_bytes == gate.file_bytes + 3
     assert own.bpp == pytest.approx(gate.bpp + 24 / (128 * 160))
     assert own.gate != gate.gate
-    check_blends(["base", "chosen", "weighted"], codec.blends, codec.blends_on_request)
-    with pytest.raises(UserError, match="Unknown blend 'chosen'"):
-        check_blends(["base", "chosen", "adapted"], ("adapted", "base"))
+    check_modes(["base", "chosen", "weighted"], codec.modes, codec.modes_on_request)
+    with pytest.raises(UserError, match="Unknown mode 'chosen'"):
+        check_modes(["base", "chosen", "adapted"], ("adapted", "base"))
 
 
 def test_the_command_line_writes_and_tells_a_chosen_v(

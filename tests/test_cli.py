@@ -145,13 +145,13 @@ def test_base_images_need_no_pack(
         call("decompress", "x.lic", "e.png")
 
 
-def test_blends_reach_the_decoder(folder: Path, adapted: AdaptedCodec) -> None:
+def test_modes_reach_the_decoder(folder: Path, adapted: AdaptedCodec) -> None:
     call("compress", "in/0.png", "x.lic")
     data = Path("x.lic").read_bytes()
-    for blend, domain in (("top1", None), ("oracle", "comic")):
+    for mode, domain in (("top1", None), ("oracle", "comic")):
         extra = ("--domain", domain) if domain else ()
-        call("decompress", "x.lic", f"{blend}.png", "--blend", blend, *extra)
-        assert np.array_equal(read_rgb(f"{blend}.png"), adapted.decompress(data, blend, domain))
+        call("decompress", "x.lic", f"{mode}.png", "--blend", mode, *extra)
+        assert np.array_equal(read_rgb(f"{mode}.png"), adapted.decompress(data, mode, domain))
 
 
 def test_png_and_webp_hold_the_same_pixels(folder: Path) -> None:
@@ -240,7 +240,7 @@ def test_the_default_pack_is_the_last_runs_unless_named(
         (("compress", "in", "lic", "--codec", CODEC, "--quality", 9), "Unknown quality '9'"),
         (("compress", "in", "lic", "--quality", 2), "--quality goes with --codec"),
         (("compress", "in", "lic", "--pack", "p", "--codec", CODEC), "either --pack or --codec"),
-        (("decompress", "lic", "o", "--blend", "best"), "Unknown blend 'best'"),
+        (("decompress", "lic", "o", "--blend", "best"), "Unknown mode 'best'"),
         (("decompress", "lic", "o", "--blend", "oracle"), "needs the name of a domain"),
         (("decompress", "lic", "o", "--domain", "cosmic"), "Unknown domain 'cosmic'. Did you mean"),
         (("decompress", "lic", "o", "--codec", CODEC, "--blend", "top1"), "alone has no adapters"),

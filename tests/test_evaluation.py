@@ -121,7 +121,7 @@ def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
     codec = AdaptedCodec.build(config, ["natural"])
     codec.memory = memory
     with encoder_latent(codec.model) as computed:
-        (point,) = measure(codec, [entry], run="run", blends=["base"], metrics=["psnr"])
+        (point,) = measure(codec, [entry], run="run", modes=["base"], metrics=["psnr"])
     assert len(computed) == 1 or memory < tiling.MEMORY
     x = to_tensor(photographs[0])[None].float().div(255)
     expected = estimated_bits(codec, x) / (height * width)
@@ -229,9 +229,9 @@ def test_what_was_coded_survives_a_kill(
     assert repr(measure_anchor(few, entries, left)) == repr(points)
 
 
-def point(domain: str, blend: str, psnr: float, gate: dict[str, float], seen: bool = True) -> Point:
+def point(domain: str, mode: str, psnr: float, gate: dict[str, float], seen: bool = True) -> Point:
     return Point(
-        run="r", codec="c", quality=3, lmbda=0.0067, method="adapters", blend=blend, domain=domain,
+        run="r", codec="c", quality=3, lmbda=0.0067, method="adapters", blend=mode, domain=domain,
         seen=seen, image=f"{domain}.png", width=64, height=64, string_bytes=100, file_bytes=139,
         bpp=0.2, bpp_estimated=0.19, psnr=psnr, ms_ssim=0.9, encode_s=0.1, decode_s=0.2, gate=gate,
     )  # fmt: skip
@@ -243,7 +243,7 @@ def test_points_survive_the_csv_file(tmp_path: Path) -> None:
     write_points(points, tmp_path / "rd_points.csv", ["a", "b"])
     header = (tmp_path / "rd_points.csv").read_text().splitlines()[0]
     assert header == (
-        "run,codec,quality,lmbda,method,blend,domain,seen,image,width,height,string_bytes,file_bytes,"
+        "run,codec,quality,lmbda,method,mode,domain,seen,image,width,height,string_bytes,file_bytes,"
         "bpp,bpp_estimated,psnr,ms_ssim,encode_s,decode_s,effort,psnr_base,gate_a,gate_b"
     )
     again = read_points(tmp_path / "rd_points.csv")
@@ -252,7 +252,7 @@ def test_points_survive_the_csv_file(tmp_path: Path) -> None:
         read_points(tmp_path / "nothing.csv")
 
 
-def test_a_method_is_judged_by_its_adapted_images_however_blends_are_listed() -> None:
+def test_a_method_is_judged_by_its_adapted_images_however_modes_are_listed() -> None:
     assert judged(["base", "adapted"]) == judged(b for b in ("base", "adapted")) == "adapted"
     assert judged(iter(["oracle", "base", "weighted"])) == "weighted"
     assert judged(iter(["base"])) is None

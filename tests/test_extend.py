@@ -112,9 +112,9 @@ def test_an_extended_pack_is_an_ordinary_pack_that_holds_the_earlier_one_bit_for
     assert set(summary["before_after"]) == set(EARLIER)
     points = read_points(Path("run/rd_points.csv"))
     for domain in EARLIER:
-        for blend in ("weighted", "top1", "oracle"):
-            values = summary["before_after"][domain][blend]
-            now = mean(p.psnr for p in points if (p.domain, p.blend) == (domain, blend))
+        for mode in ("weighted", "top1", "oracle"):
+            values = summary["before_after"][domain][mode]
+            now = mean(p.psnr for p in points if (p.domain, p.blend) == (domain, mode))
             assert values["after"] == now
             assert values["difference"] == values["after"] - values["before"]
         oracle = summary["before_after"][domain]["oracle"]
@@ -207,7 +207,7 @@ def test_oracle_decodes_earlier_domains_as_before_whatever_the_gate_does(
     earlier = AdaptedCodec.load("earlier")
     adapted = extend(earlier, ["other"])
     codes = [
-        measure(codec, test_images(data), run="r", blends=["oracle"], metrics=["psnr"])
+        measure(codec, test_images(data), run="r", modes=["oracle"], metrics=["psnr"])
         for codec in (earlier, adapted)
     ]
     assert [p.psnr for p in codes[0]] == [p.psnr for p in codes[1]]

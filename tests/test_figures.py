@@ -45,9 +45,9 @@ def saving(domain: str) -> str:
 
 
 def compared(target: str, method: str, column: str) -> str:
-    blend = "weighted" if method == "adapters" else "adapted"
+    mode = "weighted" if method == "adapters" else "adapted"
     file = "experiments/forgetting/comparison.csv"
-    number = value(file, column, target=target, method=method, blend=blend)
+    number = value(file, column, target=target, method=method, blend=mode)
     return f"{number:.2f}" if column == "decode_ratio" else signed(number)
 
 
@@ -112,8 +112,8 @@ def domains() -> set[str]:
         f"experiments/added_domain/{name}.csv" for name in ("results", "before_after")
     )
 
-    def psnr(run: str, blend: str = "weighted") -> float:
-        return value(results, "psnr", run=run, domain="clipart", blend=blend)
+    def psnr(run: str, mode: str = "weighted") -> float:
+        return value(results, "psnr", run=run, domain="clipart", blend=mode)
 
     joint = value(results, "gain", run="from the start", domain="clipart", blend="weighted")
     extended = value(results, "gain", run="extended, replay", domain="clipart", blend="weighted")
@@ -137,8 +137,8 @@ def methods() -> set[str]:
     ratios = {f"| {compared('sketch', m, 'decode_ratio')} |" for m in ("adapters", "cawf")}
     few = "experiments/few_images/results.csv"
 
-    def gain(images: int, column: str, method: str, blend: str) -> float:
-        return value(few, column, method=method, blend=blend, train_images=images)
+    def gain(images: int, column: str, method: str, mode: str) -> float:
+        return value(few, column, method=method, blend=mode, train_images=images)
 
     return (
         rows

@@ -58,7 +58,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, photographs: list[RGB]) -> P
         codec = disturb(AdaptedCodec.build(codec_config(quality), DOMAINS), 0.001)
         folder = root / "sweep" / f"q{quality}"
         folder.mkdir(parents=True)
-        summary = measure_into(folder, codec, entries, blends=["base", "weighted"])
+        summary = measure_into(folder, codec, entries, modes=["base", "weighted"])
         write_json(folder / "summary.json", summary)
         config = {"codec": codec_config(quality).settings(), "domains": ["sketch"], "seed": 0}
         config |= {"data": {"source": "natural", "data_dir": "data"}}
@@ -98,8 +98,8 @@ def test_bd_rates_from_exported_curves_are_those_of_the_sweep(sweep: Path, tmp_p
             rows = [r for r in csv.DictReader(file) if r["anchor"] == "base"]
         for row in rows:
             curves = []
-            for blend in ("base", row["blend"]):
-                own = curve(tmp_path / "curves" / f"{row['domain']}_{blend}.json")["results"]
+            for mode in ("base", row["blend"]):
+                own = curve(tmp_path / "curves" / f"{row['domain']}_{mode}.json")["results"]
                 scores = to_db[key](torch.tensor(own[key], dtype=torch.float64)).tolist()
                 curves += [own["bpp"], scores]
             again = bjontegaard.bd_rate(
@@ -143,7 +143,7 @@ def test_one_file_is_a_curve_over_all_seen_images(sweep: Path, tmp_path: Path) -
 def test_what_there_is_not_is_named(sweep: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ((sweep, tmp_path / "x.json", "--domain", "clipart"), "Unknown domain 'clipart'"),
-        ((sweep, tmp_path / "x.json", "--blend", "oracle"), "Unknown blend 'oracle' for domain"),
+        ((sweep, tmp_path / "x.json", "--blend", "oracle"), "Unknown mode 'oracle' for domain"),
         ((sweep, tmp_path / "x.json", "--series", "other"), "Unknown series 'other'"),
         ((sweep, tmp_path / "x", "--name", "mine"), r"let OUT end in \.json"),
         ((tmp_path / "nothing", tmp_path / "x.json"), "There is no sweep"),
@@ -222,14 +222,14 @@ def packs(tmp_path_factory: pytest.TempPathFactory, photographs: list[RGB]) -> P
     return root
 
 
-@pytest.mark.parametrize("blend", ["weighted", "base"])
-def test_eval_model_measures_a_pack_as_we_do(packs: Path, blend: str) -> None:
+@pytest.mark.parametrize("mode", ["weighted", "base"])
+def test_eval_model_measures_a_pack_as_we_do(packs: Path, mode: str) -> None:
     codec = pack.load(packs / "q3")
-    model = PackModel(packs / "q3", blend)
-    files = sorted((packs / "images").glob("*/*.png" if blend == "weighted" else "few/*.png"))
+    model = PackModel(packs / "q3", mode)
+    files = sorted((packs / "images").glob("*/*.png" if mode == "weighted" else "few/*.png"))
     entries = [entry(file, "natural", 256) for file in files]
-    ours = measure(codec, entries, run="r", blends=[blend], metrics=[])
-    assert len(ours) == (10 if blend == "weighted" else 2)
+    ours = measure(codec, entries, run="r", modes=[mode], metrics=[])
+    assert len(ours) == (10 if mode == "weighted" else 2)
     for file, point in zip(files, ours, strict=True):
         theirs = inference(model, read_image(file))
         assert theirs["bpp"] == pytest.approx(point.bpp, abs=1e-4)
@@ -249,7 +249,7 @@ def test_registered_packs_are_models_of_compressais_command(
     table = json.loads(capsys.readouterr().out)
     assert json.loads(next(tmp_path.glob("*.json")).read_text()) == table
     entries = [entry(file, "natural", 256) for file in sorted(images.iterdir())]
-    ours = measure(pack.load(packs / "q3"), entries, run="r", blends=["weighted"], metrics=[])
+    ours = measure(pack.load(packs / "q3"), entries, run="r", modes=["weighted"], metrics=[])
     for key, column in (("bpp", "bpp"), ("psnr-rgb", "psnr")):
         mean = sum(getattr(p, column) for p in ours) / len(ours)
         assert table["results"][key] == [pytest.approx(mean, abs=1e-4)]
@@ -260,8 +260,8 @@ def test_registered_packs_are_models_of_compressais_command(
         eval_model(["pretrained", str(images), "-a", "mine", "-q", "3"])
 
 
-def test_a_blend_that_a_pack_has_not_is_refused(packs: Path) -> None:
-    with pytest.raises(UserError, match="Unknown blend 'adapted'"):
+def test_a_mode_that_a_pack_has_not_is_refused(packs: Path) -> None:
+    with pytest.raises(UserError, match="Unknown mode 'adapted'"):
         PackModel(packs / "q3", "adapted")
     with pytest.raises(UserError, match="needs the name of a domain"):
         PackModel(packs / "q3", "oracle")

@@ -52,7 +52,7 @@ def test_files_of_a_hundred_images_score_as_measured(
         names[name] = entry.path
         (tmp_path / "in" / entry.domain).mkdir(parents=True, exist_ok=True)
         shutil.copy(entry.path, tmp_path / "in" / name)
-    measure_into(tmp_path / "run", adapted, entries, blends=["base", "weighted"], metrics=["psnr"])
+    measure_into(tmp_path / "run", adapted, entries, modes=["base", "weighted"], metrics=["psnr"])
     expected = {(p.image, p.blend): p.psnr for p in read_points(tmp_path / "run" / "rd_points.csv")}
 
     said = lic_da("compress", tmp_path / "in", tmp_path / "lic", "--pack", tmp_path / "pack")
@@ -62,10 +62,10 @@ def test_files_of_a_hundred_images_score_as_measured(
 
     for (name, path), entry in zip(names.items(), entries, strict=True):
         original = torch.from_numpy(read_rgb(path)).permute(2, 0, 1)
-        for blend in ("base", "weighted"):
-            decoded = read_rgb((tmp_path / blend / name).with_suffix(".png"))
+        for mode in ("base", "weighted"):
+            decoded = read_rgb((tmp_path / mode / name).with_suffix(".png"))
             psnr, _ = score(torch.from_numpy(decoded).permute(2, 0, 1), original, ms_ssim=False)
-            assert f"{psnr:.6g}" == f"{expected[entry.info.name, blend]:.6g}", name
+            assert f"{psnr:.6g}" == f"{expected[entry.info.name, mode]:.6g}", name
         stream = Stream.read((tmp_path / "lic" / name).with_suffix(".lic"))
         with torch.inference_mode():
             coded = base.compress(pad(as_batch(read_rgb(path)), 16))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lic_da.adapters import merge
-from lic_da.adapters.synthesis import BLENDS, without_tiny
+from lic_da.adapters.synthesis import MODES, without_tiny
 from lic_da.codecs.models.convolutions import Convolution
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
@@ -45,16 +45,16 @@ def test_only_adapters_that_contribute_are_touched(
     codec = built()
     data = codec.compress(photographs[0])
     v = list(codec.gate_weights(Stream.from_bytes(data)).values())
-    for blend, domain, count in (
+    for mode, domain, count in (
         ("base", None, 0),
         ("oracle", "comic", 1),
         ("top1", None, 1),
         ("weighted", None, 3),
     ):
         touched.clear()
-        codec.decompress(data, blend, domain)
-        assert len(touched) == SITES * count, blend
-        if blend == "oracle":
+        codec.decompress(data, mode, domain)
+        assert len(touched) == SITES * count, mode
+        if mode == "oracle":
             own = codec.synthesis.bank.adapters["comic"]
             assert set(touched) == set(own.children())  # type: ignore[operator]
     touched.clear()
@@ -128,23 +128,23 @@ def test_merged_adapters_equal_the_formula_for_every_bundled_codec_and_mode(
 ) -> None:
     codec = disturb(AdaptedCodec.build(codec_config(name=name), DOMAINS))
     stream = Stream.from_bytes(codec.compress(photographs[0]))
-    for blend in BLENDS:
-        with codec.synthesis.blending(blend, "sketch" if blend == "oracle" else None):
+    for mode in MODES:
+        with codec.synthesis.in_mode(mode, "sketch" if mode == "oracle" else None):
             merged = codec.decode(stream)
             with by_formula():
-                assert (codec.decode(stream) - merged).abs().max() < 1e-5, blend
+                assert (codec.decode(stream) - merged).abs().max() < 1e-5, mode
 
 
 @pytest.mark.parametrize("changes", [{}, LOW_RANK, {"sites": "all"}, {**LOW_RANK, "sites": "all"}])
-@pytest.mark.parametrize("blend", ["weighted", "top1", "oracle"])
+@pytest.mark.parametrize("mode", ["weighted", "top1", "oracle"])
 def test_merged_adapters_equal_the_formula_on_real_images(
-    photographs: list[RGB], changes: dict[str, object], blend: str
+    photographs: list[RGB], changes: dict[str, object], mode: str
 ) -> None:
     codec = built(**changes)
     stream = Stream.from_bytes(codec.compress(photographs[0]))
-    with codec.synthesis.blending(blend, "sketch" if blend == "oracle" else None):
+    with codec.synthesis.in_mode(mode, "sketch" if mode == "oracle" else None):
         merged = codec.decode(stream)
         with by_formula():
             assert (codec.decode(stream) - merged).abs().max() < 1e-5
-    with codec.synthesis.blending("base"):
+    with codec.synthesis.in_mode("base"):
         assert (codec.decode(stream) - merged).abs().max() > 1e-3

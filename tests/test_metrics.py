@@ -176,10 +176,10 @@ def with_scores(*names: str) -> list[Series]:
     return series_of(runs)
 
 
-def bd_by_hand(series: Series, domain: str, blend: str) -> float:
+def bd_by_hand(series: Series, domain: str, mode: str) -> float:
     """BD-rate at equal MS-SSIM against the base, of images that have it, from the points alone."""
     curves = []
-    for which in ("base", blend):
+    for which in ("base", mode):
         bpp, quality = [], []
         for run in series.runs:
             own = [p for p in run.points if (p.domain, p.blend) == (domain, which)]

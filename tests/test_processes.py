@@ -115,8 +115,8 @@ def test_two_processes_end_as_one_with_batches_of_twice_the_size(tmp_path: Path)
         measured, expected = (summary["domains"][domain]["psnr"] for summary in (two, one))
         # The processes have fewer threads each, which round sums otherwise.
         assert measured["base"] == pytest.approx(expected["base"], abs=1e-5)
-        for blend in ("weighted", "top1", "oracle"):
-            assert abs(measured[blend] - expected[blend]) < 0.02
+        for mode in ("weighted", "top1", "oracle"):
+            assert abs(measured[mode] - expected[mode]) < 0.02
         # Means over the same five images, each once: of four, or of one twice, they would differ.
         means = [
             [float(row[f"val/psnr_base/{domain}"]) for row in rows]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import lic_da.config
 from lic_da.adapters.kinds import LowRank
-from lic_da.adapters.synthesis import BLENDS
+from lic_da.adapters.synthesis import MODES
 from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.models.fast import ChannelsLast
@@ -40,7 +40,7 @@ from lic_da.methods.adapters.codec import (
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.registry import MODELS
 from tests.conftest import DOMAINS, by_formula, codec_config, disturb, scribbles
-from tests.test_adaptation import as_batch, blending_domain
+from tests.test_adaptation import as_batch, mode_domain
 
 PUBLISHED = (
     "bmshj2018_factorized",
@@ -145,8 +145,8 @@ def test_untrained_adapters_leave_published_codecs_alone(
     assert list(stream.strings) == [strings[0] for strings in coded["strings"]]
     assert stream.string_bytes > 50  # more than an empty latent
     images = []
-    for blend in BLENDS:
-        with published.synthesis.blending(blend, blending_domain(blend)):
+    for mode in MODES:
+        with published.synthesis.in_mode(mode, mode_domain(mode)):
             images.append(published.decode(stream))
     assert all(torch.equal(image, images[0]) for image in images)
     # Layers that are known to be are computed in another order (lic_da.codecs.models.fast); of the others

@@ -47,9 +47,9 @@ def codec_of(kind: str) -> AdaptedCodec:
     return disturb(AdaptedCodec.build(REFINABLE[kind], DOMAINS), SLIGHT)
 
 
-def cost(codec: AdaptedCodec, data: bytes, pixels: RGB, blend: str | None = None) -> float:
+def cost(codec: AdaptedCodec, data: bytes, pixels: RGB, mode: str | None = None) -> float:
     """R + λ·255²·MSE·pixels of a file and the image that it decodes to."""
-    error = (codec.decompress(data, blend).astype(float) - pixels) ** 2
+    error = (codec.decompress(data, mode).astype(float) - pixels) ** 2
     return 8 * len(data) + codec.config.lmbda() * float(error.sum()) / 3
 
 
@@ -122,11 +122,11 @@ def test_no_image_gets_worse(photographs: list[RGB]) -> None:
         np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8),
     ):
         pixels = np.ascontiguousarray(pixels)
-        for blend in ("weighted", "base"):
-            with codec.blending(blend):
+        for mode in ("weighted", "base"):
+            with codec.in_mode(mode):
                 plain = codec.compress(pixels)
                 refined = codec.compress(pixels, effort=1)
-            assert cost(codec, refined, pixels, blend) <= cost(codec, plain, pixels, blend)
+            assert cost(codec, refined, pixels, mode) <= cost(codec, plain, pixels, mode)
 
 
 def test_where_refining_makes_the_stream_worse_it_is_left(
@@ -184,8 +184,8 @@ def test_a_table_of_measurements_tells_effort_and_what_the_base_decoder_makes_of
     height, width = photograph.shape[:2]
     image = ImageInfo("", file.name, "", "test", "", "", width, height)
     entry = LabelledImage(image, file, "clipart", -1)
-    blends = ("base", "weighted", "top1")
-    made = measure(codec, [entry], run="r", blends=blends, metrics=["psnr"], effort=1)
+    modes = ("base", "weighted", "top1")
+    made = measure(codec, [entry], run="r", modes=modes, metrics=["psnr"], effort=1)
     write_points(made, tmp_path / "rd_points.csv", DOMAINS)
     points = {p.blend: p for p in read_points(tmp_path / "rd_points.csv")}
     assert {b: p.effort for b, p in points.items()} == {"base": 0, "weighted": 1, "top1": 1}
@@ -193,8 +193,8 @@ def test_a_table_of_measurements_tells_effort_and_what_the_base_decoder_makes_of
     assert points["base"].file_bytes == len(codec.compress(photograph))
     assert points["weighted"].file_bytes == points["top1"].file_bytes == len(refined)
     by_base = psnr(codec.decompress(refined, "base"), photograph)
-    for blend in ("weighted", "top1"):
-        assert points[blend].psnr_base == pytest.approx(by_base, abs=1e-4)
+    for mode in ("weighted", "top1"):
+        assert points[mode].psnr_base == pytest.approx(by_base, abs=1e-4)
     assert math.isnan(points["base"].psnr_base)
     summary = {"codec": "c", "quality": 3, **summarise(list(points.values()), DOMAINS)}
     row = summary["domains"]["clipart"]

@@ -50,19 +50,19 @@ def run_of(quality: int, targets: list[str], shift: float = 0.0) -> Run:
         seen = domain in ("natural", *targets)
         for i in range(IMAGES):
             base = 26 + 1.6 * quality + 0.7 * i - number
-            for blend in ("base", "weighted", "top1", "oracle"):
-                if blend == "oracle" and not seen:
+            for mode in ("base", "weighted", "top1", "oracle"):
+                if mode == "oracle" and not seen:
                     continue
-                gain = {"base": 0.0, "weighted": 0.5, "top1": 0.45, "oracle": 0.55}[blend]
-                gain *= (number - 0.05 * i) + shift if blend != "base" else 0
+                gain = {"base": 0.0, "weighted": 0.5, "top1": 0.45, "oracle": 0.55}[mode]
+                gain *= (number - 0.05 * i) + shift if mode != "base" else 0
                 v = {d: 0.8 if d == domain else 0.2 / len(targets) for d in ("natural", *targets)}
                 points.append(
                     Point(
                         run=f"q{quality}", codec="c", quality=quality, lmbda=0.01, method="adapters",
-                        blend=blend, domain=domain, seen=seen, image=f"{domain}/{i}.png", width=64,
+                        mode=mode, domain=domain, seen=seen, image=f"{domain}/{i}.png", width=64,
                         height=64, string_bytes=100, file_bytes=139, bpp=0.07 * 1.6**quality,
                         bpp_estimated=0.1, psnr=base + gain, ms_ssim=math.nan, encode_s=0.1,
-                        decode_s=0.1, gate={} if blend == "base" else v,
+                        decode_s=0.1, gate={} if mode == "base" else v,
                     )
                 )  # fmt: skip
     config = {
@@ -201,10 +201,10 @@ def test_the_report_shows_the_numbers_of_the_csv_without_errors_or_requests(
             for b in ("weighted", "top1", "oracle")
         ]
         assert cells == [str(IMAGES), *expected, displayed(own["weighted", "base"]["bd_psnr_db"])]
-        for blend in ("base", "weighted"):
-            row = f"#anchors tr[data-domain={domain}][data-blend={blend}] td"
+        for mode in ("base", "weighted"):
+            row = f"#anchors tr[data-domain={domain}][data-mode={mode}] td"
             cells = v.page.locator(row).all_inner_texts()
-            assert cells[1:] == [displayed(own[blend, "JPEG"]["bd_rate_percent"])]
+            assert cells[1:] == [displayed(own[mode, "JPEG"]["bd_rate_percent"])]
         compared += 1
     assert compared == 3
     # every domain's chart has its curves, with the points of the data

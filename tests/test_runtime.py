@@ -80,18 +80,18 @@ def test_latents_are_those_of_torch_and_images_within_one_level(
         # Symbols are those of the stream's checksum, or this raises; means are rounded once to float32.
         y_hat, theirs_too = decoder.latent(stream), codec.latent(stream)[0].numpy()
         assert np.abs(y_hat - theirs_too).max() <= (0 if name == CODEC else 1e-6)
-        for blend, domain in (
+        for mode, domain in (
             ("weighted", None),
             ("top1", None),
             ("oracle", "comic"),
             ("base", None),
         ):
-            expected = codec.decompress(stream, blend, domain)
-            assert levels(decoder.decompress(stream, blend, domain), expected) <= 1
+            expected = codec.decompress(stream, mode, domain)
+            assert levels(decoder.decompress(stream, mode, domain), expected) <= 1
             adapted = max(adapted, levels(expected, codec.decompress(stream, "base")))
         own, theirs = decoder.gate_weights(stream), codec.gate_weights(stream)
         assert own == pytest.approx(theirs, abs=1e-5)
-    assert adapted > 1  # else blends could be mistaken for one another
+    assert adapted > 1  # else modes could be mistaken for one another
 
 
 @pytest.mark.parametrize("name", (CODEC, MEAN_SCALE))
@@ -134,7 +134,7 @@ def test_a_signalled_v_is_written_and_used(tmp_path: Path, photographs: list[RGB
     assert own.v is not None and own.v == Stream.from_bytes(data).v
     assert levels(decoder.decompress(data), codec.decompress(data)) <= 1
     with pytest.raises(StreamError, match="carries no weights"):
-        decoder.decompress(encoder.compress(photographs[0], blend="base"), "weighted")
+        decoder.decompress(encoder.compress(photographs[0], mode="base"), "weighted")
 
 
 def test_a_v_that_the_encoder_has_chosen_is_used(packs: Packs, photographs: list[RGB]) -> None:
@@ -350,12 +350,12 @@ def test_manifests_that_nobody_wrote_are_refused_in_words(
         Decoder(copied)
 
 
-def test_unknown_blends_and_domains_are_refused(copied: Path) -> None:
+def test_unknown_modes_and_domains_are_refused(copied: Path) -> None:
     decoder = Decoder(copied)
-    for blend, domain, words in (
-        ("mean", None, "Unknown blend"),
+    for mode, domain, words in (
+        ("mean", None, "Unknown mode"),
         ("oracle", None, "needs the name"),
         ("oracle", "clipart", "Unknown domain"),
     ):
         with pytest.raises(UserError, match=words):
-            decoder.check_blend(blend, domain)
+            decoder.check_mode(mode, domain)

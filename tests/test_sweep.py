@@ -225,7 +225,7 @@ def check_summary_run(world: World, run: OfflineRun) -> None:
     for row in table(world.folder / "bd_rate.csv"):
         if row["anchor"] != "base" or row["interpolation"] != "akima":
             continue
-        name = f"{row['domain']}/{row['blend']}"
+        name = f"{row['domain']}/{row['mode']}"
         assert run.logged(f"bd_rate/{name}") == pytest.approx(
             float(row["bd_rate_percent"]), abs=1e-4
         )
@@ -275,8 +275,8 @@ def test_methods_with_rates_of_their_own_stand_beside_the_others(world: World) -
     points = {(p.domain, p.image, p.blend): p for p in read_points(folder / "rd_points.csv")}
     by_rate = [
         f"{base.psnr:.2f} dB at {base.bpp:.3f} bpp → {own.psnr:.2f} dB at {own.bpp:.3f} bpp"
-        for (domain, image, blend), base in points.items()
-        if blend == "base"
+        for (domain, image, mode), base in points.items()
+        if mode == "base"
         for own in [points[domain, image, "adapted"]]
     ]
     assert any(told in html for told in by_rate), by_rate

@@ -10,7 +10,7 @@ import torch
 from compressai.layers import AttentionBlock, ResidualBlock
 from torch import nn
 
-from lic_da.adapters.synthesis import BLENDS
+from lic_da.adapters.synthesis import MODES
 from lic_da.codecs.spatial import tiling
 from lic_da.io.images import RGB
 from lic_da.methods.adapters.codec import AdaptedCodec
@@ -32,15 +32,15 @@ def in_tiles(codec: AdaptedCodec, side: int) -> AdaptedCodec:
     return dataclasses.replace(codec, memory=memory)
 
 
-@pytest.mark.parametrize(("side", "blend"), [*((8, blend) for blend in BLENDS), (11, "weighted")])
+@pytest.mark.parametrize(("side", "mode"), [*((8, mode) for mode in MODES), (11, "weighted")])
 def test_tiled_decoding_differs_by_float_rounding_at_most(
-    codec: AdaptedCodec, photographs: list[RGB], side: int, blend: str
+    codec: AdaptedCodec, photographs: list[RGB], side: int, mode: str
 ) -> None:
-    domain = "sketch" if blend == "oracle" else None
-    for pixels in photographs[: 2 if blend == "weighted" else 1]:
+    domain = "sketch" if mode == "oracle" else None
+    for pixels in photographs[: 2 if mode == "weighted" else 1]:
         data = codec.compress(pixels)
-        whole = codec.decompress(data, blend, domain)
-        tiled = in_tiles(codec, side).decompress(data, blend, domain)
+        whole = codec.decompress(data, mode, domain)
+        tiled = in_tiles(codec, side).decompress(data, mode, domain)
         assert np.abs(whole.astype(int) - tiled).max() <= 1
         assert (whole != tiled).mean() < 1e-4
         assert whole.shape == pixels.shape

@@ -103,7 +103,7 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
     trained = load_file(folder / "pack" / "adapters.safetensors")
     assert all(v.abs().sum() > 0 for k, v in trained.items() if k.startswith("bank."))
 
-    # every test image, seen and unseen, with every blend that makes sense
+    # every test image, seen and unseen, with every mode that makes sense
     points = read_points(folder / "rd_points.csv")
     assert {(p.domain, p.blend) for p in points} == {
         *((d, b) for d in ("photos", "lines") for b in ("base", "weighted", "top1", "oracle")),

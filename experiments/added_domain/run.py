@@ -36,7 +36,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Result:
-    """Test images of a domain, decoded with a blend after a run: PSNR, gain over the base codec in dB."""
+    """Test images of a domain, decoded with a mode after a run: PSNR, gain over the base codec in dB."""
 
     run: str
     domain: str
@@ -72,25 +72,25 @@ def results(label: str, summary: dict[str, Any]) -> list[Result]:
     """A run's rows of results.csv."""
     return [
         Result(
-            *(label, domain, blend, row["images"], row["psnr"][blend], gain),
+            *(label, domain, mode, row["images"], row["psnr"][mode], gain),
             row.get("gate_accuracy"),
         )
         for domain, row in summary["domains"].items()
-        for blend, gain in row["gain"].items()
+        for mode, gain in row["gain"].items()
     ]
 
 
 def changes(label: str, summary: dict[str, Any]) -> list[Change]:
     """A run's rows of before_after.csv; none if it extends nothing."""
     return [
-        Change(label, domain, blend, values["before"], values["after"], values["difference"])
-        for domain, blends in summary.get("before_after", {}).items()
-        for blend, values in blends.items()
+        Change(label, domain, mode, values["before"], values["after"], values["difference"])
+        for domain, modes in summary.get("before_after", {}).items()
+        for mode, values in modes.items()
     ]
 
 
 def plot(found: list[Result], kept: list[Change], path: Path) -> None:
-    """Gains of the weighted blend a domain and run, and what the extensions changed."""
+    """Gains of the weighted mode a domain and run, and what the extensions changed."""
     figure, (gains, change) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
     by_run = {
         label: [r for r in found if (r.run, r.blend) == (label, "weighted")] for label in SETTINGS

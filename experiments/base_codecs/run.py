@@ -64,7 +64,7 @@ def learned(codec: str, images: Sequence[LabelledImage], console: Console) -> li
             AdaptedCodec.build(spec.at_quality(quality), [SOURCE_DOMAIN]),
             images,
             run="base",
-            blends=["base"],
+            modes=["base"],
             metrics=["psnr"],
             console=console,
         )

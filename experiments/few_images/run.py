@@ -71,16 +71,16 @@ def results(method: str, all_images: int) -> list[Result]:
     base = {domain: base_curve(domain) for domain in (SOURCE, TARGET)}
     found = []
     for run in common.finished(RUNS / method):
-        for blend in ("weighted", "oracle") if method == "adapters" else ("adapted",):
+        for mode in ("weighted", "oracle") if method == "adapters" else ("adapted",):
             gains, figures = {}, {}
             for domain, curve in base.items():
                 row = run.summary["domains"][domain]
-                figures[domain] = row["bpp"], row["psnr"][blend]
-                gains[domain] = row["psnr"][blend] - float(curve(math.log(row["bpp"])))
+                figures[domain] = row["bpp"], row["psnr"][mode]
+                gains[domain] = row["psnr"][mode] - float(curve(math.log(row["bpp"])))
             count = run.config["data"]["train_images"] or all_images
             found.append(
                 Result(
-                    *(method, blend, count, *figures[TARGET]),
+                    *(method, mode, count, *figures[TARGET]),
                     gain=gains[TARGET],
                     source_gain=gains[SOURCE],
                 )
@@ -89,7 +89,7 @@ def results(method: str, all_images: int) -> list[Result]:
 
 
 def write(found: list[Result], folder: Path) -> None:
-    """results.csv, a row a method, blend and number of images, and gains.png."""
+    """results.csv, a row a method, mode and number of images, and gains.png."""
     common.write_table(folder / "results.csv", found, ".4f")
     plot(found, folder / "gains.png")
 
@@ -98,13 +98,13 @@ def plot(found: list[Result], path: Path) -> None:
     """Gain on the target and on the source, over the number of images."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
     for axis, value, domain in zip(axes, ("gain", "source_gain"), (TARGET, SOURCE), strict=True):
-        for method, blend in dict.fromkeys((r.method, r.blend) for r in found):
-            own = [r for r in found if (r.method, r.blend) == (method, blend)]
+        for method, mode in dict.fromkeys((r.method, r.blend) for r in found):
+            own = [r for r in found if (r.method, r.blend) == (method, mode)]
             axis.semilogx(
                 [r.train_images for r in own],
                 [getattr(r, value) for r in own],
-                "o--" if blend == "oracle" else "o-",
-                label=method if blend == "adapted" else f"{method}, {blend}",
+                "o--" if mode == "oracle" else "o-",
+                label=method if mode == "adapted" else f"{method}, {mode}",
             )
         axis.axhline(0, color="grey", linewidth=0.8)
         axis.set_xticks(ticks := sorted({r.train_images for r in found}), map(str, ticks))

@@ -102,18 +102,18 @@ def rows(sweep: Path) -> Iterator[Row]:
         of_series = [r for r in savings([series]) if r.interpolation == "akima"]
         summaries = [run.summary["compatibility"] for run in series.runs]
         for target in series.trained[1:]:
-            for blend in series.blends(target):
-                if blend in ("base", "top1"):
+            for mode in series.modes(target):
+                if mode in ("base", "top1"):
                     continue
                 opened = [c for c in summaries if c["old_streams_decoded"]]
                 changes = [c["psnr_of_old_streams"] - c["psnr_base"] for c in opened]
                 yield Row(
                     target=target,
                     method=series.method,
-                    blend=blend,
+                    blend=mode,
                     trained_on="+".join(series.trained[1:]),
-                    target_bd_rate=rate(of_series, target, blend),
-                    source_bd_rate=rate(of_series, series.source, blend),
+                    target_bd_rate=rate(of_series, target, mode),
+                    source_bd_rate=rate(of_series, series.source, mode),
                     images=sum(c["images"] for c in summaries),
                     old_streams_decoded=sum(c["old_streams_decoded"] for c in summaries),
                     psnr_of_old_streams_change=sum(changes) / len(changes) if changes else None,
@@ -124,9 +124,9 @@ def rows(sweep: Path) -> Iterator[Row]:
                 )
 
 
-def rate(rows: list[Saving], domain: str, blend: str) -> float:
-    """BD-rate of a domain and blend."""
-    (row,) = (r for r in rows if (r.domain, r.blend) == (domain, blend))
+def rate(rows: list[Saving], domain: str, mode: str) -> float:
+    """BD-rate of a domain and mode."""
+    (row,) = (r for r in rows if (r.domain, r.blend) == (domain, mode))
     return row.bd_rate_percent
 
 
@@ -142,10 +142,10 @@ def means(sweep: Path) -> Iterator[Mean]:
     for series in finished(sweep):
         own = series.method, "+".join(series.trained[1:])
         for domain in series.domains:
-            for blend in series.blends(domain):
-                c = curve(series.points(domain, blend))
+            for mode in series.modes(domain):
+                c = curve(series.points(domain, mode))
                 for run, bpp, psnr in zip(series.runs, c.bpp, c.psnr, strict=True):
-                    yield Mean(*own, domain, blend, run.quality, bpp, psnr)
+                    yield Mean(*own, domain, mode, run.quality, bpp, psnr)
 
 
 def updated(
@@ -169,9 +169,9 @@ def updated(
 
 def name(row: Row) -> str:
     """The row in words."""
-    blend = "" if row.blend == "adapted" else f" {row.blend}"
+    mode = "" if row.blend == "adapted" else f" {row.blend}"
     joint = ", jointly" if "+" in row.trained_on and row.method != "adapters" else ""
-    return f"{row.method}{blend}{joint}"
+    return f"{row.method}{mode}{joint}"
 
 
 def plot(comparison: list[Row], path: Path) -> None:

@@ -55,8 +55,8 @@ def coded(codec: AdaptedCodec, pixels: RGB, domain: str, name: str, effort: int)
     data = codec.compress(pixels, effort=effort)
     seconds = time.perf_counter() - began
     errors = [
-        float(((codec.decompress(data, blend).astype(float) - pixels) ** 2).sum())
-        for blend in ("weighted", "base")
+        float(((codec.decompress(data, mode).astype(float) - pixels) ** 2).sum())
+        for mode in ("weighted", "base")
     ]
     psnr, psnr_base = (10 * float(np.log10(255**2 * pixels.size / error)) for error in errors)
     cost, cost_base = (8 * len(data) + codec.config.lmbda() * error / 3 for error in errors)

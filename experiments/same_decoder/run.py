@@ -25,7 +25,7 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
 DOMAINS = ("natural", "sketch", "comic", "clipart")
-BLENDS = ("base", "weighted", "chosen")
+MODES = ("base", "weighted", "chosen")
 LOSSES = (0.05, 0.005)  # dB below the base that are counted
 
 
@@ -137,7 +137,7 @@ def main(pack: Path | None = None, data: Path = Path("data"), per_domain: int = 
         entries += enumerate(own)
     found: list[Image] = []
     for _, image in sorted(entries, key=lambda numbered: numbered[0]):  # of all domains in turn
-        found += images(measure(codec, [image], run="run", blends=BLENDS, metrics=["psnr"]))
+        found += images(measure(codec, [image], run="run", modes=MODES, metrics=["psnr"]))
         print(found[-1], flush=True)
         write("chosen.csv", [asdict(i) for i in found])
     write("table.csv", rows(found))

@@ -84,7 +84,7 @@ def measured(codec: AdaptedCodec, entry: LabelledImage, side: int) -> Image:
         error = (decoded.double() - pixels.double()).square().mean().item()
         return 10 * math.log10(255**2 / max(error, 1e-3))
 
-    with synthesis.blending("base"):
+    with synthesis.in_mode("base"):
         base = psnr(synthesis(y_hat))
     calibrated = psnr(synthesis(y_hat))
     synthesis.trust = None

@@ -3,7 +3,7 @@
 ::
 
               ┌──────┐ logits            v
-    ŷ ──┬────►│ gate ├────────► blend ───────┐
+    ŷ ──┬────►│ gate ├────────► mode ────────┐
         │     └──────┘                       ▼
         │     ┌───────┐   ┌────────┐   ┌────────┐
         └────►│ g_s 0 ├ … ┤ site 3 ├ … ┤ site 6 ├──► x̂
@@ -30,11 +30,11 @@ from lic_da.adapters.sites import Site
 from lic_da.codecs.models.gdn import freeze_gdn
 from lic_da.errors import UserError, unknown
 
-BLENDS = ("weighted", "top1", "oracle", "base")
+MODES = ("weighted", "top1", "oracle", "base")
 """v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
 
 CHOSEN = "chosen"
-"""The blend of an encoder that searches the v of each image; to a decoder it is ``weighted``."""
+"""The mode of an encoder that searches the v of each image; to a decoder it is ``weighted``."""
 
 
 class AdaptedSynthesis(nn.Module):
@@ -48,7 +48,7 @@ class AdaptedSynthesis(nn.Module):
         kind: of the adapters.
         gate_mid: channels inside the gate.
         gate_input: what it reads.
-        threshold: the blend ``weighted`` leaves out adapters whose v is below it; the largest stays.
+        threshold: the mode ``weighted`` leaves out adapters whose v is below it; the largest stays.
         calibration: ``learned``: ``weighted`` takes v times a factor, which is 1 until it is fitted.
 
     Attributes:
@@ -78,7 +78,7 @@ class AdaptedSynthesis(nn.Module):
         self.gate_input = gate_input
         self.threshold = threshold
         self.trust = Trust(gate_mid) if calibration == "learned" else None
-        self.blend = "weighted"
+        self.mode = "weighted"
         self.domain: str | None = None
         self.last_v: Tensor | None = None
         self._merged: list[MergedWeights | None] = [MergedWeights() for _ in sites]
@@ -90,39 +90,39 @@ class AdaptedSynthesis(nn.Module):
         return self
 
     @contextmanager
-    def blending(self, blend: str, domain: str | None = None) -> Iterator[None]:
-        """Use another blend inside the block.
+    def in_mode(self, mode: str, domain: str | None = None) -> Iterator[None]:
+        """Use another mode inside the block.
 
         Args:
-            blend: one of ``BLENDS``, or ``CHOSEN``.
+            mode: one of ``MODES``, or ``CHOSEN``.
             domain: name of the domain, for ``oracle``.
 
         Raises:
-            UserError: unknown blend or domain, or ``oracle`` without a domain.
+            UserError: unknown mode or domain, or ``oracle`` without a domain.
         """
-        check_blend(blend, domain, self.domains)
-        before = self.blend, self.domain
-        self.blend, self.domain = blend, domain
+        check_mode(mode, domain, self.domains)
+        before = self.mode, self.domain
+        self.mode, self.domain = mode, domain
         try:
             yield
         finally:
-            self.blend, self.domain = before
+            self.mode, self.domain = before
 
     @property
     def needs_gate(self) -> bool:
-        """Whether the current blend is made of the gate's v."""
-        return self.blend in ("weighted", "top1", CHOSEN)
+        """Whether the current mode is made of the gate's v."""
+        return self.mode in ("weighted", "top1", CHOSEN)
 
-    def blend_weights(self, y_hat: Tensor, signalled: Tensor | None = None) -> Tensor | None:
-        """V of shape ``(B, K+1)`` for the current blend, or None for ``base``.
+    def mode_weights(self, y_hat: Tensor, signalled: Tensor | None = None) -> Tensor | None:
+        """V of shape ``(B, K+1)`` for the current mode, or None for ``base``.
 
         Args:
             y_hat: decoded latents, ``(B, M, H, W)``.
             signalled: v as the encoder has sent it, for a gate that reads y.
         """
-        if self.blend == "base":
+        if self.mode == "base":
             return None
-        if self.blend == "oracle":
+        if self.mode == "oracle":
             assert self.domain is not None
             label = self.domains.index(self.domain)
             return one_hot(torch.full((len(y_hat),), label, device=y_hat.device), len(self.domains))
@@ -131,13 +131,13 @@ class AdaptedSynthesis(nn.Module):
             v = signalled
         elif self.gate_input == "signalled":
             raise RuntimeError("The gate reads y: its v must be given.")
-        elif self.trust is not None and self.blend != "top1":
+        elif self.trust is not None and self.mode != "top1":
             features = self.gate.features(y_hat)
             v = self.gate.classify(features).float().softmax(dim=1)
             trusted = self.trust(features)
         else:
             v = self.gate(y_hat).float().softmax(dim=1)
-        if self.blend == "top1":
+        if self.mode == "top1":
             return one_hot(v.argmax(dim=1), len(self.domains))
         v = without_tiny(v, self.threshold) if self.threshold else v
         return v if trusted is None else trusted * v
@@ -147,13 +147,13 @@ class AdaptedSynthesis(nn.Module):
 
         Args:
             y_hat: decoded latents, ``(B, M, H, W)``.
-            v: weights of the adapters, ``(B, K+1)``; None: as the blend says.
+            v: weights of the adapters, ``(B, K+1)``; None: as the mode says.
 
         Returns:
             Images ``(B, 3, H', W')``, not clamped.
         """
         if v is None:
-            v = self.blend_weights(y_hat)
+            v = self.mode_weights(y_hat)
         with self.mixed_by(v) as transform:
             decoded: Tensor = transform(y_hat)
         return decoded
@@ -197,11 +197,11 @@ def without_tiny(v: Tensor, threshold: float) -> Tensor:
     return kept / kept.sum(dim=1, keepdim=True)
 
 
-def check_blend(blend: str, domain: str | None, domains: Sequence[str]) -> None:
-    """Raise a UserError unless blend and domain go together."""
-    if blend not in (*BLENDS, CHOSEN):
-        raise unknown("blend", blend, (*BLENDS, CHOSEN))
-    if blend == "oracle" and domain is None:
-        raise UserError("The blend 'oracle' needs the name of a domain.")
+def check_mode(mode: str, domain: str | None, domains: Sequence[str]) -> None:
+    """Raise a UserError unless mode and domain go together."""
+    if mode not in (*MODES, CHOSEN):
+        raise unknown("mode", mode, (*MODES, CHOSEN))
+    if mode == "oracle" and domain is None:
+        raise UserError("The mode 'oracle' needs the name of a domain.")
     if domain is not None and domain not in domains:
         raise unknown("domain", domain, domains)

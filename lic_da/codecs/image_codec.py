@@ -1,7 +1,7 @@
 """Images to streams and back by a CompressAI codec, and what every such codec has in common.
 
 ``ImageCodec`` is what commands, measurements and packs work with. How a codec was adapted is its
-subclass's business: it lists its *blends*, the ways in which it can code, the one that it is judged by
+subclass's business: it lists its *modes*, the ways in which it can code, the one that it is judged by
 first. ``ModelCodec`` codes with one CompressAI model.
 """
 
@@ -53,8 +53,8 @@ class ImageCodec(ABC):
 
     Attributes:
         method: name of the method, for tables and packs.
-        blends: ways to code, the one that the method is judged by first; ``base`` is the unadapted codec.
-        blends_on_request: more of them, which take long and are measured only where they are asked for.
+        modes: ways to code, the one that the method is judged by first; ``base`` is the unadapted codec.
+        modes_on_request: more of them, which take long and are measured only where they are asked for.
         weights_file: of a pack, its tensors.
         stored_under: part of the codec whose tensors a pack holds, which their names there leave out.
         codec: the CompressAI model that is trained.
@@ -63,8 +63,8 @@ class ImageCodec(ABC):
     """
 
     method: str
-    blends: ClassVar[tuple[str, ...]]
-    blends_on_request: ClassVar[tuple[str, ...]] = ()
+    modes: ClassVar[tuple[str, ...]]
+    modes_on_request: ClassVar[tuple[str, ...]] = ()
     weights_file: ClassVar[str] = "weights.safetensors"
     stored_under: ClassVar[str] = ""
     codec: CompressionModel
@@ -117,25 +117,25 @@ class ImageCodec(ABC):
         """State dict of the base codec as it is now, by CompressAI's names."""
 
     @abstractmethod
-    def blending(self, blend: str, domain: str | None = None) -> AbstractContextManager[None]:
-        """Use another blend inside the block.
+    def in_mode(self, mode: str, domain: str | None = None) -> AbstractContextManager[None]:
+        """Use another mode inside the block.
 
         Raises:
-            UserError: as :meth:`check_blend`.
+            UserError: as :meth:`check_mode`.
         """
 
     @abstractmethod
-    def string_weights(self, blend: str) -> str:
-        """Fingerprint of the weights that write the strings with a blend."""
+    def string_weights(self, mode: str) -> str:
+        """Fingerprint of the weights that write the strings with a mode."""
 
     @property
     @abstractmethod
     def model(self) -> CompressionModel:
-        """The CompressAI model that codes with the current blend."""
+        """The CompressAI model that codes with the current mode."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Stream:
-        """Code one image with the current blend.
+        """Code one image with the current mode.
 
         Args:
             x: ``(1, 3, H, W)`` in [0, 1], or uint8.
@@ -169,10 +169,10 @@ class ImageCodec(ABC):
         """Numbers of parameters that the method puts beside those of the base codec, by their names."""
         return {"adapters": {"per_domain": 0, "total": 0}, "gate": 0}
 
-    def check_blend(self, blend: str, domain: str | None = None) -> None:
-        """Raise a UserError unless there is such a blend, and such a domain if one is named."""
-        if blend not in self.blends:
-            raise unknown("blend", blend, self.blends)
+    def check_mode(self, mode: str, domain: str | None = None) -> None:
+        """Raise a UserError unless there is such a mode, and such a domain if one is named."""
+        if mode not in self.modes:
+            raise unknown("mode", mode, self.modes)
         if domain is not None and domain not in self.domains:
             raise unknown("domain", domain, self.domains)
 
@@ -243,7 +243,7 @@ class ImageCodec(ABC):
 
     @torch.inference_mode()
     def decode(self, stream: Stream) -> Tensor:
-        """Decode one image with the current blend.
+        """Decode one image with the current mode.
 
         Returns:
             ``(1, 3, H, W)`` in [0, 1].
@@ -281,14 +281,20 @@ class ImageCodec(ABC):
 
     @torch.inference_mode()
     def decompress(
-        self, data: bytes | Stream, blend: str | None = None, domain: str | None = None
+        self,
+        data: bytes | Stream,
+        mode: str | None = None,
+        domain: str | None = None,
+        *,
+        blend: str | None = None,
     ) -> RGB:
         """Decode an image.
 
         Args:
             data: contents of a ``.lic`` file, or a stream that was read from it.
-            blend: one of ``blends``; None: the first of them.
+            mode: one of ``modes``; None: the first of them.
             domain: for ``oracle``, the domain whose adapters to use.
+            blend: earlier name of ``mode``.
 
         Returns:
             ``(H, W, 3)`` uint8 array.
@@ -298,7 +304,7 @@ class ImageCodec(ABC):
         """
         stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
         pixels = np.empty((stream.height, stream.width, 3), np.uint8)
-        with self.blending(blend or self.blends[0], domain):
+        with self.in_mode(mode or blend or self.modes[0], domain):
             for rows, columns, piece in self.pieces(stream):
                 part = pixels[rows, columns]
                 eight = to_8_bit(piece)[0].permute(1, 2, 0).cpu().numpy()

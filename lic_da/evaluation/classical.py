@@ -29,7 +29,7 @@ from lic_da.io.images import RGB, read_rgb
 from lic_da.surroundings import granted_cpus
 
 METHOD = CLASSICAL
-"""``method`` of the points of classical codecs; their ``blend`` is ``none``."""
+"""``method`` of the points of classical codecs; in the column of modes they have ``none``."""
 
 
 @dataclass(frozen=True)

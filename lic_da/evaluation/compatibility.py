@@ -22,7 +22,7 @@ def compatibility(codec: ImageCodec, images: Sequence[LabelledImage]) -> dict[st
         images: of the source domain.
 
     Returns:
-        ``images``; ``old_streams_decoded``, how many streams of the base codec open with the blend that
+        ``images``; ``old_streams_decoded``, how many streams of the base codec open with the mode that
         the method is judged by, and ``refused``, why others do not; ``psnr_of_old_streams`` and
         ``psnr_base`` in dB over those that open; ``same_pictures``, how many of them show the base codec's
         very image; and ``same_streams``, how many new streams are the old ones byte for byte.
@@ -44,10 +44,10 @@ def compatibility(codec: ImageCodec, images: Sequence[LabelledImage]) -> dict[st
 def _try(codec: ImageCodec, entry: LabelledImage) -> dict[str, Any]:
     original = to_tensor(read_rgb(entry.path))
     x = original[None].float().div(255)
-    with codec.blending("base"):
+    with codec.in_mode("base"):
         old = codec.encode(x)
         base = _decoded(codec, old)
-    with codec.blending(codec.blends[0]):
+    with codec.in_mode(codec.modes[0]):
         row: dict[str, Any] = {"same_stream": codec.encode(x).to_bytes() == old.to_bytes()}
         try:
             image = _decoded(codec, old)

@@ -136,17 +136,17 @@ class Series:
         """Names of the domains it was tested on, the seen ones first."""
         return tuple(dict.fromkeys(p.domain for p in self.runs[0].points))
 
-    def blends(self, domain: str) -> tuple[str, ...]:
-        """Blends that were measured on a domain."""
+    def modes(self, domain: str) -> tuple[str, ...]:
+        """Modes that were measured on a domain."""
         return tuple(dict.fromkeys(p.blend for p in self.runs[0].points if p.domain == domain))
 
-    def points(self, domain: str, blend: str) -> list[Point]:
-        """Points of a domain and blend, of all qualities."""
-        return [p for r in self.runs for p in r.points if (p.domain, p.blend) == (domain, blend)]
+    def points(self, domain: str, mode: str) -> list[Point]:
+        """Points of a domain and mode, of all qualities."""
+        return [p for r in self.runs for p in r.points if (p.domain, p.blend) == (domain, mode)]
 
     @property
     def judged(self) -> str:
-        """The blend that the method is judged by."""
+        """The mode that the method is judged by."""
         return judged(p.blend for p in self.runs[0].points) or "base"
 
     @property
@@ -277,7 +277,7 @@ def anchor_curves(anchors: Iterable[Point], metric: Scale = PSNR) -> dict[tuple[
 
 @dataclass(frozen=True)
 class Saving:
-    """A row of ``bd_rate.csv``: what a blend of a series saves on a domain against an anchor.
+    """A row of ``bd_rate.csv``: what a mode of a series saves on a domain against an anchor.
 
     ``anchor`` is ``base`` or the label of a classical codec; ``points`` is the number of points of the
     series' curve, ``images`` how many images each is a mean of. ``reason`` says why there is no number.
@@ -302,7 +302,7 @@ class Saving:
 def savings(
     series: Iterable[Series], anchors: Iterable[Point] = (), metric: Scale = PSNR
 ) -> list[Saving]:
-    """Bjøntegaard deltas of every domain, series and blend, against the base codec and all anchors.
+    """Bjøntegaard deltas of every domain, series and mode, against the base codec and all anchors.
 
     Args:
         series: what is judged.
@@ -318,12 +318,10 @@ def savings(
             if not base.bpp:
                 continue
             others = {label: c for (label, d), c in classical.items() if d == domain}
-            for blend in s.blends(domain):
-                points = [
-                    p for p in s.points(domain, blend) if not math.isnan(p.score(metric.name))
-                ]
+            for mode in s.modes(domain):
+                points = [p for p in s.points(domain, mode) if not math.isnan(p.score(metric.name))]
                 test = curve(points, metric)
-                against = others if blend == "base" else {"base": base, **others}
+                against = others if mode == "base" else {"base": base, **others}
                 for anchor, anchor_curve in against.items():
                     for interpolation in INTERPOLATIONS:
                         result = delta(anchor_curve, test, interpolation, metric.title)
@@ -333,7 +331,7 @@ def savings(
                                 seen=domain in s.trained,
                                 codec=s.codec,
                                 method=s.method,
-                                blend=blend,
+                                blend=mode,
                                 anchor=anchor,
                                 bd_rate_percent=result.bd_rate_percent,
                                 bd_psnr_db=result.bd_psnr_db,

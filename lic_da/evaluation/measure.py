@@ -28,7 +28,7 @@ from lic_da.io.images import read_rgb
 
 @dataclass
 class Point:
-    """One image coded at one quality and decoded with one blend: a row of ``rd_points.csv``.
+    """One image coded at one quality and decoded with one mode: a row of ``rd_points.csv``.
 
     ``bpp`` counts the entropy-coded strings; ``file_bytes`` is the whole ``.lic`` file. Distortions
     are taken between 8-bit RGB images. ``ms_ssim`` is nan for sides of 160 pixels or less, and where
@@ -72,34 +72,34 @@ CLASSICAL, PUBLISHED = ANCHORS = ("classical", "published")
 """``method`` of what is only compared with: classical codecs, and curves read from files."""
 
 JUDGED = ("weighted", "adapted")
-"""The blend that a method is judged by: adapters as the gate weighs them, or the trained codec."""
+"""The mode that a method is judged by: adapters as the gate weighs them, or the trained codec."""
 
 
-def judged(blends: Iterable[str]) -> str | None:
+def judged(modes: Iterable[str]) -> str | None:
     """The one of ``JUDGED`` that is there; None: neither."""
-    there = set(blends)
+    there = set(modes)
     return next((b for b in JUDGED if b in there), None)
 
 
-def check_blends(
-    blends: Sequence[str] | None, known: Sequence[str], on_request: Sequence[str] = ()
+def check_modes(
+    modes: Sequence[str] | None, known: Sequence[str], on_request: Sequence[str] = ()
 ) -> None:
     """Raise a UserError unless these are ways to decode from which gains can be told.
 
     Args:
-        blends: what the user wants to measure; None: all.
+        modes: what the user wants to measure; None: all.
         known: those of the method, the one it is judged by first.
         on_request: more of them.
     """
-    for blend in blends or ():
-        if blend not in (*known, *on_request):
-            raise unknown("blend", blend, (*known, *on_request))
-    if blends is not None and not {"base", known[0]} <= set(blends):
+    for mode in modes or ():
+        if mode not in (*known, *on_request):
+            raise unknown("mode", mode, (*known, *on_request))
+    if modes is not None and not {"base", known[0]} <= set(modes):
         raise UserError(f"evaluation.modes must hold base and {known[0]}: gains are theirs.")
 
 
 Decoded = Callable[[LabelledImage, Tensor, dict[str, Tensor]], None]
-"""Called with an image, its pixels and the decoded pixels of every blend, uint8 ``(3, H, W)``."""
+"""Called with an image, its pixels and the decoded pixels of every mode, uint8 ``(3, H, W)``."""
 
 
 def measure(
@@ -107,7 +107,7 @@ def measure(
     images: Sequence[LabelledImage],
     *,
     run: str,
-    blends: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),
     effort: int = 0,
     decoded: Decoded | None = None,
@@ -120,15 +120,15 @@ def measure(
         images: what to code. For those of domains that the codec does not know, ``oracle`` is
             left out.
         run: name of the run, for the rows.
-        blends: which ways to decode; None: all that the codec has, but for those on request.
+        modes: which ways to decode; None: all that the codec has, but for those on request.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`; PSNR is always measured.
         effort: what the encoder spends on each stream. ``base`` is coded without, so that all is compared
-            with the codec as it was; blends that share a stream have it refined for the first of them.
+            with the codec as it was; modes that share a stream have it refined for the first of them.
         decoded: called for every image.
         console: where progress is shown.
 
     Returns:
-        One point an image and blend.
+        One point an image and mode.
 
     Raises:
         StreamError: a stream decodes to something else than was encoded.
@@ -141,19 +141,19 @@ def measure(
         images, "Coding test images", console=console or Console(quiet=True), transient=True
     ):
         image = _Image(adapted, entry, run, chosen, effort)
-        known = (*adapted.blends, *adapted.blends_on_request)
-        for blend in sorted(blends or adapted.blends, key=known.index):
-            if blend != "oracle" or image.seen:
-                points.append(image.point(blend))
+        known = (*adapted.modes, *adapted.modes_on_request)
+        for mode in sorted(modes or adapted.modes, key=known.index):
+            if mode != "oracle" or image.seen:
+                points.append(image.point(mode))
         if decoded is not None:
             decoded(entry, image.original, image.decoded)
     return points
 
 
 class _Image:
-    """A test image, coded, decoded and scored by one blend after the other.
+    """A test image, coded, decoded and scored by one mode after the other.
 
-    What blends share is computed once: mostly their streams, and for top1 and oracle the decoded image.
+    What modes share is computed once: mostly their streams, and for top1 and oracle the decoded image.
     """
 
     def __init__(
@@ -172,18 +172,18 @@ class _Image:
         self._coded: dict[tuple[str, str | None, int], _Coded] = {}
         self._scores: dict[bytes, dict[str, float]] = {}
 
-    def point(self, blend: str) -> Point:
-        """The row of a blend."""
+    def point(self, mode: str) -> Point:
+        """The row of a mode."""
         adapted, entry = self.adapted, self.entry
-        effort = 0 if blend == "base" else self.effort
-        with adapted.blending(blend, entry.domain if blend == "oracle" else None):
-            own = self._code(blend, effort)
+        effort = 0 if mode == "base" else self.effort
+        with adapted.in_mode(mode, entry.domain if mode == "oracle" else None):
+            own = self._code(mode, effort)
             began = time.perf_counter()
             x_hat = adapted.decode(own.stream)
             decode_s = time.perf_counter() - began
             v = getattr(adapted.model.g_s, "last_v", None)
-        self.decoded[blend] = to_8_bit(x_hat)[0].cpu()
-        scores = self._score(self.decoded[blend])
+        self.decoded[mode] = to_8_bit(x_hat)[0].cpu()
+        scores = self._score(self.decoded[mode])
         stream = own.stream
         pixels = stream.width * stream.height
         return Point(
@@ -192,7 +192,7 @@ class _Image:
             quality=adapted.config.quality,
             lmbda=adapted.config.lmbda(),
             method=adapted.method,
-            blend=blend,
+            blend=mode,
             domain=entry.domain,
             seen=self.seen,
             image=entry.info.name,
@@ -202,7 +202,7 @@ class _Image:
             file_bytes=own.file_bytes,
             # v is paid for where it is used
             bpp=stream.bpp
-            if blend in ("weighted", "top1", "chosen")
+            if mode in ("weighted", "top1", "chosen")
             else 8 * stream.string_bytes / pixels,
             bpp_estimated=own.estimated_bits / pixels,
             psnr=scores["psnr"],
@@ -215,10 +215,10 @@ class _Image:
             psnr_base=own.psnr_base,
         )
 
-    def _code(self, blend: str, effort: int) -> _Coded:
+    def _code(self, mode: str, effort: int) -> _Coded:
         adapted = self.adapted
-        own_stream = blend if blend in adapted.blends_on_request else None
-        key = adapted.string_weights(blend), own_stream, effort
+        own_stream = mode if mode in adapted.modes_on_request else None
+        key = adapted.string_weights(mode), own_stream, effort
         if key not in self._coded:
             x = self.original[None].float().div(255)
             self._coded[key] = _code(adapted, x, self.original, effort)
@@ -233,7 +233,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Coded:
-    """An image as coded with the current blend."""
+    """An image as coded with the current mode."""
 
     stream: Stream
     file_bytes: int
@@ -249,7 +249,7 @@ def _code(adapted: ImageCodec, x: Tensor, original: Tensor, effort: int) -> _Cod
         seconds = time.perf_counter() - began
     stream = Stream.from_bytes(data)
     if effort:
-        with adapted.blending("base"):
+        with adapted.in_mode("base"):
             by_base = to_8_bit(adapted.decode(stream))[0].cpu()
         return _Coded(stream, len(data), seconds, math.nan, scoring.psnr(by_base, original))
     y = seen[0] if len(seen) == 1 else None  # of large images there are parts

@@ -35,7 +35,7 @@ def measure_into(
     adapted: ImageCodec,
     images: Sequence[LabelledImage],
     *,
-    blends: Sequence[str] | None,
+    modes: Sequence[str] | None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),
     effort: int = 0,
     decoded: Decoded | None = None,
@@ -47,7 +47,7 @@ def measure_into(
         folder: of the run; its name is the run's in the table.
         adapted: the codec.
         images: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
-        blends: which ways to decode; None: all.
+        modes: which ways to decode; None: all.
         metrics: names of metrics; PSNR is always measured.
         effort: what the encoder spends on each stream but the base's.
         decoded: called for every image.
@@ -61,7 +61,7 @@ def measure_into(
         adapted,
         images,
         run=folder.name,
-        blends=blends,
+        modes=modes,
         metrics=metrics,
         effort=effort,
         decoded=decoded,
@@ -94,8 +94,8 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
     Returns:
         ``{"domains": {name: {…}}, "gate_accuracy": …, "weighted_minus_oracle_db": …}``. Of a domain:
         ``images``, ``seen``, ``bpp`` (``bpp_base`` where the base codec's is another), ``psnr``,
-        ``ms_ssim`` and all other metrics for every blend, ``gain`` in dB over the base for every other
-        blend, ``gate`` (mean v), and for seen domains ``gate_accuracy`` and ``predicted`` (how many
+        ``ms_ssim`` and all other metrics for every mode, ``gain`` in dB over the base for every other
+        mode, ``gate`` (mean v), and for seen domains ``gate_accuracy`` and ``predicted`` (how many
         images went to which domain).
     """
     names = list(dict.fromkeys(p.domain for p in points))
@@ -116,27 +116,27 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
 
 
 def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
-    by_blend = {
+    by_mode = {
         b: [p for p in points if p.blend == b] for b in dict.fromkeys(p.blend for p in points)
     }
-    some = by_blend[judged(by_blend) or next(iter(by_blend))]
+    some = by_mode[judged(by_mode) or next(iter(by_mode))]
     result: dict[str, Any] = {
         "images": len(some),
         "seen": some[0].seen,
         "bpp": mean(p.bpp for p in some),
-        "psnr": {b: mean(p.psnr for p in rows) for b, rows in by_blend.items()},
+        "psnr": {b: mean(p.psnr for p in rows) for b, rows in by_mode.items()},
     }
     for metric in ("ms_ssim", *dict.fromkeys(name for p in points for name in p.more)):
-        scores = {b: [p.score(metric) for p in rows] for b, rows in by_blend.items()}
+        scores = {b: [p.score(metric) for p in rows] for b, rows in by_mode.items()}
         result[metric] = {b: mean(s for s in own if s == s) for b, own in scores.items()}
-    if "base" in by_blend:
+    if "base" in by_mode:
         base = result["psnr"]["base"]
         result["gain"] = {b: psnr - base for b, psnr in result["psnr"].items() if b != "base"}
-        rate = mean(p.bpp for p in by_blend["base"])
-        if ("adapted" in by_blend or some[0].effort) and rate != result["bpp"]:
+        rate = mean(p.bpp for p in by_mode["base"])
+        if ("adapted" in by_mode or some[0].effort) and rate != result["bpp"]:
             result["bpp_base"] = rate
-    if "weighted" in by_blend:
-        gates = [p.gate for p in by_blend["weighted"]]
+    if "weighted" in by_mode:
+        gates = [p.gate for p in by_mode["weighted"]]
         result["gate"] = {d: mean(g[d] for g in gates) for d in domains}
         if some[0].seen:
             winners = [max(g, key=lambda d: g[d]) for g in gates]

@@ -31,9 +31,9 @@ class Coder:
         pack: folder of a pack; None: a base codec alone.
         codec: name of the base codec alone; None: the one that a stream was made with.
         quality: of the base codec alone; None: as the stream, or as the codec's configuration.
-        blend: how to code; None: as the pack's method is judged by.
+        mode: how to code; None: as the pack's method is judged by.
             A base codec alone knows ``base`` only.
-        domain: for the blend ``oracle``.
+        domain: for the mode ``oracle``.
         format: ``png`` or ``webp``.
         trust: packages outside lic_da whose classes the pack may name.
         v: ``best``: when compressing, search the v of each image (:mod:`lic_da.methods.adapters.chosen`).
@@ -45,7 +45,7 @@ class Coder:
     pack: Path | None = None
     codec: str | None = None
     quality: int | None = None
-    blend: str | None = None
+    mode: str | None = None
     domain: str | None = None
     format: str = "png"
     trust: tuple[str, ...] = ()
@@ -58,13 +58,13 @@ class Coder:
         """Load what is known before any file is read.
 
         Raises:
-            UserError: pack, codec, quality, blend or domain do not exist or do not go together.
+            UserError: pack, codec, quality, mode or domain do not exist or do not go together.
         """
         if self.pack is not None:
             codec = load(self.pack, self.trust)
-            if self.v == "best" and "chosen" not in codec.blends_on_request:
+            if self.v == "best" and "chosen" not in codec.modes_on_request:
                 raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
-            codec.check_blend(self.blend or codec.blends[0], self.domain)
+            codec.check_mode(self.mode or codec.modes[0], self.domain)
         elif self.codec is not None:
             codec = _alone(self.codec, self.quality)
         if self.effort:
@@ -72,7 +72,7 @@ class Coder:
 
             with codec.refining(Effort(self.effort)):
                 pass
-        if self.domain is not None and self.blend != "oracle":
+        if self.domain is not None and self.mode != "oracle":
             raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
@@ -82,10 +82,10 @@ class Coder:
         if self.pack is None and self.codec is None:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
         codec = load(self.pack, self.trust) if self.pack else _alone(str(self.codec), self.quality)
-        blend = self.blend or codec.blends[0] if self.pack else "base"
+        mode = self.mode or codec.modes[0] if self.pack else "base"
         if self.v == "best":
-            blend = "chosen"
-        with codec.blending(blend), self._refining(codec):
+            mode = "chosen"
+        with codec.in_mode(mode), self._refining(codec):
             data = codec.compress(read_rgb(job.source))
         with output_path(job.target) as temporary:
             temporary.write_bytes(data)
@@ -115,7 +115,7 @@ class Coder:
 
         stream = Stream.read(job.source)
         codec = load(self.pack, self.trust) if self.pack else self._of(stream)
-        pixels = codec.decompress(stream, self.blend if self.pack else "base", self.domain)
+        pixels = codec.decompress(stream, self.mode if self.pack else "base", self.domain)
         save_lossless(job.target, pixels, self.format)
         return _outcome(job, stream)
 

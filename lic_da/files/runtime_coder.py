@@ -20,14 +20,14 @@ class RuntimeCoder:
     Attributes:
         folder: of an exported pack.
         threads: of each process.
-        blend: how to code; None: as the pack does.
-        domain: for the blend ``oracle``.
+        mode: how to code; None: as the pack does.
+        domain: for the mode ``oracle``.
         format: ``png`` or ``webp``.
     """
 
     folder: Path
     threads: int
-    blend: str | None = None
+    mode: str | None = None
     domain: str | None = None
     format: str = "png"
 
@@ -35,18 +35,18 @@ class RuntimeCoder:
         """Read the folder before any file is read.
 
         Raises:
-            UserError: it is no exported pack, or blend and domain do not go together.
+            UserError: it is no exported pack, or mode and domain do not go together.
         """
         decoder = _decoder(self.folder, self.threads)
-        decoder.check_blend(self.blend or decoder.manifest.blend, self.domain)
-        if self.domain is not None and self.blend != "oracle":
+        decoder.check_mode(self.mode or decoder.manifest.mode, self.domain)
+        if self.domain is not None and self.mode != "oracle":
             raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
         """Code an image as a stream."""
         from lic_da.io.images import read_rgb
 
-        data = _encoder(self.folder, self.threads).compress(read_rgb(job.source), blend=self.blend)
+        data = _encoder(self.folder, self.threads).compress(read_rgb(job.source), mode=self.mode)
         with output_path(job.target) as temporary:
             temporary.write_bytes(data)
         return _outcome(job, Stream.from_bytes(data))
@@ -56,7 +56,7 @@ class RuntimeCoder:
         from lic_da.io.images import save_lossless
 
         stream = Stream.read(job.source)
-        pixels = _decoder(self.folder, self.threads).decompress(stream, self.blend, self.domain)
+        pixels = _decoder(self.folder, self.threads).decompress(stream, self.mode, self.domain)
         save_lossless(job.target, pixels, self.format)
         return _outcome(job, stream)
 

@@ -1,10 +1,10 @@
 """Codecs that were trained themselves, beside the base codec: fine-tuned ones and a widened one.
 
-Such a codec has two models and so two blends: ``adapted`` codes with the trained one, ``base`` with the
+Such a codec has two models and so two modes: ``adapted`` codes with the trained one, ``base`` with the
 base codec. What the trained model makes of streams of the base codec tells the methods apart::
 
                              strings            a stream of the base codec
-    FinetunedCodec           its own            is refused; the blend base opens it
+    FinetunedCodec           its own            is refused; the mode base opens it
     FinetunedDecoderCodec    the base codec's   is decoded by the trained decoder
     WidenedCodec             its own            is decoded as by the base codec
 """
@@ -49,7 +49,7 @@ class RetrainedCodec(ImageCodec):
         base: the base codec.
         adapted: the trained codec.
         own: what the method's settings say of the codec, such as ``train_on``; files call it ``how``.
-        blend: the current one.
+        mode: the current one.
     """
 
     method: str
@@ -57,9 +57,9 @@ class RetrainedCodec(ImageCodec):
     base: ModelCodec
     adapted: ModelCodec
     own: Mapping[str, Any]
-    blend: str = "adapted"
+    mode: str = "adapted"
 
-    blends: ClassVar[tuple[str, ...]] = ("adapted", "base")
+    modes: ClassVar[tuple[str, ...]] = ("adapted", "base")
 
     @classmethod
     def new(
@@ -133,7 +133,7 @@ class RetrainedCodec(ImageCodec):
 
     @property
     def _current(self) -> ModelCodec:
-        return self.base if self.blend == "base" else self.adapted
+        return self.base if self.mode == "base" else self.adapted
 
     def is_trained(self, name: str) -> bool:
         return True
@@ -142,26 +142,26 @@ class RetrainedCodec(ImageCodec):
         return self.base.codec.state_dict()
 
     @contextmanager
-    def blending(self, blend: str, domain: str | None = None) -> Iterator[None]:
-        self.check_blend(blend, domain)
-        before, self.blend = self.blend, blend
+    def in_mode(self, mode: str, domain: str | None = None) -> Iterator[None]:
+        self.check_mode(mode, domain)
+        before, self.mode = self.mode, mode
         try:
             yield
         finally:
-            self.blend = before
+            self.mode = before
 
-    def string_weights(self, blend: str) -> str:
-        return (self.base if blend == "base" else self.adapted).fingerprint
+    def string_weights(self, mode: str) -> str:
+        return (self.base if mode == "base" else self.adapted).fingerprint
 
     def encode(self, x: Tensor) -> Stream:
         return self._current.encode(x)
 
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
         trained = bytes.fromhex(self.adapted.fingerprint)[:8]
-        if self.blend == "base" and stream.fingerprint == trained != self._base_name:
+        if self.mode == "base" and stream.fingerprint == trained != self._base_name:
             raise StreamError(
                 f"The stream was written by {self.adapted.title}, and the base codec cannot open it: leave "
-                "out the blend base."
+                "out the mode base."
             )
         return self._current.pieces(stream)
 

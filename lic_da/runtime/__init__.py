@@ -7,7 +7,7 @@
 This package imports nothing of lic_da but ``lic_da.io.bitstream`` and ``lic_da.errors``.
 """
 
-from lic_da.runtime.codec import BLENDS, Decoder, Encoder
+from lic_da.runtime.codec import MODES, Decoder, Encoder
 from lic_da.runtime.manifest import FORMAT, ExportedFilesError
 
-__all__ = ["BLENDS", "FORMAT", "Decoder", "Encoder", "ExportedFilesError"]
+__all__ = ["FORMAT", "MODES", "Decoder", "Encoder", "ExportedFilesError"]

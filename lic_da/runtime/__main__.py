@@ -10,7 +10,7 @@ from PIL import Image
 
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
-from lic_da.runtime import BLENDS, Decoder
+from lic_da.runtime import MODES, Decoder
 
 
 def main() -> int:
@@ -21,14 +21,12 @@ def main() -> int:
     parser.add_argument("stream", type=Path, help="a .lic file")
     parser.add_argument("image", type=Path, help="the PNG file to write")
     parser.add_argument("--pack", type=Path, required=True, help="what lic-da export has written")
-    parser.add_argument(
-        "--mode", "--blend", dest="blend", choices=BLENDS, help="default: the pack's"
-    )
+    parser.add_argument("--mode", "--blend", dest="mode", choices=MODES, help="default: the pack's")
     parser.add_argument("--domain", help="the domain, for --mode oracle")
     asked = parser.parse_args()
     try:
         decoder = Decoder(asked.pack)
-        pixels = decoder.decompress(Stream.read(asked.stream), asked.blend, asked.domain)
+        pixels = decoder.decompress(Stream.read(asked.stream), asked.mode, asked.domain)
         Image.fromarray(pixels).save(asked.image, format="PNG")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from lic_da.runtime.manifest import (
 )
 from lic_da.spans import Span, spans
 
-BLENDS = ("weighted", "top1", "oracle", "base")
+MODES = ("weighted", "top1", "oracle", "base")
 """v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
 
 MEMORY = 1 << 28
@@ -143,14 +143,20 @@ class Decoder(_Exported):
         super().__init__(folder, threads, memory)
 
     def decompress(
-        self, data: bytes | Stream, blend: str | None = None, domain: str | None = None
+        self,
+        data: bytes | Stream,
+        mode: str | None = None,
+        domain: str | None = None,
+        *,
+        blend: str | None = None,
     ) -> RGB:
         """Decode an image.
 
         Args:
             data: contents of a ``.lic`` file, or a stream that was read from it.
-            blend: one of ``BLENDS``; None: the pack's.
+            mode: one of ``MODES``; None: the pack's.
             domain: for ``oracle``, the domain whose adapters to use.
+            blend: earlier name of ``mode``.
 
         Returns:
             ``(H, W, 3)`` uint8 array.
@@ -158,13 +164,13 @@ class Decoder(_Exported):
         Raises:
             StreamError: the bytes are no stream or a damaged one, it was made with other weights, or its
                 latent decodes to other values than were encoded.
-            UserError: there is no such blend or domain.
+            UserError: there is no such mode or domain.
         """
-        blend = blend or self.manifest.blend
-        self.check_blend(blend, domain)
+        mode = mode or blend or self.manifest.mode
+        self.check_mode(mode, domain)
         stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
         y_hat = self.latent(stream)
-        v = self._weights(stream, y_hat, blend, domain)
+        v = self._weights(stream, y_hat, mode, domain)
         scale = self.manifest.scale
         pixels = np.empty((stream.height, stream.width, 3), np.uint8)
         for row, column in self._tiles(*y_hat.shape[1:]):
@@ -178,12 +184,12 @@ class Decoder(_Exported):
             part[:] = np.rint(x_hat, out=x_hat).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
         return pixels
 
-    def check_blend(self, blend: str, domain: str | None = None) -> None:
-        """Raise a UserError unless blend and domain exist and go together."""
-        if blend not in BLENDS:
-            raise unknown("blend", blend, BLENDS)
-        if blend == "oracle" and domain is None:
-            raise UserError("The blend 'oracle' needs the name of a domain.")
+    def check_mode(self, mode: str, domain: str | None = None) -> None:
+        """Raise a UserError unless mode and domain exist and go together."""
+        if mode not in MODES:
+            raise unknown("mode", mode, MODES)
+        if mode == "oracle" and domain is None:
+            raise UserError("The mode 'oracle' needs the name of a domain.")
         if domain is not None and domain not in self.domains:
             raise unknown("domain", domain, self.domains)
 
@@ -212,7 +218,7 @@ class Decoder(_Exported):
         return y_hat
 
     def gate_weights(self, data: bytes | Stream) -> dict[str, float]:
-        """V of the blend ``weighted`` for a stream, by domain: signalled in it, or the gate's.
+        """V of the mode ``weighted`` for a stream, by domain: signalled in it, or the gate's.
 
         Raises:
             StreamError: as :meth:`decompress`.
@@ -221,20 +227,20 @@ class Decoder(_Exported):
         v = self._weights(stream, self.latent(stream), "weighted", None)
         return dict(zip(self.domains, v.tolist(), strict=True))
 
-    def _weights(self, stream: Stream, y_hat: Floats, blend: str, domain: str | None) -> Floats:
-        """V ``(K+1,)`` of a blend."""
+    def _weights(self, stream: Stream, y_hat: Floats, mode: str, domain: str | None) -> Floats:
+        """V ``(K+1,)`` of a mode."""
         count = len(self.domains)
         own = stream.chosen or stream.v
-        if own is not None and len(own) != count and blend in ("weighted", "top1"):
+        if own is not None and len(own) != count and mode in ("weighted", "top1"):
             raise StreamError(
                 f"The stream has weights for {len(own)} domains, but {self.folder} has {count}: "
                 f"{', '.join(self.domains)}. Use the pack it was made with."
             )
-        if blend == "base":
+        if mode == "base":
             return np.zeros(count, np.float32)
-        if blend == "oracle":
+        if mode == "oracle":
             return _one_hot(self.domains.index(str(domain)), count)
-        if stream.chosen is not None and blend != "top1":
+        if stream.chosen is not None and mode != "top1":
             return np.array(stream.chosen, np.float32) / CHOSEN_UNITS
         if stream.v is not None:
             v = np.frombuffer(stream.v, np.uint8).astype(np.float32)
@@ -242,11 +248,11 @@ class Decoder(_Exported):
         elif self.manifest.gate_input == "signalled":
             raise StreamError(
                 "The stream carries no weights of the adapters, and the gate of this pack cannot find them "
-                "at the decoder. Use the pack it was made with, or the blend oracle or base."
+                "at the decoder. Use the pack it was made with, or the mode oracle or base."
             )
         else:
             v = self._gate(y_hat)
-        if blend == "top1":
+        if mode == "top1":
             return _one_hot(int(v.argmax()), count)
         kept = np.where((v >= self.manifest.threshold) | (v == v.max()), v, np.float32(0))
         return kept / kept.sum() if self.manifest.threshold else v
@@ -273,12 +279,12 @@ class Encoder(_Exported):
     ) -> None:
         super().__init__(folder, threads, memory)
 
-    def compress(self, image: Any, *, blend: str | None = None) -> bytes:
+    def compress(self, image: Any, *, mode: str | None = None) -> bytes:
         """Code an image.
 
         Args:
             image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
-            blend: ``base``: write no v, also where the pack's encoder signals it.
+            mode: ``base``: write no v, also where the pack's encoder signals it.
 
         Returns:
             Contents of a ``.lic`` file.
@@ -302,7 +308,7 @@ class Encoder(_Exported):
         strings, shape, checksum = self._entropy.encode(coded, self._hyper(coded))
         stream = Stream(
             self.manifest.fingerprint[:8], width, height, shape, strings, checksum,
-            self._signalled(y) if blend != "base" else None,
+            self._signalled(y) if mode != "base" else None,
         )  # fmt: skip
         return stream.to_bytes()
 

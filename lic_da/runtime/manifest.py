@@ -64,7 +64,7 @@ class Manifest:
         halo: elements of the latent around a tile that its pixels depend on; None: images are not cut.
         tile_bytes: bytes of activations for an element of the latent.
         domains: names, the source first.
-        blend: that images are decoded with if none is asked for.
+        mode: that images are decoded with if none is asked for.
         gate_input: ``latent``, or ``signalled`` where the encoder writes v into the stream.
         threshold: v below it counts as zero.
         entropy: which entropy model it is, with its layers.
@@ -80,7 +80,7 @@ class Manifest:
     halo: int | None
     tile_bytes: int
     domains: tuple[str, ...]
-    blend: str
+    mode: str
     gate_input: str
     threshold: float
     entropy: Mapping[str, Any]
@@ -115,7 +115,7 @@ class Manifest:
             halo=None if fields.get("geometry.halo") is None else fields.whole("geometry.halo", 0),
             tile_bytes=fields.whole("geometry.bytes", 1, 1 << 30),
             domains=fields.domains("domains"),
-            blend=fields.text("blend"),
+            mode=fields.text("blend"),
             gate_input=fields.one_of("gate.input", GATE_INPUTS),
             threshold=fields.share("gate.threshold"),
             entropy=fields.mapping("entropy"),

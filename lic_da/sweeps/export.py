@@ -37,7 +37,7 @@ def export(
     target: Path,
     *,
     domains: Sequence[str] = (),
-    blend: str | None = None,
+    mode: str | None = None,
     label: str | None = None,
     name: str | None = None,
 ) -> list[Path]:
@@ -46,9 +46,9 @@ def export(
     Args:
         source: folder of a run or a sweep.
         target: a ``.json`` file: one curve, over all images of the domains together. Anything else is a
-            folder: a file for each series, domain and blend, and for each anchor of a sweep.
+            folder: a file for each series, domain and mode, and for each anchor of a sweep.
         domains: whose test images; none: of a file the seen ones, of a folder all.
-        blend: of a file, the way to decode; None: the one the method is judged by. Of a folder, None: all.
+        mode: of a file, the way to decode; None: the one the method is judged by. Of a folder, None: all.
         label: of the series to export, where a sweep has several; None: of a folder all.
         name: of the curve, of a file; None: made of codec, method and domains.
 
@@ -56,7 +56,7 @@ def export(
         The files written.
 
     Raises:
-        UserError: there is no such run, series, domain or blend.
+        UserError: there is no such run, series, domain or mode.
     """
     series = [s for s in read_series(source) if label in (None, s.label)]
     if not series:
@@ -71,12 +71,12 @@ def export(
                 f"{source} has several series, and a file holds one curve: name one by --series, or a "
                 f"folder instead of {target}. Series: {'; '.join(s.label for s in series)}."
             )
-        write_json(target, _curve(series[0], domains or series[0].trained, blend, name))
+        write_json(target, _curve(series[0], domains or series[0].trained, mode, name))
         return [target]
     if name is not None:
         raise UserError("A name is for one curve: let OUT end in .json.")
     files = {}
-    for file, curve in _curves(series, source, domains, blend):
+    for file, curve in _curves(series, source, domains, mode):
         files[target / f"{file}.json"] = curve
     for path, curve in files.items():
         write_json(path, curve)
@@ -84,16 +84,16 @@ def export(
 
 
 def _curves(
-    series: Sequence[Series], source: Path, domains: Sequence[str], blend: str | None
+    series: Sequence[Series], source: Path, domains: Sequence[str], mode: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names of files and what goes into them."""
     for s in series:
         before = (s.label,) if len(series) > 1 else ()
         for domain in domains or s.domains:
-            for own in (blend,) if blend else s.blends(domain):
+            for own in (mode,) if mode else s.modes(domain):
                 yield _slug(*before, domain, own), _curve(s, [domain], own, None)
     table = source / "rd_points.csv"
-    if blend is None and table.is_file():
+    if mode is None and table.is_file():
         anchors: dict[tuple[str, str], list[Point]] = {}
         for p in read_points(table):
             if p.method in ANCHORS and (not domains or p.domain in domains):
@@ -107,14 +107,12 @@ def _slug(*parts: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", "_".join(parts))
 
 
-def _curve(
-    s: Series, domains: Sequence[str], blend: str | None, name: str | None
-) -> dict[str, Any]:
-    chosen = blend or s.judged
+def _curve(s: Series, domains: Sequence[str], mode: str | None, name: str | None) -> dict[str, Any]:
+    chosen = mode or s.judged
     points = []
     for domain in domains:
-        if chosen not in s.blends(domain):
-            raise unknown("blend", chosen, s.blends(domain), f"for domain {domain} of {s.label}")
+        if chosen not in s.modes(domain):
+            raise unknown("mode", chosen, s.modes(domain), f"for domain {domain} of {s.label}")
         points += s.points(domain, chosen)
     tested = "+".join(domains)
     meta = {

@@ -35,7 +35,7 @@ KINDS = {"source": "Source domain", "seen": "Seen domains", "unseen": "Unseen do
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _CROP = 320
 # Colours that stand out from white and from black alike.
-_BLEND_COLOURS = {
+_MODE_COLOURS = {
     "base": "#8a8f98",
     "weighted": "#2f81f7",
     "top1": "#1fa68c",
@@ -170,7 +170,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def gains(series: Series, quality: int) -> dict[tuple[str, str], float]:
-    """Gain of the series' judged blend over ``base`` in dB at one quality, by (domain, image)."""
+    """Gain of the series' judged mode over ``base`` in dB at one quality, by (domain, image)."""
     points = {
         b: {(p.domain, p.image): p.psnr for d in series.domains for p in series.points(d, b)
             if p.quality == quality}
@@ -244,7 +244,7 @@ class _Cell:
 def _cells(
     savings: Sequence[Saving], series: Series, domain: str, field: str
 ) -> dict[tuple[str, str], _Cell]:
-    """Akima figures by (blend, anchor)."""
+    """Akima figures by (mode, anchor)."""
     return {
         (r.blend, r.anchor): _Cell(getattr(r, field), r.reason)
         for r in savings
@@ -277,7 +277,7 @@ def _savings_table(report: Report, savings: Sequence[Saving]) -> dict[str, list[
         for domain in s.domains:
             rate = _cells(savings, s, domain, "bd_rate_percent")
             psnr = _cells(savings, s, domain, "bd_psnr_db")
-            blends = [b for b in _BLEND_COLOURS if b != "base" and (b, "base") in rate]
+            modes = [b for b in _MODE_COLOURS if b != "base" and (b, "base") in rate]
             if not rate:
                 continue
             rows[s.kind(domain)].append(
@@ -286,8 +286,8 @@ def _savings_table(report: Report, savings: Sequence[Saving]) -> dict[str, list[
                     "domain": domain,
                     "judged": s.judged,
                     "images": _images(s, domain),
-                    "rate": {b: rate[b, "base"] for b in blends},
-                    "psnr": {b: psnr[b, "base"] for b in blends},
+                    "rate": {b: rate[b, "base"] for b in modes},
+                    "psnr": {b: psnr[b, "base"] for b in modes},
                 }
             )
     return {kind: own for kind, own in rows.items() if own}
@@ -303,40 +303,38 @@ def _anchor_table(report: Report) -> list[dict[str, Any]]:
     for s in report.series:
         for domain in s.domains:
             rate = _cells(report.savings, s, domain, "bd_rate_percent")
-            for blend in ("base", s.judged):
-                cells = {a: c for (b, a), c in rate.items() if b == blend and a != "base"}
+            for mode in ("base", s.judged):
+                cells = {a: c for (b, a), c in rate.items() if b == mode and a != "base"}
                 if cells:
-                    rows.append(
-                        {"series": s.label, "domain": domain, "blend": blend, "rate": cells}
-                    )
+                    rows.append({"series": s.label, "domain": domain, "mode": mode, "rate": cells})
     return rows
 
 
 def _rd_figure(domain: str, report: Report, metric: Scale = PSNR) -> go.Figure:
-    """Curves of one domain: every series and blend, and the classical codecs."""
+    """Curves of one domain: every series and mode, and the classical codecs."""
     figure = go.Figure()
     learned: list[Curve] = []
     bases: set[str] = set()
     own = [s for s in report.series if domain in s.domains]
     for number, s in enumerate(own):
-        for blend in sorted(s.blends(domain), key=list(_BLEND_COLOURS).index):
-            if blend == "base" and s.codec in bases:
+        for mode in sorted(s.modes(domain), key=list(_MODE_COLOURS).index):
+            if mode == "base" and s.codec in bases:
                 continue
-            bases |= {s.codec} if blend == "base" else set()
-            c = curve(s.points(domain, blend), metric)
+            bases |= {s.codec} if mode == "base" else set()
+            c = curve(s.points(domain, mode), metric)
             learned.append(c)
-            several = len(own) > 1 and blend != "base"
+            several = len(own) > 1 and mode != "base"
             figure.add_trace(
                 _trace(
                     c,
-                    f"{blend}, {s.label}" if several else blend,
+                    f"{mode}, {s.label}" if several else mode,
                     _SERIES_COLOURS[number % len(_SERIES_COLOURS)]
                     if several
-                    else _BLEND_COLOURS[blend],
-                    _DASHES[blend],
+                    else _MODE_COLOURS[mode],
+                    _DASHES[mode],
                     [f"q{r.quality}" for r in s.runs],
                     metric,
-                    shown=not several or blend == s.judged,
+                    shown=not several or mode == s.judged,
                 )
             )
     labels = list(dict.fromkeys(p.codec for p in report.anchors))
@@ -402,8 +400,8 @@ def _gain_figure(report: Report) -> go.Figure:
                 boxpoints="all",
                 pointpos=0,
                 jitter=0.6,
-                marker={"color": _BLEND_COLOURS["weighted"], "size": 5, "opacity": 0.75},
-                line={"color": _BLEND_COLOURS["base"], "width": 1},
+                marker={"color": _MODE_COLOURS["weighted"], "size": 5, "opacity": 0.75},
+                line={"color": _MODE_COLOURS["base"], "width": 1},
                 fillcolor="rgba(0,0,0,0)",
                 hovertemplate="%{text}: %{y:+.3f} dB<extra></extra>",
                 hoveron="points",

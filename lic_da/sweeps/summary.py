@@ -272,7 +272,7 @@ def _shown(
         load(run.folder / "pack"),
         list(chosen.values()),
         run=run.folder.name,
-        blends=["base", series.judged],
+        modes=["base", series.judged],
         metrics=["psnr"],
         effort=max(p.effort for p in run.points),
         decoded=examples,
@@ -380,17 +380,17 @@ def _table(rows: Sequence[Saving], metric: str = "PSNR") -> Table:
     )
     akima = [r for r in rows if (r.anchor, r.interpolation) == ("base", "akima")]
     several = len({r.series for r in akima}) > 1
-    blends = list(dict.fromkeys(r.blend for r in akima))
+    modes = list(dict.fromkeys(r.blend for r in akima))
     for name in (*(["series"] if several else []), "domain"):
         table.add_column(name)
-    for blend in blends:
-        table.add_column(blend, justify="right", no_wrap=True)
+    for mode in modes:
+        table.add_column(mode, justify="right", no_wrap=True)
     for series, domain in dict.fromkeys((r.series, r.domain) for r in akima):
         own = {r.blend: r for r in akima if (r.series, r.domain) == (series, domain)}
         seen = next(iter(own.values())).seen
         cells = [
             f"{own[b].bd_rate_percent:+.2f} ({own[b].bd_psnr_db:+.2f})" if b in own else "–"
-            for b in blends
+            for b in modes
         ]
         table.add_row(*([series] if several else []), domain if seen else f"{domain}*", *cells)
     reasons = sorted({r.reason for r in akima if r.reason})

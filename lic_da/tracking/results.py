@@ -42,7 +42,7 @@ def log_result(
         scalars["test/gate_accuracy"] = summary["gate_accuracy"]
     for name, row in summary["domains"].items():
         for kind in (*(scale.name for scale in scales(summary)), "gain"):
-            scalars |= {f"test/{kind}_{blend}/{name}": v for blend, v in row.get(kind, {}).items()}
+            scalars |= {f"test/{kind}_{mode}/{name}": v for mode, v in row.get(kind, {}).items()}
         scalars |= {f"test/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
         scalars[f"test/bpp/{name}"] = row["bpp"]
         if "bpp_base" in row:
@@ -198,9 +198,9 @@ def _curves(
     """(domain, name, bpp, scores) of all mean curves."""
     for s in series:
         for domain in s.domains:
-            for blend in s.blends(domain):
-                c = curve(s.points(domain, blend), metric)
-                yield domain, f"{_prefix(series, s.label)}{blend}", c.bpp, c.psnr
+            for mode in s.modes(domain):
+                c = curve(s.points(domain, mode), metric)
+                yield domain, f"{_prefix(series, s.label)}{mode}", c.bpp, c.psnr
     for (label, domain), c in anchor_curves(anchors, metric).items():
         yield domain, label, c.bpp, c.psnr
 

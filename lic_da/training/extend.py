@@ -24,7 +24,7 @@ from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 from lic_da.methods.adapters.extension import extend
 from lic_da.training.settings import EvaluationSettings, Extension, RunSettings
 
-BLENDS = ("weighted", "top1", "oracle")
+MODES = ("weighted", "top1", "oracle")
 BEFORE = "rd_points_before.csv"
 
 
@@ -58,17 +58,17 @@ def before_and_after(
         console: where progress is shown.
 
     Returns:
-        ``{domain: {blend: {"before": …, "after": …, "difference": …}}}``, mean PSNR in dB.
+        ``{domain: {mode: {"before": …, "after": …, "difference": …}}}``, mean PSNR in dB.
     """
     earlier = _earlier(extension)
     if zoo.fingerprint(adapter_state(earlier.codec)) != extension.fingerprint:
         raise UserError(f"The pack {extension.pack} has changed while it was extended.")
-    blends = [b for b in asked.blends or BLENDS if b in BLENDS]
+    modes = [b for b in asked.modes or MODES if b in MODES]
     points = measure(
         earlier,
         [p for p in images if p.domain in earlier.domains],
         run=folder.name,
-        blends=blends,
+        modes=modes,
         metrics=["psnr"],
         effort=asked.effort,
         console=console,
@@ -76,16 +76,16 @@ def before_and_after(
     write_points(points, folder / BEFORE, earlier.domains)
     before, after = (read_points(folder / name) for name in (BEFORE, "rd_points.csv"))
     return {
-        domain: {blend: _compared(before, after, domain, blend) for blend in blends}
+        domain: {mode: _compared(before, after, domain, mode) for mode in modes}
         for domain in earlier.domains
     }
 
 
 def _compared(
-    before: Sequence[Point], after: Sequence[Point], domain: str, blend: str
+    before: Sequence[Point], after: Sequence[Point], domain: str, mode: str
 ) -> dict[str, float]:
     earlier, now = (
-        mean(p.psnr for p in points if (p.domain, p.blend) == (domain, blend))
+        mean(p.psnr for p in points if (p.domain, p.blend) == (domain, mode))
         for points in (before, after)
     )
     return {"before": earlier, "after": now, "difference": now - earlier}
@@ -101,13 +101,13 @@ def table(before_after: dict[str, Any]) -> Table:
         collapse_padding=True,
     )
     rich.add_column("domain", no_wrap=True)
-    for blend in next(iter(before_after.values())):
-        rich.add_column(blend, justify="right", no_wrap=True)
+    for mode in next(iter(before_after.values())):
+        rich.add_column(mode, justify="right", no_wrap=True)
         rich.add_column("change", justify="right", no_wrap=True)
-    for domain, blends in before_after.items():
+    for domain, modes in before_after.items():
         values = (
             text
-            for b in blends.values()
+            for b in modes.values()
             for text in (f"{b['before']:.2f}", f"{b['difference']:+.3f}")
         )
         rich.add_row(domain, *values)

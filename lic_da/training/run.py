@@ -305,7 +305,7 @@ def _result(
             folder,
             adapted,
             images,
-            blends=asked.blends,
+            modes=asked.modes,
             metrics=asked.metrics,
             effort=asked.effort,
             decoded=examples,

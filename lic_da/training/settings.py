@@ -21,7 +21,7 @@ from lic_da.config import available, is_of, merged, plain
 from lic_da.data.datamodule import domain_names, listed
 from lic_da.data.domains import load_domain
 from lic_da.errors import UserError, unknown
-from lic_da.evaluation.measure import check_blends
+from lic_da.evaluation.measure import check_modes
 from lic_da.evaluation.metrics import METRICS
 from lic_da.io.files import user_path
 from lic_da.methods import pack
@@ -65,14 +65,14 @@ class EvaluationSettings:
     """What is measured after a training.
 
     Attributes:
-        blends: ways to decode; None: all that the method has.
+        modes: ways to decode; None: all that the method has.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`.
         effort: of the encoder for each image, from 0 to 3; see :mod:`lic_da.codecs.refine`.
         compatibility: source test images whose old streams are tried with what was trained.
         examples: images a domain that are kept as PNG.
     """
 
-    blends: Sequence[str] | None
+    modes: Sequence[str] | None
     metrics: Sequence[str]
     effort: int
     compatibility: int
@@ -81,7 +81,7 @@ class EvaluationSettings:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> EvaluationSettings:
         """The settings under ``evaluation``."""
-        named = {**settings, "metrics": metric_names(settings), "blends": mode_names(settings)}
+        named = {**settings, "metrics": metric_names(settings), "modes": mode_names(settings)}
         named.setdefault("effort", 0)
         return cls(**{field.name: named[field.name] for field in fields(cls)})
 
@@ -197,7 +197,7 @@ class RunSettings:
                 )
         METRICS.chosen(self.evaluation.metrics)
         kind = pack.codec_class(self.method.codec)
-        check_blends(self.evaluation.blends, kind.blends, kind.blends_on_request)
+        check_modes(self.evaluation.modes, kind.modes, kind.modes_on_request)
 
     @property
     def steps(self) -> int:

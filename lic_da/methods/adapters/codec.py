@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from lic_da.adapters.gate import from_bytes, to_bytes
 from lic_da.adapters.sites import every_convolution
 from lic_da.adapters.synthesis import (
-    BLENDS,
     CHOSEN,
+    MODES,
     AdaptedSynthesis,
-    check_blend,
+    check_mode,
 )
 from lic_da.codecs import refine, zoo
 from lic_da.codecs.image_codec import (
@@ -153,8 +153,8 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     effort: refine.Effort = field(default_factory=refine.Effort)
 
     method = "adapters"
-    blends: ClassVar[tuple[str, ...]] = BLENDS
-    blends_on_request: ClassVar[tuple[str, ...]] = (CHOSEN,)
+    modes: ClassVar[tuple[str, ...]] = MODES
+    modes_on_request: ClassVar[tuple[str, ...]] = (CHOSEN,)
     weights_file: ClassVar[str] = pack.ADAPTERS_FILE
     stored_under: ClassVar[str] = "g_s."
 
@@ -205,11 +205,11 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         cls, config: CodecSpec, method: str, domains: Sequence[str], settings: Mapping[str, Any]
     ) -> Self:
         adapted = cls.build(config, domains, settings.get("how", PUBLISHED))
-        adapted.synthesis.blend = settings["blend"]
+        adapted.synthesis.mode = settings["blend"]
         return adapted
 
     def settings(self) -> dict[str, Any]:
-        return {"how": self.adapter_config.settings(), "blend": self.synthesis.blend}
+        return {"how": self.adapter_config.settings(), "blend": self.synthesis.mode}
 
     @property
     def synthesis(self) -> AdaptedSynthesis:
@@ -239,20 +239,20 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     def base_weights(self) -> Mapping[str, Tensor]:
         return base_state(self.codec)
 
-    def blending(self, blend: str, domain: str | None = None) -> AbstractContextManager[None]:
-        return self.synthesis.blending(blend, domain)
+    def in_mode(self, mode: str, domain: str | None = None) -> AbstractContextManager[None]:
+        return self.synthesis.in_mode(mode, domain)
 
-    def check_blend(self, blend: str, domain: str | None = None) -> None:
-        check_blend(blend, domain, self.domains)
+    def check_mode(self, mode: str, domain: str | None = None) -> None:
+        check_mode(mode, domain, self.domains)
 
-    def string_weights(self, blend: str) -> str:
+    def string_weights(self, mode: str) -> str:
         return self.fingerprint
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Stream:
         """Code one image; the strings of the stream are those of the base codec.
 
-        With the blend ``base`` all of the stream is, also where v is signalled. With ``chosen`` the v that
+        With the mode ``base`` all of the stream is, also where v is signalled. With ``chosen`` the v that
         decodes this image best is searched for, and written where that pays
         (:mod:`lic_da.methods.adapters.chosen`). With an effort other symbols are searched for, through the
         decoder as it decodes the stream so far (:mod:`lic_da.codecs.refine`), and taken where the
@@ -260,7 +260,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         """
         with refine.observed(self.codec) as calls:
             stream, y = self._encode(x)
-        if self.synthesis.gate_input == "signalled" and self.synthesis.blend != "base":
+        if self.synthesis.gate_input == "signalled" and self.synthesis.mode != "base":
             stream = replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
         plain = self._with_v(stream, x)
         if not self.effort.level:
@@ -347,14 +347,14 @@ class AdaptedCodec(ModelCodec, ImageCodec):
             raise unknown("v", v, ("gate", "best"))
         with ExitStack() as stack:
             if v == "best":
-                stack.enter_context(self.blending(CHOSEN))
+                stack.enter_context(self.in_mode(CHOSEN))
             if effort:
                 stack.enter_context(self.refining(refine.Effort(effort, seed, on_step)))
             return super().compress(image)
 
     def _with_v(self, stream: Stream, x: Tensor) -> Stream:
-        """With the blend ``chosen``, the stream with the v that decodes x best, where writing it pays."""
-        if self.synthesis.blend != CHOSEN:
+        """With the mode ``chosen``, the stream with the v that decodes x best, where writing it pays."""
+        if self.synthesis.mode != CHOSEN:
             return stream
         image = self._image(x, self.latent(stream))
         return replace(stream, **image.best(self._v(stream, image.y_hat), len(stream.v or b"")))
@@ -373,36 +373,36 @@ class AdaptedCodec(ModelCodec, ImageCodec):
 
     @torch.inference_mode()
     def gate_weights(self, stream: Stream) -> dict[str, float]:
-        """V of the blend ``weighted`` for a stream, by domain: chosen or signalled in it, or the gate's.
+        """V of the mode ``weighted`` for a stream, by domain: chosen or signalled in it, or the gate's.
 
         Raises:
             StreamError: as :meth:`decode`.
         """
-        with self.synthesis.blending("weighted"):
+        with self.synthesis.in_mode("weighted"):
             v = self._v(stream, self.latent(stream))
         weights = [0.0] * len(self.domains) if v is None else v[0].tolist()
         return dict(zip(self.domains, weights, strict=True))
 
     def _v(self, stream: Stream, y_hat: Tensor) -> Tensor | None:
-        """Weights of the adapters for the current blend, ``(1, K+1)``; None: no adapters."""
+        """Weights of the adapters for the current mode, ``(1, K+1)``; None: no adapters."""
         synthesis, own = self.synthesis, stream.chosen or stream.v
         if not synthesis.needs_gate:
-            return synthesis.blend_weights(y_hat)
+            return synthesis.mode_weights(y_hat)
         if own is not None and len(own) != len(self.domains):
             raise StreamError(
                 f"The stream has weights for {len(own)} domains, but this pack has "
                 f"{len(self.domains)}: {', '.join(self.domains)}. Use the pack it was made with."
             )
-        if stream.chosen is not None and synthesis.blend != "top1":
+        if stream.chosen is not None and synthesis.mode != "top1":
             return chosen.weights(stream.chosen, y_hat.device) if any(stream.chosen) else None
         if stream.v is not None:
-            return synthesis.blend_weights(y_hat, from_bytes(stream.v, y_hat.device))
+            return synthesis.mode_weights(y_hat, from_bytes(stream.v, y_hat.device))
         if synthesis.gate_input == "signalled":
             raise StreamError(
                 "The stream carries no weights of the adapters, and the gate of this pack cannot find "
-                "them at the decoder. Use the pack it was made with, or the blend oracle or base."
+                "them at the decoder. Use the pack it was made with, or the mode oracle or base."
             )
-        return synthesis.blend_weights(y_hat)
+        return synthesis.mode_weights(y_hat)
 
     @property
     def synthesis_parts(self) -> tuple[nn.Module, Sequence[tiling.SideBranch]]:

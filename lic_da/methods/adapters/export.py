@@ -157,7 +157,7 @@ def _manifest(
             "channels": int(codec.codec.M),
         },
         "domains": list(codec.domains),
-        "blend": synthesis.blend,
+        "blend": synthesis.mode,
         "gate": {"input": synthesis.gate_input, "threshold": float(synthesis.threshold)},
         "geometry": {
             "scale": geometry.scale,
@@ -454,12 +454,10 @@ def _check(codec: AdaptedCodec, folder: Path) -> None:
         decoder = Decoder(folder)
         # The stream's checksum holds symbols to the bit; what is predicted beside them is rounded once.
         apart = decoder.latent(stream) - _array(codec.latent(stream))[0]
-        blends = [
-            (blend, codec.domains[-1] if blend == "oracle" else None) for blend in codec.blends
-        ]
+        modes = [(mode, codec.domains[-1] if mode == "oracle" else None) for mode in codec.modes]
         differences = [
             decoder.decompress(stream, *how).astype(int) - codec.decompress(stream, *how)
-            for how in blends
+            for how in modes
         ]
     except UserError as error:
         raise ExportError("different", f"What was exported cannot be decoded: {error}") from error

@@ -175,7 +175,7 @@ def extend(earlier: AdaptedCodec, domains: Sequence[str], own_features: int = 0)
         bank.adapters[name].requires_grad_(False)
     gate.load_state_dict(earlier.synthesis.gate.state_dict())
     adapted.synthesis.gate = GrowingGate(gate, len(domains), own_features)  # type: ignore[assignment]
-    adapted.synthesis.blend = earlier.synthesis.blend
+    adapted.synthesis.mode = earlier.synthesis.mode
     tensors = adapter_state(earlier.codec)
     adapted.extended = {
         "from": fingerprint(tensors),

@@ -21,7 +21,7 @@ from lic_da.methods.module import CodecModule, psnr_8_bit
 from lic_da.methods.optim import optimizer_of
 from lic_da.methods.precision import bfloat16
 
-BLENDS = ("base", "weighted", "top1", "oracle")
+MODES = ("base", "weighted", "top1", "oracle")
 
 
 class DecoderAdaptation(CodecModule):
@@ -97,7 +97,7 @@ class DecoderAdaptation(CodecModule):
         domains = len(self.adapted.domains)
         self.confusion.update(gate, label)
         if batch["file"] not in self._base_psnr:
-            with self.synthesis.blending("base"):
+            with self.synthesis.in_mode("base"):
                 self._base_psnr[batch["file"]] = psnr_8_bit(self.synthesis(y_hat), x)
         decoded = {
             "weighted": without_tiny(gate, self.synthesis.threshold),
@@ -105,18 +105,18 @@ class DecoderAdaptation(CodecModule):
             "oracle": one_hot(label, domains),
         }
         values: dict[str, float] = {}
-        for blend, v in decoded.items():
+        for mode, v in decoded.items():
             same = [other for other in values if torch.equal(decoded[other], v)]
             # Mostly the gate is right, and then top1 and oracle are the same image.
-            values[blend] = values[same[0]] if same else psnr_8_bit(self.synthesis(y_hat, v), x)
+            values[mode] = values[same[0]] if same else psnr_8_bit(self.synthesis(y_hat, v), x)
         values["base"] = self._base_psnr[batch["file"]]
-        for blend in BLENDS:
-            self.collect(f"psnr_{blend}/{domain}", values[blend])
-            if blend != "base":
-                self.collect(f"gain_{blend}/{domain}", values[blend] - values["base"])
+        for mode in MODES:
+            self.collect(f"psnr_{mode}/{domain}", values[mode])
+            if mode != "base":
+                self.collect(f"gain_{mode}/{domain}", values[mode] - values["base"])
 
     def on_validation_epoch_end(self) -> None:
-        """Log PSNR a domain and blend, gains over the base, and the gate's accuracy."""
+        """Log PSNR a domain and mode, gains over the base, and the gate's accuracy."""
         logged = {f"val/{name}": value for name, value in self.collected().items()}
         counts = self.confusion.compute().float()
         logged["val/gate_accuracy"] = (counts.diagonal().sum() / counts.sum()).item()
