@@ -444,9 +444,9 @@ def test_a_hub_name_without_network_fails_soon_and_in_a_sentence(
 def test_attribution_names_licences_and_where_they_stand_in_full(
     conf: Path, tmp_path: Path
 ) -> None:
-    package = tmp_path / "data" / "packages" / "debian-pictures" / "usr" / "share"
-    (package / "doc" / "pictures").mkdir(parents=True)
-    (package / "doc" / "pictures" / "copyright").write_text(
+    package = tmp_path / "data" / "packages" / "debian-images" / "usr" / "share"
+    (package / "doc" / "images").mkdir(parents=True)
+    (package / "doc" / "images" / "copyright").write_text(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
         "Source: https://example.org/images\n\nFiles: *\nCopyright: 2020, A. Nyone\n"
         "           2021, S. Omeone\nLicense: CC-BY-SA-4.0\n"
@@ -462,4 +462,4 @@ def test_attribution_names_licences_and_where_they_stand_in_full(
     text = write_attribution((tmp_path / "data").resolve()).read_text()
     assert "## Debian package images\n" in text and "images: 5 of packed" in text
     assert "licences: CC-BY-SA-4.0" in text and "by: 2020, A. Nyone; 2021, S. Omeone" in text
-    assert "in full: packages/debian-pictures/usr/share/doc/pictures/copyright" in text
+    assert "in full: packages/debian-images/usr/share/doc/images/copyright" in text

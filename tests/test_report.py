@@ -59,7 +59,7 @@ def run_of(quality: int, targets: list[str], shift: float = 0.0) -> Run:
                 points.append(
                     Point(
                         run=f"q{quality}", codec="c", quality=quality, lmbda=0.01, method="adapters",
-                        mode=mode, domain=domain, seen=seen, image=f"{domain}/{i}.png", width=64,
+                        blend=mode, domain=domain, seen=seen, image=f"{domain}/{i}.png", width=64,
                         height=64, string_bytes=100, file_bytes=139, bpp=0.07 * 1.6**quality,
                         bpp_estimated=0.1, psnr=base + gain, ms_ssim=math.nan, encode_s=0.1,
                         decode_s=0.1, gate={} if mode == "base" else v,

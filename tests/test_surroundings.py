@@ -466,7 +466,7 @@ def test_a_batch_survives_what_one_of_its_files_does(
     codec_files: tuple[Path, ...], tmp_path: Path
 ) -> None:
     """Under load: a hundred small images among images of which half is missing."""
-    from tests.entries import png
+    from tests.image_files import png
 
     rng = np.random.default_rng(0)
     for number in range(60):

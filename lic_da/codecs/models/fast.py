@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lic_da.codecs.models import subpixel
 from lic_da.codecs.models.convolutions import Convolution
+from lic_da.codecs.models.zou2022 import WindowAttentionBlock
 
 _BAND = 1 << 18
 """Elements that GDN computes at a time: of them and what it makes of them, a cache holds a few."""
@@ -93,10 +94,21 @@ class BlockConv2d(nn.Conv2d):
         return super().forward(x)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A convolution of 1×1; see :func:`_pointwise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C_in, H, W)`` -> ``(B, C_out, H, W)``."""
+        if applies(x) and self.bias is not None:
+            return _pointwise(x, self.weight, self.bias)
+        return super().forward(x)
+
+
 def quicken(codec: CompressionModel) -> CompressionModel:
     """The codec itself, whose ``g_a`` and ``g_s`` compute in the fast ways from now on, if they can.
 
-    Transforms with other layers than convolutions, GDN and pointwise functions stay what they are.
+    Transforms with other layers than convolutions, GDN, pointwise functions and window attention stay what
+    they are.
     """
     for transform in (codec.g_a, codec.g_s):
         if type(transform) is nn.Sequential and all(map(_is_known, transform)):
@@ -107,16 +119,21 @@ def quicken(codec: CompressionModel) -> CompressionModel:
                 if isinstance(layer, FastGDN):
                     layer.overwrites = isinstance(before, Convolution)
                 before = layer
+                if isinstance(layer, WindowAttentionBlock):
+                    for part in layer.modules():
+                        part.__class__ = _fast_class(part)
     return codec
 
 
 def _is_known(layer: nn.Module) -> bool:
-    return type(layer) in (nn.Conv2d, nn.ConvTranspose2d, GDN, *_POINTWISE)
+    return type(layer) in (nn.Conv2d, nn.ConvTranspose2d, GDN, WindowAttentionBlock, *_POINTWISE)
 
 
 def _fast_class(layer: nn.Module) -> type[nn.Module]:
     if type(layer) is GDN:
         return FastGDN
+    if type(layer) is nn.Conv2d and layer.kernel_size == layer.stride == (1, 1):
+        return PointwiseConv2d
     if subpixel.suits(layer):
         return SubpixelConvTranspose2d
     return BlockConv2d if subpixel.suits_blocks(layer) else type(layer)

@@ -73,20 +73,21 @@ class WindowAttention(nn.Module):
         index = distance[..., 0] * (2 * window - 1) + distance[..., 1]
         self.register_buffer("relative_position_index", index)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
-            x: windows ``(B, windows, positions, C)``.
-            mask: ``(windows, 1, positions, positions)``, added to the logits; None: none.
+            x: windows ``(…, positions, C)``.
+            mask: ``(positions, positions)``, added to the logits of all of them; None: none.
         """
-        batch, windows, positions, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, windows, positions, 3, self.heads, channels // self.heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        logits = bias if mask is None else bias + mask
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=logits.to(q.dtype))
-        out = self.proj(out.transpose(2, 3).reshape(x.shape))
+        qkv = self.qkv(x.flatten(0, -3))
+        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        logits = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        if mask is not None:
+            logits = logits + mask
+        # Windows as the batch, with one bias for all: then nothing as large as all logits is kept.
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=logits[None].to(q.dtype))
+        out = self.proj(out.transpose(1, 2).reshape(x.shape))
         return out
 
 
@@ -107,39 +108,52 @@ class ShiftedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> the same shape."""
-        height, width = x.shape[2:]
+        if self.shift == 0:
+            return x + self._image(self.attn(self._windows(x)))
         shifted = torch.roll(x, (-self.shift, -self.shift), dims=(2, 3))
-        windows = self.attn(self._windows(shifted), self._mask(height, width, x.device))
-        out = self._image(windows, height, width)
+        out = self._image(self._attend(self._windows(shifted)))
         return x + torch.roll(out, (self.shift, self.shift), dims=(2, 3))
 
     def _windows(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> ``(B, windows, positions, C)``."""
+        """``(B, C, H, W)`` -> ``(B, rows, columns, positions, C)``."""
         batch, channels, height, width = x.shape
         w = self.window
         x = x.reshape(batch, channels, height // w, w, width // w, w)
-        return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, w * w, channels)
+        return x.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
 
-    def _image(self, windows: Tensor, height: int, width: int) -> Tensor:
+    def _image(self, windows: Tensor) -> Tensor:
         """The inverse of ``_windows``."""
-        batch, _, _, channels = windows.shape
+        batch, rows, columns, _, channels = windows.shape
         w = self.window
-        x = windows.reshape(batch, height // w, width // w, w, w, channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+        x = windows.unflatten(3, (w, w)).transpose(2, 3)
+        return x.reshape(batch, rows * w, columns * w, channels).permute(0, 3, 1, 2)
 
-    def _mask(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """−100 between positions that only the cyclic shift has made neighbours."""
-        if self.shift == 0:
+    def _attend(self, windows: Tensor) -> Tensor:
+        """Attend in shifted windows; in the last ones the shift has brought together what is far apart."""
+        rows, columns = windows.shape[1:3]
+
+        def part(lowest: bool, rightmost: bool) -> Tensor:
+            own = windows[:, rows - 1 :] if lowest else windows[:, : rows - 1]
+            own = own[:, :, columns - 1 :] if rightmost else own[:, :, : columns - 1]
+            return self.attn(own, self._mask(lowest, rightmost, windows.device))
+
+        sides = [
+            torch.cat(
+                [part(lowest, right) for right in (False, True) if right or columns > 1], dim=2
+            )
+            for lowest in (False, True)
+            if lowest or rows > 1
+        ]
+        return torch.cat(sides, dim=1)
+
+    def _mask(self, lowest: bool, rightmost: bool, device: torch.device) -> Tensor | None:
+        """−100 between positions of a window that only the cyclic shift has made neighbours."""
+        if not (lowest or rightmost):
             return None
-        rows, columns = (self._regions(side, device) for side in (height, width))
-        region = (3 * rows[:, None] + columns[None])[None, None].float()
-        labels = self._windows(region)[0, :, :, 0]  # (windows, positions)
-        other = labels[:, None, :] != labels[:, :, None]
-        return torch.where(other, -100.0, 0.0)[:, None]
-
-    def _regions(self, side: int, device: torch.device) -> Tensor:
-        at = torch.arange(side, device=device)
-        return (at >= side - self.window).int() + (at >= side - self.shift).int()
+        beyond = torch.arange(self.window, device=device) >= self.window - self.shift
+        region = 2 * (beyond & lowest)[:, None] + (beyond & rightmost)[None]
+        label = region.flatten()
+        return torch.where(label[:, None] != label[None], -100.0, 0.0)
 
 
 class WindowAttentionBlock(nn.Module):
