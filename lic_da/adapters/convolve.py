@@ -27,6 +27,8 @@ def convolve(like: Convolution, u: Tensor, weight: Tensor, bias: Tensor | None) 
     """Convolution, or transposed convolution, with the geometry of ``like`` and another kernel."""
     if isinstance(like, fast.SubpixelConvTranspose2d) and fast.applies(u):
         return subpixel.convolve(like, u, weight, bias)
+    if isinstance(like, fast.PointwiseConv2d) and fast.applies(u) and bias is not None:
+        return fast.pointwise(u, weight, bias)
     if isinstance(like, nn.ConvTranspose2d):
         return F.conv_transpose2d(
             u,

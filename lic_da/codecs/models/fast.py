@@ -69,7 +69,7 @@ class FastGDN(GDN):
         out = x if self.overwrites else torch.empty_like(x)
         height = max(1, _BAND // (x.shape[0] * x.shape[1] * x.shape[3]))
         for band, into in zip(x.split(height, dim=2), out.split(height, dim=2), strict=True):
-            norm = _pointwise(band.square(), gamma[..., None, None], beta)
+            norm = pointwise(band.square(), gamma[..., None, None], beta)
             torch.mul(band, norm.sqrt_() if self.inverse else norm.rsqrt_(), out=into)
         return out
 
@@ -95,12 +95,12 @@ class BlockConv2d(nn.Conv2d):
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A convolution of 1×1; see :func:`_pointwise`."""
+    """A convolution of 1×1; see :func:`pointwise`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` -> ``(B, C_out, H, W)``."""
         if applies(x) and self.bias is not None:
-            return _pointwise(x, self.weight, self.bias)
+            return pointwise(x, self.weight, self.bias)
         return super().forward(x)
 
 
@@ -139,7 +139,7 @@ def _fast_class(layer: nn.Module) -> type[nn.Module]:
     return BlockConv2d if subpixel.suits_blocks(layer) else type(layer)
 
 
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution of 1×1, by oneDNN, which torch takes by itself only on several threads."""
     if torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)
