@@ -27,8 +27,10 @@ from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
 from lic_da.evaluation import classical
 from lic_da.evaluation.bd_rate import Curve, delta
+from lic_da.evaluation.by_image import ImageCurves, Interval, bootstrap, delta_intervals, own_deltas
 from lic_da.evaluation.classical import (
     AVIF,
+    AVIF_444,
     JPEG,
     JPEG_XL,
     WEBP,
@@ -47,6 +49,7 @@ from lic_da.evaluation.measure import (
     score,
     write_points,
 )
+from lic_da.evaluation.metrics import METRICS
 from lic_da.evaluation.summary import summarise, table
 from lic_da.io.images import RGB, read_rgb, save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
@@ -97,6 +100,97 @@ def test_curves_that_hardly_overlap_or_are_exact_give_nan_and_a_reason() -> None
         assert "reproduced exactly" in delta(*pair).reason
 
 
+def points_of(curves: dict[str, Curve]) -> list[Point]:
+    """A point for each image and quality."""
+    return [
+        Point(
+            "run", "c", quality, 0.01, "adapters", "base", "natural", True, name, 64, 64, 1, 1,
+            bpp, bpp, psnr, math.nan, 0.1, 0.1, {},
+        )
+        for name, own in curves.items()
+        for quality, (bpp, psnr) in enumerate(zip(own.bpp, own.psnr, strict=True), 1)
+    ]  # fmt: skip
+
+
+def images_of(curves: dict[str, Curve]) -> ImageCurves:
+    return ImageCurves.of(points_of(curves), METRICS["psnr"].scale)
+
+
+def some_images(count: int, saved: float = 0.0) -> dict[str, Curve]:
+    """Images of different rates, of which each saves a share of the rate of its own."""
+    return {
+        f"{n}": Curve(
+            tuple((1 - saved * n / count) * (1 + n) * b for b in FACTORIZED.bpp),
+            tuple(p + 0.3 * n for p in FACTORIZED.psnr),
+        )
+        for n in range(count)
+    }
+
+
+def test_the_mean_of_images_own_bd_rates_agrees_with_an_independent_implementation() -> None:
+    anchor, test = {"a": FACTORIZED}, {"a": HYPERPRIOR}
+    for n, shift in enumerate((0.5, -0.7, 1.1)):
+        moved = tuple(p + shift for p in HYPERPRIOR.psnr)
+        anchor[f"{n}"], test[f"{n}"] = FACTORIZED, Curve(HYPERPRIOR.bpp, moved)
+    expected = []
+    for name in anchor:
+        curves = anchor[name], test[name]
+        low, high = max(min(c.psnr) for c in curves), min(max(c.psnr) for c in curves)
+        a, b = (quad(PchipInterpolator(c.psnr, np.log10(c.bpp)), low, high)[0] for c in curves)
+        expected.append(100 * (10 ** ((b - a) / (high - low)) - 1))
+    anchor["far"], test["far"] = FACTORIZED, Curve(FACTORIZED.bpp, (60.0, 61.0, 62.0, 63.0))
+    anchor["alone"] = FACTORIZED
+    own = own_deltas(images_of(anchor), images_of(test), "pchip")
+    assert own.bd_rate_percent == pytest.approx(np.mean(expected), rel=1e-3)
+    assert (own.compared, own.left_out) == (4, 1)
+
+
+def test_both_conventions_agree_where_all_images_are_alike_and_differ_where_rates_do() -> None:
+    same = dict.fromkeys("abc", FACTORIZED), dict.fromkeys("abc", HYPERPRIOR)
+    of_mean = delta(*(images_of(c).mean() for c in same))
+    assert own_deltas(*map(images_of, same)).bd_rate_percent == pytest.approx(
+        of_mean.bd_rate_percent
+    )
+    anchor, test = some_images(5), some_images(5, saved=0.5)
+    of_mean = delta(images_of(anchor).mean(), images_of(test).mean())
+    own = own_deltas(images_of(anchor), images_of(test))
+    assert own.bd_rate_percent == pytest.approx(-20)  # the mean of 0 to 40 %
+    assert of_mean.bd_rate_percent < -24  # large savings are those of images of high rates
+
+
+def test_intervals_hold_the_delta_shrink_with_images_and_are_the_same_again() -> None:
+    widths = []
+    for count in (5, 40):
+        pair = images_of(some_images(count)), images_of(some_images(count, saved=0.5))
+        found = delta_intervals([pair], resamples=200)
+        rate = delta(pair[0].mean(), pair[1].mean())
+        assert found.bd_rate.low < rate.bd_rate_percent < found.bd_rate.high < 0
+        assert 0 < found.bd_psnr.low < rate.bd_psnr_db < found.bd_psnr.high
+        assert found == delta_intervals([pair], resamples=200)
+        assert found == delta_intervals([pair, pair], resamples=200)  # two seeds that agree
+        widths.append(found.bd_rate.high - found.bd_rate.low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_there_is_no_interval_of_one_image_or_of_curves_that_do_not_overlap() -> None:
+    far = {name: Curve(c.bpp, tuple(p + 90 for p in c.psnr)) for name, c in some_images(4).items()}
+    for anchor, test in ((some_images(1), some_images(1, 0.5)), (some_images(4), far)):
+        found = delta_intervals([(images_of(anchor), images_of(test))], resamples=20)
+        assert math.isnan(found.bd_rate.low) and math.isnan(found.bd_rate.high)
+    assert delta_intervals([(images_of({"a": FACTORIZED}), images_of({"b": FACTORIZED}))]) == (
+        delta_intervals([(images_of({}), images_of({}))])
+    )
+
+
+def test_a_bootstrap_of_a_mean_is_as_wide_as_its_standard_error_says() -> None:
+    values = np.random.default_rng(1).normal(size=400)
+    (found,) = bootstrap(lambda chosen: (float(values[chosen].mean()),), 400)
+    error = values.std() / 20
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert Interval.of([1.0] * 19 + [math.nan]) == Interval(1.0, 1.0)
+    assert math.isnan(Interval.of([1.0] * 18 + [math.nan] * 2).low)
+
+
 def test_scores_are_those_of_8_bit_images(photographs: list[RGB]) -> None:
     original = to_tensor(photographs[0])
     noise = torch.randint(-3, 4, original.shape, generator=torch.Generator().manual_seed(0))
@@ -129,7 +223,7 @@ def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
 
 
 def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:
-    for codec in (JPEG, WEBP, AVIF, JPEG_XL):
+    for codec in (JPEG, WEBP, AVIF, AVIF_444, JPEG_XL):
         sizes, psnrs = [], []
         for quality in (10, 50, 90):
             size, decoded = codec.code(photographs[2], quality)
@@ -140,6 +234,25 @@ def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:
             sizes.append(size)
             psnrs.append(score(decoded, to_tensor(photographs[2]), ms_ssim=False)[0])
         assert sizes == sorted(sizes) and psnrs == sorted(psnrs) and psnrs[-1] > 33
+
+
+def test_avif_keeps_its_colours_at_4_4_4() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 255  # red and blue, a pixel wide
+    halved, full = (codec.code(stripes, 60)[1] for codec in (AVIF, AVIF_444))
+    original = to_tensor(stripes)
+    assert score(full, original)[0] > score(halved, original)[0] + 10
+
+
+def test_no_quality_of_jpeg_xl_codes_at_half_the_size() -> None:
+    checks = np.indices((128, 128)).sum(0, keepdims=True).repeat(3, 0) % 2 * 255
+    pixels = np.ascontiguousarray(checks.transpose(1, 2, 0).astype(np.uint8))
+    grey = torch.full((3, 128, 128), 128, dtype=torch.uint8)  # all that is left at half the size
+    left = score(grey, to_tensor(pixels), ms_ssim=False)[0]
+    lowest = min(JPEG_XL.qualities)
+    decoded = [JPEG_XL.code(pixels, quality)[1] for quality in (lowest - 2, lowest)]
+    below, own = (score(image, to_tensor(pixels), ms_ssim=False)[0] for image in decoded)
+    assert below < left + 1 and own > left + 5
 
 
 def bench(codec: type, folder: Path, qualities: list[int]) -> tuple[list[float], list[float]]:

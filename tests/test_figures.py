@@ -17,7 +17,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-SETTINGS = {"docs/domains.md": {"80 %", "10 %"}}  # shares of the splits
+SETTINGS = {
+    "docs/domains.md": {"80 %", "10 %"},  # shares of the splits
+    "docs/sweeps.md": {"95 %"},  # of the intervals
+}
 NUMBER = re.compile(r"[−+]?\d+(?:[.,]\d+)*(?: %| dB\b)")
 
 

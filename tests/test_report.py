@@ -34,6 +34,7 @@ from lic_da.sweeps.report import (
     gains,
     pick,
     report_image,
+    thumbnail,
     write_report,
 )
 from lic_da.sweeps.summary import sweep_command
@@ -90,7 +91,7 @@ def anchors() -> list[Point]:
 
 
 def report_of(series: list[Series], photographs: list[RGB]) -> Report:
-    rows = savings(series, anchors())
+    rows = savings(series, anchors(), resamples=20)
     original = to_tensor(photographs[0])
     base = (original.int() + 9).clamp(0, 255).byte()
     adapted = (original.int() + 3).clamp(0, 255).byte()
@@ -112,6 +113,7 @@ def report_of(series: list[Series], photographs: list[RGB]) -> Report:
         notes=["Left out: AVIF"],
         command="python -m lic_da.train -m 'domains=[sketch]' codec.quality=1,2,3,4",
         versions={"Python": "3"},
+        thumbnails={("sketch", "sketch/2.png"): thumbnail(photographs[0], 200)},
     )
 
 
@@ -200,10 +202,13 @@ def test_the_report_shows_the_numbers_of_the_csv_without_errors_or_requests(
             displayed(own[b, "base"]["bd_rate_percent"]) if (b, "base") in own else "–"
             for b in ("weighted", "top1", "oracle")
         ]
-        assert cells == [str(IMAGES), *expected, displayed(own["weighted", "base"]["bd_psnr_db"])]
+        row = own["weighted", "base"]
+        interval = " … ".join(displayed(row[f"bd_rate_{end}"]) for end in ("low", "high"))
+        expected[1:1] = [interval, displayed(row["bd_rate_of_images_percent"])]
+        assert cells == [str(IMAGES), *expected, displayed(row["bd_psnr_db"])]
         for mode in ("base", "weighted"):
-            row = f"#anchors tr[data-domain={domain}][data-mode={mode}] td"
-            cells = v.page.locator(row).all_inner_texts()
+            line = f"#anchors tr[data-domain={domain}][data-mode={mode}] td"
+            cells = v.page.locator(line).all_inner_texts()
             assert cells[1:] == [displayed(own[mode, "JPEG"]["bd_rate_percent"])]
         compared += 1
     assert compared == 3
@@ -246,7 +251,7 @@ def test_the_slider_uncovers_one_image_and_covers_the_other(
     written: Path, visit: Callable[..., Visit], width: int, photographs: list[RGB]
 ) -> None:
     v = visit(width, 900).open(written / "report.html")
-    figure = v.page.locator("#images .compare").first
+    figure = v.page.locator("#pictures .compare").first
     stage = figure.locator(".stage")
     figure.scroll_into_view_if_needed()
 
@@ -284,12 +289,64 @@ def test_the_slider_uncovers_one_image_and_covers_the_other(
     assert v.complaints == []
 
 
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_click_on_a_point_shows_its_image_and_figures(
+    written: Path, visit: Callable[..., Visit], width: int
+) -> None:
+    v = visit(width, 900).open(written / "report.html")
+    data = v.page.evaluate("document.getElementById('gain-over-rate').data")
+    assert [d["name"] for d in data] == [*DOMAINS]
+    assert data[1]["y"] == pytest.approx([0.5 * (1 - 0.05 * i) for i in range(IMAGES)])
+    picked = v.page.locator("#picked")
+    assert not picked.is_visible()
+    points = v.page.locator("#gain-over-rate .scatterlayer .trace").nth(1).locator(".point")
+    points.nth(2).scroll_into_view_if_needed()
+    for number, has_image in ((2, True), (0, False)):
+        box = points.nth(number).bounding_box()
+        at = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        v.page.mouse.move(*at)
+        v.page.locator("#gain-over-rate .hovertext", has_text=f"{number}.png").wait_for()
+        v.page.mouse.click(*at)
+        picked.locator("p", has_text=f"{number}.png").wait_for()
+        assert picked.locator("img").is_visible() == has_image
+        gain = 0.5 * (1 - 0.05 * number)
+        assert f"sketch, 64×64: +{gain:.2f} dB" in picked.inner_text()
+        assert "gate: natural 0.20, sketch 0.80" in picked.inner_text()
+    assert v.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert v.complaints == []
+
+
+def test_v_chosen_at_the_encoder_and_its_effort_stand_in_the_report(
+    tmp_path: Path, photographs: list[RGB]
+) -> None:
+    def with_chosen(run: Run) -> Run:
+        chosen = [
+            dataclasses.replace(p, blend="chosen", gate={"natural": -0.25, "sketch": 1.5})
+            for p in run.points
+            if p.blend == "weighted"
+        ]
+        points = [*run.points, *chosen]
+        return dataclasses.replace(
+            run, points=tuple(dataclasses.replace(p, effort=2) for p in points)
+        )
+
+    plain, both = tmp_path / "plain.html", tmp_path / "both.html"
+    runs = [run_of(q, ["sketch"]) for q in (1, 2, 3, 4)]
+    for path, of in ((plain, runs), (both, [with_chosen(run) for run in runs])):
+        write_report(report_of(series_of(of), photographs), path)
+    assert 'id="chosen"' not in plain.read_text() and "effort 2" not in plain.read_text()
+    text = both.read_text()
+    assert "refined by the encoder, effort 2" in text and '<th class="n">chosen %</th>' in text
+    matrix = text.split('id="chosen"')[1].split("</section>")[0]
+    assert matrix.count("−0.25") == matrix.count("1.50") == len(DOMAINS)
+
+
 def test_printed_the_report_shows_all_three_images(
     written: Path, visit: Callable[..., Visit]
 ) -> None:
     v = visit(1200, 900).open(written / "report.html")
     v.page.emulate_media(media="print")
-    layers = v.page.locator("#images .compare").first.locator(".layer")
+    layers = v.page.locator("#pictures .compare").first.locator(".layer")
     assert [layers.nth(i).is_visible() for i in range(3)] == [True] * 3
     assert not v.page.locator("input[type=range]").first.is_visible()
 

@@ -121,16 +121,25 @@ AVIF = ClassicalCodec(
     library="avif",
     label="AVIF",
 )
+AVIF_444 = ClassicalCodec(
+    "AVIF (Pillow, 4:4:4, speed 6)",
+    "AVIF",
+    (1, 5, 10, 20, 30, 40, 50, 60),
+    {"speed": 6, "subsampling": "4:4:4", "max_threads": 1},
+    library="avif",
+    label="AVIF 4:4:4",
+)
 JPEG_XL = ClassicalCodec(
     "JPEG XL (pillow-jxl-plugin, effort 7)",
     "JXL",
-    (1, 5, 10, 20, 30, 45, 60, 80),
+    # Below quality 20 libjxl codes the image at half its size: its curve has a kink there.
+    (20, 25, 30, 40, 50, 60, 75, 90),
     {"effort": 7, "num_threads": 1},
     plugin="pillow_jxl",
     package="pillow-jxl-plugin",
     label="JPEG XL",
 )
-ANCHORS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF, "jpegxl": JPEG_XL}
+ANCHORS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF, "avif444": AVIF_444, "jpegxl": JPEG_XL}
 
 
 Anchor = ClassicalCodec | PublishedCurve

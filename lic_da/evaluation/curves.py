@@ -2,7 +2,8 @@
 
 A series is what remains of runs when only the quality differs: one method, codec, set of domains and
 seed, with a point a quality. Scores are averaged over images first; Bjøntegaard deltas are taken
-between the mean curves.
+between the mean curves. The mean of the images' own deltas, which some publish, stands beside them, and
+how far they go when other images are drawn (:mod:`lic_da.evaluation.by_image`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lic_da.errors import UserError
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
+from lic_da.evaluation.by_image import DeltaIntervals, ImageCurves, delta_intervals, own_deltas
 from lic_da.evaluation.measure import (
     ANCHORS,
     Point,
@@ -32,6 +35,8 @@ from lic_da.same_settings import CURVE
 BD_COLUMNS = (
     "domain", "seen", "codec", "method", "blend", "anchor", "bd_rate_percent", "bd_psnr_db",
     "interpolation", "points", "images", "series", "reason",
+    "bd_rate_low", "bd_rate_high", "bd_psnr_low", "bd_psnr_high",
+    "bd_rate_of_images_percent", "bd_psnr_of_images_db", "images_compared", "images_left_out",
 )  # fmt: skip
 PSNR = METRICS["psnr"].scale
 _LABELLED = (
@@ -171,9 +176,14 @@ class Series:
             return "source"
         return "seen" if domain in self.trained else "unseen"
 
-    def gate(self, domain: str) -> dict[str, float]:
-        """Mean v over a domain's images and all qualities; empty if there is no gate."""
-        gates = [p.gate for p in self.points(domain, "weighted") if p.gate]
+    @property
+    def effort(self) -> int:
+        """What the encoder spent on streams but the base's, at most."""
+        return max(p.effort for r in self.runs for p in r.points)
+
+    def gate(self, domain: str, mode: str = "weighted") -> dict[str, float]:
+        """Mean v over a domain's images and all qualities; empty if there is none of that mode."""
+        gates = [p.gate for p in self.points(domain, mode) if p.gate]
         return {d: mean(g[d] for g in gates) for d in gates[0]} if gates else {}
 
 
@@ -282,6 +292,10 @@ class Saving:
     ``anchor`` is ``base`` or the label of a classical codec; ``points`` is the number of points of the
     series' curve, ``images`` how many images each is a mean of. ``reason`` says why there is no number.
     Of another metric than PSNR ``bd_psnr_db`` is the difference of that metric, in decibels too.
+
+    ``…_low`` and ``…_high`` bound 95 % of what the delta is when images are drawn again; they are there
+    against ``base`` by Akima, and nan elsewhere. ``…_of_images…`` are means of the images' own deltas:
+    over ``images_compared``, without ``images_left_out``, whose own curves cannot be compared.
     """
 
     domain: str
@@ -297,10 +311,21 @@ class Saving:
     images: int
     series: str
     reason: str
+    bd_rate_low: float = math.nan
+    bd_rate_high: float = math.nan
+    bd_psnr_low: float = math.nan
+    bd_psnr_high: float = math.nan
+    bd_rate_of_images_percent: float = math.nan
+    bd_psnr_of_images_db: float = math.nan
+    images_compared: int = 0
+    images_left_out: int = 0
 
 
 def savings(
-    series: Iterable[Series], anchors: Iterable[Point] = (), metric: Scale = PSNR
+    series: Iterable[Series],
+    anchors: Iterable[Point] = (),
+    metric: Scale = PSNR,
+    resamples: int = 0,
 ) -> list[Saving]:
     """Bjøntegaard deltas of every domain, series and mode, against the base codec and all anchors.
 
@@ -309,40 +334,94 @@ def savings(
         anchors: points of classical codecs and of published curves.
         metric: at equal scores of which rates are compared; one that is ``compared``. Domains without
             scores are left out.
+        resamples: how often images are drawn for the intervals; 0: there are none.
     """
-    classical = anchor_curves(anchors, metric)
+    others: dict[tuple[str, str], list[Point]] = {}
+    for p in anchors:
+        if not math.isnan(p.score(metric.name)):
+            others.setdefault((p.domain, p.codec), []).append(p)
     rows = []
     for s in series:
         for domain in s.domains:
-            base = curve(s.points(domain, "base"), metric)
-            if not base.bpp:
+            base = _scored(s.points(domain, "base"), metric)
+            if not base:
                 continue
-            others = {label: c for (label, d), c in classical.items() if d == domain}
+            classical = {label: own for (d, label), own in others.items() if d == domain}
             for mode in s.modes(domain):
-                points = [p for p in s.points(domain, mode) if not math.isnan(p.score(metric.name))]
-                test = curve(points, metric)
-                against = others if mode == "base" else {"base": base, **others}
-                for anchor, anchor_curve in against.items():
+                test = _scored(s.points(domain, mode), metric)
+                against = classical if mode == "base" else {"base": base, **classical}
+                for anchor, points in against.items():
+                    pair = _Compared(points, test, metric)
                     for interpolation in INTERPOLATIONS:
-                        result = delta(anchor_curve, test, interpolation, metric.title)
-                        rows.append(
-                            Saving(
-                                domain=domain,
-                                seen=domain in s.trained,
-                                codec=s.codec,
-                                method=s.method,
-                                blend=mode,
-                                anchor=anchor,
-                                bd_rate_percent=result.bd_rate_percent,
-                                bd_psnr_db=result.bd_psnr_db,
-                                interpolation=interpolation,
-                                points=len(test.bpp),
-                                images=len(points) // len(s.runs),
-                                series=s.label,
-                                reason=result.reason,
-                            )
-                        )
+                        draws = resamples if (anchor, interpolation) == ("base", "akima") else 0
+                        rows.append(_saving(s, domain, mode, anchor, pair, interpolation, draws))
     return rows
+
+
+def _scored(points: Iterable[Point], metric: Scale) -> list[Point]:
+    """The points that have a score."""
+    return [p for p in points if not math.isnan(p.score(metric.name))]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Points of an anchor and of what is judged, on one domain."""
+
+    anchor: list[Point]
+    test: list[Point]
+    metric: Scale
+
+    @cached_property
+    def curves(self) -> tuple[Curve, Curve]:
+        """The mean curves."""
+        return curve(self.anchor, self.metric), curve(self.test, self.metric)
+
+    @cached_property
+    def images(self) -> tuple[ImageCurves, ImageCurves]:
+        """The images' own curves."""
+        return ImageCurves.of(self.anchor, self.metric), ImageCurves.of(self.test, self.metric)
+
+
+def _saving(
+    series: Series,
+    domain: str,
+    mode: str,
+    anchor: str,
+    pair: _Compared,
+    interpolation: str,
+    resamples: int,
+) -> Saving:
+    """One row of the table."""
+    result = delta(*pair.curves, interpolation, pair.metric.title)
+    own = own_deltas(*pair.images, interpolation)
+    far = (
+        delta_intervals([pair.images], interpolation, resamples=resamples)
+        if resamples
+        else DeltaIntervals()
+    )
+    return Saving(
+        domain=domain,
+        seen=domain in series.trained,
+        codec=series.codec,
+        method=series.method,
+        blend=mode,
+        anchor=anchor,
+        bd_rate_percent=result.bd_rate_percent,
+        bd_psnr_db=result.bd_psnr_db,
+        interpolation=interpolation,
+        points=len(pair.curves[1].bpp),
+        images=len(pair.test) // len(series.runs),
+        series=series.label,
+        reason=result.reason,
+        bd_rate_low=far.bd_rate.low,
+        bd_rate_high=far.bd_rate.high,
+        bd_psnr_low=far.bd_psnr.low,
+        bd_psnr_high=far.bd_psnr.high,
+        bd_rate_of_images_percent=own.bd_rate_percent,
+        bd_psnr_of_images_db=own.bd_psnr_db,
+        images_compared=own.compared,
+        images_left_out=own.left_out,
+    )
 
 
 def write_savings(rows: Iterable[Saving], path: Path, metric: Scale = PSNR) -> None:

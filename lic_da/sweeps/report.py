@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from lic_da.evaluation.images import Example, most_changed
 from lic_da.evaluation.measure import Point
 from lic_da.evaluation.metrics import Scale
 from lic_da.io.files import write_text
+from lic_da.io.images import RGB
 
 KINDS = {"source": "Source domain", "seen": "Seen domains", "unseen": "Unseen domains"}
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -44,7 +46,7 @@ _MODE_COLOURS = {
     "adapted": "#2f81f7",
 }
 _SERIES_COLOURS = ("#2f81f7", "#d6559a", "#1fa68c", "#e0821e", "#8a63d2", "#7a9a01")
-_ANCHOR_COLOURS = ("#c2a02d", "#b3627a", "#6a8caf", "#7d9c5b")
+_ANCHOR_COLOURS = ("#c2a02d", "#b3627a", "#6a8caf", "#9a7fb8", "#7d9c5b")
 _DASHES = {
     "weighted": "solid",
     "top1": "dash",
@@ -108,6 +110,7 @@ class Report:
         command: that made the sweep.
         versions: of everything that matters.
         metrics: others than PSNR, with their rows of ``bd_rate_<metric>.csv``, none if it has no BD-rate.
+        thumbnails: small images as data URIs, by (domain, image), for those whose points are clicked.
     """
 
     title: str
@@ -123,6 +126,7 @@ class Report:
     command: str
     versions: dict[str, str]
     metrics: Sequence[tuple[Scale, Sequence[Saving]]] = ()
+    thumbnails: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -137,15 +141,14 @@ def write_report(report: Report, path: Path) -> None:
         report=report,
         kinds=KINDS,
         judged=" / ".join(dict.fromkeys(s.judged for s in report.series)),
+        modes=_other_modes(report),
         savings_table=_savings_table(report, report.savings),
         metrics=_metrics(report, domains),
         anchor_table=_anchor_table(report),
         anchor_labels=list(dict.fromkeys(p.codec for p in report.anchors)),
-        gates=[
-            (s, [(d, s.kind(d), s.gate(d)) for d in s.domains])
-            for s in report.series
-            if any(s.gate(d) for d in s.domains)
-        ],
+        gates=_weights(report, "weighted"),
+        chosen=_weights(report, "chosen"),
+        efforts=[(s, s.effort) for s in report.series if s.effort],
         rates_differ=any(not s.same_rates for s in report.series),
         first_rates_differ=not report.series[0].same_rates,
         domains=domains,
@@ -162,7 +165,9 @@ def write_report(report: Report, path: Path) -> None:
                 if _measured(report, d, metric)
             },
             "gains": _json(_gain_figure(report)),
+            "gain-over-rate": _json(_scatter_figure(report)),
         },
+        images=_escaped(json.dumps(_images_by_point(report))),
         shown_by_domain={d: [s for s in report.shown if s.pick.domain == d] for d in domains},
         plotly=get_plotlyjs(),
     )
@@ -228,10 +233,26 @@ def report_image(
     )
 
 
+def thumbnail(pixels: RGB, side: int) -> str:
+    """An image that is to be recognised, not judged, as a data URI.
+
+    Args:
+        pixels: ``(H, W, 3)`` uint8.
+        side: its longest side at most.
+    """
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    return _webp(image, quality=70)
+
+
 def _data_uri(pixels: Tensor) -> str:
     image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    return _webp(image, lossless=True)
+
+
+def _webp(image: Image.Image, **settings: Any) -> str:
     file = io.BytesIO()
-    image.save(file, format="WEBP", lossless=True, method=4)
+    image.save(file, format="WEBP", method=4, **settings)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -239,6 +260,25 @@ def _data_uri(pixels: Tensor) -> str:
 class _Cell:
     value: float
     reason: str
+
+
+def _other_modes(report: Report) -> list[str]:
+    """Modes in the table beside the one that methods are judged by; chosen if it was measured."""
+    there = {r.blend for r in report.savings}
+    return ["top1", "oracle", *(["chosen"] if "chosen" in there else [])]
+
+
+_Weights = list[tuple[Series, list[tuple[str, str, dict[str, float]]]]]
+
+
+def _weights(report: Report, mode: str) -> _Weights:
+    """Of each series that has v of a mode: (domain, its kind, mean v) of each domain that has."""
+    found = []
+    for s in report.series:
+        rows = [(d, s.kind(d), v) for d in s.domains if (v := s.gate(d, mode))]
+        if rows:
+            found.append((s, rows))
+    return found
 
 
 def _cells(
@@ -280,6 +320,12 @@ def _savings_table(report: Report, savings: Sequence[Saving]) -> dict[str, list[
             modes = [b for b in _MODE_COLOURS if b != "base" and (b, "base") in rate]
             if not rate:
                 continue
+            judged = [
+                r
+                for r in savings
+                if (r.series, r.domain, r.blend, r.anchor, r.interpolation)
+                == (s.label, domain, s.judged, "base", "akima")
+            ]
             rows[s.kind(domain)].append(
                 {
                     "series": s.label,
@@ -288,6 +334,7 @@ def _savings_table(report: Report, savings: Sequence[Saving]) -> dict[str, list[
                     "images": _images(s, domain),
                     "rate": {b: rate[b, "base"] for b in modes},
                     "psnr": {b: psnr[b, "base"] for b in modes},
+                    "spread": judged[0] if judged else None,
                 }
             )
     return {kind: own for kind, own in rows.items() if own}
@@ -412,9 +459,90 @@ def _gain_figure(report: Report) -> go.Figure:
     return figure
 
 
+def _by_image(report: Report) -> list[tuple[str, str, Point, Point]]:
+    """(domain, image, base, judged) of the first series' test images at the shown quality."""
+    s = report.series[0]
+    found = []
+    for domain in s.domains:
+        of_mode = {
+            mode: {p.image: p for p in s.points(domain, mode) if p.quality == report.shown_quality}
+            for mode in ("base", s.judged)
+        }
+        found += [(domain, n, of_mode["base"][n], p) for n, p in of_mode[s.judged].items()]
+    return found
+
+
+def _scatter_figure(report: Report) -> go.Figure:
+    """Gain over rate of every test image at one quality; a point knows the number of its image."""
+    figure = go.Figure()
+    numbered = [*enumerate(_by_image(report))]
+    s = report.series[0]
+    for number, domain in enumerate(s.domains):
+        own = [(n, base, p) for n, (d, _, base, p) in numbered if d == domain]
+        figure.add_trace(
+            go.Scatter(
+                x=[base.bpp for _, base, _ in own],
+                y=[p.psnr - base.psnr for _, base, p in own],
+                customdata=[n for n, _, _ in own],
+                text=[p.image.rsplit("/", 1)[-1] for _, _, p in own],
+                name=domain,
+                mode="markers",
+                marker={
+                    "size": 9,
+                    "opacity": 0.8,
+                    "color": _SERIES_COLOURS[number % len(_SERIES_COLOURS)],
+                    "symbol": "circle-open" if s.kind(domain) == "unseen" else "circle",
+                },
+                hovertemplate="%{text}: %{x:.3f} bpp, %{y:+.3f} dB",
+            )
+        )
+    figure.update_xaxes(title="rate of the base codec, bits per pixel", rangemode="tozero")
+    figure.update_yaxes(title=f"gain over base at quality {report.shown_quality}, dB")
+    return figure
+
+
+def _images_by_point(report: Report) -> list[dict[str, Any]]:
+    """What a click on a point shows, in the order of :func:`_by_image`."""
+    s = report.series[0]
+    chosen = {
+        (p.domain, p.image): p.gate
+        for d in s.domains
+        for p in s.points(d, "chosen")
+        if p.quality == report.shown_quality
+    }
+    found = []
+    for domain, name, base, p in _by_image(report):
+        rates = [f"{_number(own.psnr)} dB at {_number(own.bpp, 3)} bpp" for own in (base, p)]
+        lines = [
+            f"{domain}, {p.width}×{p.height}: {_signed(p.psnr - base.psnr)} dB",
+            " → ".join(rates),
+            *(
+                f"{by}: {_told(v)}"
+                for by, v in (("gate", p.gate), ("chosen v", chosen.get((domain, name))))
+                if v
+            ),
+        ]
+        found.append(
+            {
+                "name": name.rsplit("/", 1)[-1],
+                "lines": lines,
+                "image": report.thumbnails.get((domain, name), ""),
+            }
+        )
+    return found
+
+
+def _told(v: Mapping[str, float]) -> str:
+    return ", ".join(f"{domain} {_number(weight)}" for domain, weight in v.items())
+
+
 def _json(figure: go.Figure) -> str:
     figure.update_layout(template="none")
-    text: str = plotly.io.to_json(figure, remove_uids=True)
+    return _escaped(plotly.io.to_json(figure, remove_uids=True))
+
+
+def _escaped(text: str) -> str:
+    """JSON that may stand in a script."""
     return text.replace("</", "<\\/")
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     runs = [Run.read(s.folder) for s in states if s.state == "done"]
     if not runs:
         raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
-    tables = _tables(sweep, runs, classical, console)
+    tables = _tables(sweep, runs, classical, report.resamples, console)
     versions = _versions(tables.series, loggers.git_commit())
     summary = _summary(sweep, states, tables.series, tables.savings, versions)
     write_json(sweep / "summary.json", summary)
@@ -80,6 +80,7 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     if not done and log_sweep(sweep, logger, *of_all):
         write_text(logged, digest)
     Console().print(_table(tables.savings), highlight=False)
+    Console().print(_spread(tables.savings), highlight=False)
     for metric, own in tables.others:
         if own:
             Console().print(_table(own, metric.title), highlight=False)
@@ -112,7 +113,11 @@ class _Tables:
 
 
 def _tables(
-    sweep: Path, runs: Sequence[Run], classical: Sequence[Anchor], console: Console
+    sweep: Path,
+    runs: Sequence[Run],
+    classical: Sequence[Anchor],
+    resamples: int,
+    console: Console,
 ) -> _Tables:
     """Write ``rd_points.csv``, ``bd_rate.csv`` and those of other metrics."""
     from lic_da.evaluation.curves import savings, series_of, write_savings
@@ -128,9 +133,9 @@ def _tables(
     write_points([*points, *anchors], sweep / "rd_points.csv", gate_domains)
     # What is reported is what can be computed again from the table, to the last digit.
     anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method in ANCHORS]
-    rows = savings(series, anchors)
+    rows = savings(series, anchors, resamples=resamples)
     write_savings(rows, sweep / "bd_rate.csv")
-    others = _other_metrics(series, anchors, sweep)
+    others = _other_metrics(series, anchors, sweep, resamples)
     return _Tables(series, anchors, rows, others, images, [*notes, *more])
 
 
@@ -166,19 +171,20 @@ def _report(
         command=sweep_command(sweep, series),
         versions=versions,
         metrics=tables.others,
+        thumbnails=_thumbnails(tables.images, report.thumbnails),
     )
     write_report(content, sweep / "report.html")
 
 
 def _other_metrics(
-    series: Sequence[Series], anchors: Sequence[Point], sweep: Path
+    series: Sequence[Series], anchors: Sequence[Point], sweep: Path, resamples: int
 ) -> list[tuple[Scale, list[Saving]]]:
     """Metrics beside PSNR and what is saved by them, which is written to ``bd_rate_<metric>.csv``."""
     from lic_da.evaluation.curves import savings, write_savings
 
     found = []
     for metric in dict.fromkeys(m for s in series for m in s.metrics):
-        rows = savings(series, anchors, metric) if metric.compared else []
+        rows = savings(series, anchors, metric, resamples) if metric.compared else []
         found.append((metric, rows))
         if rows:
             write_savings(rows, sweep / f"bd_rate_{metric.name}.csv", metric)
@@ -247,6 +253,22 @@ def _anchors(
             notes.append(f"Left out: {error}")
             console.print(notes[-1], highlight=False, soft_wrap=True)
     return points, notes
+
+
+def _thumbnails(
+    images: Mapping[str, Sequence[LabelledImage]], side: int
+) -> dict[tuple[str, str], str]:
+    """Small images for the report, by (domain, image); none where their side is 0."""
+    from lic_da.io.images import read_rgb
+    from lic_da.sweeps.report import thumbnail
+
+    if not side:
+        return {}
+    return {
+        (e.domain, e.info.name): thumbnail(read_rgb(e.path), side)
+        for own in images.values()
+        for e in own
+    }
 
 
 def _shown(
@@ -354,11 +376,7 @@ def _domain(series: Series, domain: str, rows: Sequence[Saving]) -> dict[str, An
     akima = [r for r in own if r.interpolation == "akima"]
     deltas: dict[str, dict[str, Any]] = {}
     for r in akima:
-        deltas.setdefault(r.blend, {})[r.anchor] = {
-            "bd_rate_percent": None if math.isnan(r.bd_rate_percent) else r.bd_rate_percent,
-            "bd_psnr_db": None if math.isnan(r.bd_psnr_db) else r.bd_psnr_db,
-            **({"reason": r.reason} if r.reason else {}),
-        }
+        deltas.setdefault(r.blend, {})[r.anchor] = _against(r)
     return {
         "kind": series.kind(domain),
         "images": own[0].images if own else 0,
@@ -368,6 +386,50 @@ def _domain(series: Series, domain: str, rows: Sequence[Saving]) -> dict[str, An
         "gate": series.gate(domain),
         "against": deltas,
     }
+
+
+def _against(row: Saving) -> dict[str, Any]:
+    """What a row says, for ``summary.json``; intervals where there are any."""
+    own = ("bd_rate_percent", "bd_psnr_db", "bd_rate_of_images_percent", "bd_psnr_of_images_db")
+    found: dict[str, Any] = {name: _or_null(getattr(row, name)) for name in own}
+    found |= {"images_compared": row.images_compared, "images_left_out": row.images_left_out}
+    for name in ("bd_rate", "bd_psnr"):
+        bounds = [getattr(row, f"{name}_{end}") for end in ("low", "high")]
+        if not any(map(math.isnan, bounds)):
+            found[f"{name}_interval"] = bounds
+    return found | ({"reason": row.reason} if row.reason else {})
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _spread(rows: Sequence[Saving]) -> Table:
+    """How sure the BD-rates are, and what the other convention says, for the terminal."""
+    from lic_da.evaluation.measure import JUDGED
+
+    table = Table(
+        title="How far that goes: 95 % interval over images, and the mean of their own BD-rates",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    akima = [r for r in rows if (r.anchor, r.interpolation) == ("base", "akima")]
+    akima = [r for r in akima if r.blend in JUDGED]
+    several = len({r.series for r in akima}) > 1
+    for name in (*(["series"] if several else []), "domain"):
+        table.add_column(name)
+    for name in ("95 %", "mean of images", "images", "left out"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for r in akima:
+        low, high, own = (
+            "–" if math.isnan(value) else f"{value:+.2f}"
+            for value in (r.bd_rate_low, r.bd_rate_high, r.bd_rate_of_images_percent)
+        )
+        counts = (str(r.images_compared), str(r.images_left_out))
+        cells = (r.domain if r.seen else f"{r.domain}*", f"{low} … {high}", own, *counts)
+        table.add_row(*([r.series] if several else []), *cells)
+    return table
 
 
 def _table(rows: Sequence[Saving], metric: str = "PSNR") -> Table:

@@ -173,6 +173,14 @@ def _bd_scalars(
             scalars[f"bd_rate{own}{against}/{name}"] = r.bd_rate_percent
             if not math.isnan(r.bd_psnr_db):
                 scalars[f"bd_{metric.name}{against}/{name}"] = r.bd_psnr_db
+            if not math.isnan(r.bd_rate_of_images_percent):
+                scalars[f"bd_rate_of_images{own}{against}/{name}"] = r.bd_rate_of_images_percent
+            bounds = {"low": r.bd_rate_low, "high": r.bd_rate_high}
+            scalars |= {
+                f"bd_rate_{end}{own}{against}/{name}": bound
+                for end, bound in bounds.items()
+                if not math.isnan(bound)
+            }
     return scalars
 
 
