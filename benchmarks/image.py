@@ -26,12 +26,12 @@ from compressai.models import CompressionModel
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.fixtures import RESULTS, Rounds, adapted, quartiles, smooth_image
 from experiments import common
 from lic_da.codecs.image_codec import to_8_bit
 from lic_da.config import plain
+from lic_da.evaluation.operations import operations
 from lic_da.methods.adapters.codec import AdaptedCodec, adapt, base_state
 from lic_da.registry import MODELS
 
@@ -93,13 +93,6 @@ def peaks() -> dict[int, Callable[[], object]]:
         x = torch.rand(1, channels, 128, 192).contiguous(memory_format=torch.channels_last)
         ways[operations(conv, x)] = partial(F.conv2d, x, conv.weight, conv.bias, 1, k // 2)
     return ways
-
-
-def operations(module: nn.Module, x: Tensor) -> int:
-    """Multiplications and additions of a module's convolutions."""
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        module(x.clone())  # with gradients the layers compute as CompressAI's do
-    return int(counter.get_total_flops())
 
 
 @torch.no_grad()

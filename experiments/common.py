@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 BRIEF = ("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0")
 """Settings of a run of which only rate and PSNR are of interest."""
-NO_REPORT = ("report.anchors=[]", "report.examples=0")
+NO_REPORT = (
+    *("report.anchors=[]", "report.examples=0"),
+    *("report.resamples=0", "report.thumbnails=0"),
+)
 """Settings of a sweep whose report nobody reads."""
 Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time.")]
 Line = TypeVar("Line", bound="DataclassInstance")
@@ -97,6 +101,33 @@ def write_table(
             writer.writerow(
                 {k: f"{v:{floats}}" if isinstance(v, float) else v for k, v in line.items()}
             )
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of text as a table of Markdown, with the first row's names as the header.
+
+    Args:
+        rows: at least one; all have the same columns.
+    """
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, as pages show it; a dash: there is none."""
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas, as options give them.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no list of whole numbers, such as 1,2,3.") from None
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -65,12 +65,17 @@ _OF_A_RUN = (
     *("codec.qualities", "data.num_workers", "data.cache_gb"),
 )
 _NO_CACHE = {"data.latent_pixels": "data.latent_cache"}
-_ADAM = {"codec.training.optimizer": "adam", "method.training.optimizer": "adam"}
+_ONCE = {
+    "codec.training.optimizer": "adam",
+    "method.training.optimizer": "adam",
+    "method.training.clamp": True,
+    "method.training.source_adapter": True,
+}
 
-RUN = Comparison((*_OF_A_RUN, "extend"), _NO_CACHE, _ADAM)
+RUN = Comparison((*_OF_A_RUN, "extend"), _NO_CACHE, _ONCE)
 """Of two runs. Beside the folder of a pack that is extended its fingerprint stands, which counts."""
 
-CURVE = Comparison((*_OF_A_RUN, "extended_from", "codec.quality"), _NO_CACHE, _ADAM)
+CURVE = Comparison((*_OF_A_RUN, "extended_from", "codec.quality"), _NO_CACHE, _ONCE)
 """Of the runs of one curve, which differ in quality alone, and so in the pack that each extends."""
 
 PRETRAINING = Comparison(

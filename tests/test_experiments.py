@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import typer
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 import lic_da.config
 from benchmarks import decoding, large_image, methods, training
 from experiments import common
+from experiments.ablation import run as ablation
 from experiments.adapter_settings import run as adapter_settings
 from experiments.added_domain import run as added_domain
 from experiments.base_codecs import run as base_codecs
@@ -32,11 +34,15 @@ from experiments.forgetting import run as forgetting
 from experiments.interrupted import run as interrupted
 from experiments.pretraining import run as pretraining
 from experiments.sketch_comic import run as sketch_comic
+from experiments.supervised_adapters import run as supervised_adapters
 from experiments.sweep import run as sweep
+from lic_da.evaluation.curves import Run, savings, series_of
+from lic_da.evaluation.operations import kmacs_per_pixel
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests import damage
 from tests.conftest import CODEC, disturb
+from tests.test_report import run_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -149,6 +155,15 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     },
     **{f"few_images {method}": (few_images.train, (method, 2)) for method in few_images.STEPS},
     **{f"forgetting {grid}": (forgetting.train, (grid, 1)) for grid in forgetting.FOLDERS},
+    **{
+        f"supervised_adapters {codec}": (supervised_adapters.train, (codec, (1, 4), (0, 1)))
+        for codec in supervised_adapters.CODECS
+    },
+    **{
+        f"ablation {group}, {variant}": (ablation.train, (group, variant, (0, 1)))
+        for group, variants in ablation.SETTINGS.items()
+        for variant in variants
+    },
     **{
         f"pretraining {n}": (pretraining.train, ("bundled weights", n, c))
         for n, c in pretraining.GO_ON.items()
@@ -341,7 +356,29 @@ def test_forgetting_replaces_the_rows_of_trainings_that_are_done_anew(tmp_path: 
     new = dataclasses.replace(before[-1], target_bd_rate=-99.0)
     old = [r for r in before if (r.method, r.trained_on) != (new.method, new.trained_on)]
     assert forgetting.write(tmp_path, [new], []) == [new, *old]
+    longer = dataclasses.replace(new, steps=8000)  # stands beside the short one
+    assert len(forgetting.write(tmp_path, [longer], [])) == len(before) + 1
+    assert forgetting.name(longer) == f"{forgetting.name(new)}, 8000 steps"
+    shutil.copy(EXPERIMENTS / "forgetting" / "comparison.csv", tmp_path)
+    forgetting.write(tmp_path, [new], [])
     assert common.read_rows(tmp_path / "comparison.csv", forgetting.Row) == [new, *old]
+
+
+def test_what_the_last_quarter_of_a_training_brought_is_read_from_its_log(tmp_path: Path) -> None:
+    def run(number: int, column: str, *values: float) -> Run:
+        folder = tmp_path / f"{number}" / "logs" / "version_0"
+        folder.mkdir(parents=True)
+        rows = [f"{250 * n + 249},{value}" for n, value in enumerate(values)]
+        (folder / "metrics.csv").write_text("\n".join([f"step,{column}", *rows, "1999,"]) + "\n")
+        return dataclasses.replace(run_of(1, ["sketch"]), folder=tmp_path / f"{number}")
+
+    falling = run(0, "val/loss", 2.0, 1.5, 1.25, 1.0), run(1, "val/loss", 3.0, 2.0, 2.0, 2.0)
+    late = forgetting.late(falling)
+    assert late == {"late_loss_percent": pytest.approx(10), "late_gain_db": None}
+    rising = [run(2, "val/gain", 1.0, 2.0, 2.5, 2.75)]
+    assert forgetting.late(rising) == {"late_loss_percent": None, "late_gain_db": 0.25}
+    no_log = dataclasses.replace(falling[0], folder=tmp_path / "none")
+    assert set(forgetting.late([no_log]).values()) == {None}
 
 
 def test_means_and_bd_rates_of_base_codecs_follow_from_the_committed_points(tmp_path: Path) -> None:
@@ -368,6 +405,103 @@ def test_means_and_bd_rates_of_base_codecs_follow_from_the_committed_points(tmp_
 def test_how_the_bundled_codecs_were_trained_is_plotted_from_their_logs(tmp_path: Path) -> None:
     base_codecs.plot_training(tmp_path / "training.png")
     assert is_plot(tmp_path / "training.png")
+
+
+def with_seed(seed: int, quality: int, shift: float = 0.0) -> Run:
+    """A run with invented scores, as a training with this seed would leave it."""
+    run = run_of(quality, ["sketch", "comic"], shift)
+    summary = {
+        **run.summary,
+        "gate_accuracy": 0.75,
+        "compatibility": {"parameters": {"trained": 1000}},
+    }
+    return dataclasses.replace(run, config={**run.config, "seed": seed}, summary=summary)
+
+
+def test_supervised_adapters_tells_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
+    # One seed at four qualities, a second one that saves more, a third one that has just begun.
+    runs = [with_seed(s, q, shift=0.3 * s) for s in (0, 1) for q in (1, 2, 3, 4)]
+    found = {CODEC: series_of([*runs, with_seed(2, 1)])}
+    rows = supervised_adapters.write(found, tmp_path)
+    read = common.read_table(tmp_path / "parts.csv")
+    own = {r["seed"]: (r["done"], r["missing"]) for r in read if r["codec"] == CODEC}
+    assert own == {"0": ("1 2 3 4", "5 6"), "1": ("1 2 3 4", "5 6"), "2": ("1", "2 3 4 5 6")}
+    assert {r["done"] for r in read if r["codec"] != CODEC} == {""}
+    (sketch,) = (r for r in rows if (r.domain, r.mode) == ("sketch", "weighted"))
+    alone = [
+        r.bd_rate_percent
+        for seed in (0, 1)
+        for r in savings(series_of(run for run in runs if run.config["seed"] == seed))
+        if (r.domain, r.blend, r.interpolation) == ("sketch", "weighted", "akima")
+    ]
+    assert (sketch.seeds, sketch.qualities, sketch.kind) == (2, 4, "seen")
+    assert sketch.bd_rate_percent == pytest.approx(np.mean(alone))
+    assert (sketch.bd_rate_least, sketch.bd_rate_most) == pytest.approx((min(alone), max(alone)))
+    assert sketch.bd_rate_low < sketch.bd_rate_percent < sketch.bd_rate_high
+    assert (sketch.images_compared, sketch.images_left_out) == (10, 0)
+    assert {r.mode for r in rows if r.kind == "unseen"} == {"weighted", "top1"}
+    assert len(common.read_table(tmp_path / "bd_rate.csv")) == len(rows)
+    (cost,) = common.read_table(tmp_path / "costs.csv")
+    assert cost["parameters_adapter"] == "144195" and cost["parameters_gate"] == "37123"
+    assert float(cost["kmac_decoder"]) == pytest.approx(10.944, rel=1e-3)
+    assert "2 3 4 5 6" in (tmp_path / "results.md").read_text()
+    assert is_plot(tmp_path / "rd_curves.png")
+
+
+def test_multiplications_are_those_of_the_layers_and_of_one_serial_kernel_and_the_gate_more(
+    adapted: AdaptedCodec,
+) -> None:
+    pixels, y = 64 * 64, adapted.model.g_a(torch.rand(1, 3, 64, 64))
+    deconvs = 64 * 64 * 25 * (1 / 256 + 1 / 64 + 1 / 16) + 64 * 3 * 25 / 4
+    norms = 64 * 64 * (1 / 64 + 1 / 16 + 1 / 4)
+    base = kmacs_per_pixel(adapted.synthesis.base, y, pixels)
+    assert base == pytest.approx((deconvs + norms) / 1000)
+    gate = kmacs_per_pixel(adapted.synthesis.gate, y, pixels)
+    serial = 64 * 64 * 9 / 16 / 1000
+    branches = kmacs_per_pixel(adapted.synthesis, y, pixels) - base - gate - serial
+    assert 0 <= branches < 0.2 * base  # kernels are added up once an image, whatever its size
+
+
+def test_the_ablation_compares_variants_with_the_default_by_seed(tmp_path: Path) -> None:
+    ((default, _),) = ablation.SETTINGS["default"].items()
+    found = {
+        ("default", default): {s: with_seed(s, 3, 0.1 * s) for s in (0, 1)},
+        ("rank", "rank 4"): {s: with_seed(s, 3, 0.1 * s + 0.2) for s in (1, 2)},
+    }
+    rows = ablation.write(found, tmp_path)
+    (own,) = (r for r in rows if (r.variant, r.domain) == ("rank 4", "sketch"))
+    # by the invented scores each image gains 0.5 dB a unit of shift
+    assert own.over_default == pytest.approx(0.1)
+    assert own.over_default_low == pytest.approx(0.1) == pytest.approx(own.over_default_high)
+    assert own.most - own.least == pytest.approx(0.05) and own.seeds == 2
+    assert own.low < own.gain < own.high and own.bpp_change == 0
+    parts = {r["variant"]: r for r in common.read_table(tmp_path / "parts.csv")}
+    assert (parts["rank 4"]["seeds"], parts["rank 4"]["missing"]) == ("1 2", "0")
+    assert parts["rank 8"]["missing"] == "0 1 2"
+    assert len(parts) == sum(map(len, ablation.SETTINGS.values()))
+    assert "rank 8 (seeds 0 1 2)" in (tmp_path / "results.md").read_text()
+    assert is_plot(tmp_path / "gains.png")
+
+
+@pytest.mark.parametrize("module", [supervised_adapters, ablation])
+def test_without_finished_runs_there_is_nothing_to_write(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    done = CliRunner().invoke(app_of(module), ["--no-train"])
+    assert done.exit_code == 1 and "No run is finished" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unseen_domains_are_those_that_are_prepared_and_stay_those_of_the_runs_that_are_there(
+    tmp_path: Path,
+) -> None:
+    assert supervised_adapters.unseen_domains(tmp_path / "runs", tmp_path / "data") == []
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "config.yaml").write_text("data: {unseen: [map, chart]}\n")
+    found = supervised_adapters.unseen_domains(tmp_path / "runs", tmp_path / "data")
+    assert found == ["map", "chart"]
 
 
 # Benchmarks that run in seconds

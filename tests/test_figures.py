@@ -48,9 +48,14 @@ def saving(domain: str) -> str:
 
 
 def compared(target: str, method: str, column: str) -> str:
-    mode = "weighted" if method == "adapters" else "adapted"
+    adapters = method == "adapters"
     file = "experiments/forgetting/comparison.csv"
-    number = value(file, column, target=target, method=method, blend=mode)
+    where = {
+        "blend": "weighted" if adapters else "adapted",
+        "trained_on": "sketch+comic" if adapters else target,
+        "steps": 250 if method.startswith("finetune") else 500,
+    }
+    number = value(file, column, target=target, method=method, **where)
     return f"{number:.2f}" if column == "decode_ratio" else signed(number)
 
 

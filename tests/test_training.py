@@ -23,9 +23,10 @@ from lic_da.io.images import RGB, read_rgb
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.module import DecoderAdaptation
-from lic_da.methods.losses import adaptation, rate_distortion
+from lic_da.methods.losses import adaptation, distortion, rate_distortion
 from lic_da.methods.schedule import warmup_cosine
 from tests.conftest import DOMAINS, codec_config, photo_crops, scribbles
+from tests.method_steps import train_steps
 
 SMALL = (
     "codec.training.steps=30",
@@ -236,6 +237,34 @@ def test_the_optimizer_holds_bank_and_gate_only() -> None:
     assert held == {id(p) for p in wanted}
     module.train()
     assert not adapted.codec.g_a.training and not adapted.synthesis.base.training
+
+
+def test_without_a_source_adapter_photographs_keep_their_decoder_and_the_others_learn() -> None:
+    adapted = AdaptedCodec.build(codec_config(), DOMAINS)
+    rates = {"gamma": 0.01, "lr": 1e-3, "gate_lr": 1e-3}
+    module = DecoderAdaptation(adapted, **rates, source_adapter=False)
+    source, *others = (adapted.synthesis.bank.adapters[d].parameters() for d in DOMAINS)
+    frozen, learned = [*source], [p for own in others for p in own]
+    held = {id(p) for p in module.trainable()}
+    assert held.isdisjoint(map(id, frozen)) and held.issuperset(map(id, learned))
+    train_steps(module, steps=2, lr=1e-3)
+    assert not any(p.any() for p in frozen) and all(p.any() for p in learned if p.dim() > 1)
+    y_hat = torch.randn(1, 64, 4, 4)
+    with torch.inference_mode(), adapted.in_mode("base"):
+        base = adapted.synthesis(y_hat)
+    with torch.inference_mode(), adapted.in_mode("oracle", DOMAINS[0]):
+        assert torch.equal(adapted.synthesis(y_hat), base)
+    with torch.inference_mode(), adapted.in_mode("oracle", DOMAINS[1]):
+        assert not torch.equal(adapted.synthesis(y_hat), base)
+
+
+def test_only_a_clamped_loss_forgives_white_that_is_whiter_than_white() -> None:
+    white, brighter = torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 1.5)
+    assert distortion(brighter, white, gamma=1)["mse"] == 0
+    assert distortion(brighter, white, gamma=1, clamp=False)["mse"] == 0.25
+    inside = torch.rand(1, 3, 8, 8)
+    losses = [distortion(inside, white, 1, clamp)["loss"] for clamp in (True, False)]
+    assert losses[0] == losses[1]
 
 
 def test_losses_are_the_published_formulas() -> None:

@@ -1,15 +1,19 @@
 """What does each method gain on a target, and what does it forget? ``make experiments/forgetting``.
 
 Qualities 1 to 4. Adapters are those of ``experiments/sweep``; the other methods are trained on a target
-alone, and those that may be trained on everything jointly too. Runs that are finished are not done again.
+alone, and those that may be trained on everything jointly too. ``…_equal`` trains on as many pixels as
+the adapters, ``…_long`` and ``…_longer`` until nothing moves any more. Runs that are finished are not done
+again.
+
 Writes points.csv (means a quality), comparison.csv and two plots beside this file; with
-``ARGS="--grids finetune,cawf"`` only those trainings are done, and the tables' other rows stay. Decode
-costs are those that ``benchmarks/methods.py`` has measured.
+``ARGS="--grids finetune,cawf"`` only those trainings are done, and the tables' other rows stay; without
+``--grids`` the short ones are, which takes hours and not days. Decode costs are those that
+``benchmarks/methods.py`` has measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +23,8 @@ import typer
 
 from experiments import common
 from experiments.sweep import run as sweep_of_adapters
-from lic_da.evaluation.curves import Saving, Series, curve, savings, series_of
+from lic_da.evaluation.curves import Run, Saving, Series, curve, savings, series_of
+from lic_da.evaluation.measure import mean
 
 HERE = Path(__file__).parent
 SWEEPS = common.OUTPUTS / "experiment_forgetting"
@@ -28,6 +33,12 @@ TARGETS = ("sketch", "comic")
 ALONE = "domains=" + ",".join(f"[{target}]" for target in TARGETS)
 JOINTLY = [f"domains=[{','.join(TARGETS)}]", "method.train_on=all"]
 BY_ADAM = ["method.training.optimizer=adam", "method.training.warmup=100"]
+ONE = f"domains=[{TARGETS[0]}]"
+DECODER = "method=finetune_decoder"
+CODEC = ("method=finetune", "method.training.lr=3e-3")
+EQUAL, LONG, LONGER = (
+    ("early_stopping=null", f"codec.training.steps={steps}") for steps in (500, 8000, 16000)
+)
 # Optimizers and learning rates were tried on validation sketches (README).
 GRIDS = {
     "finetune_decoder": ["method=finetune_decoder", ALONE, "codec.training.steps=250"],
@@ -35,13 +46,29 @@ GRIDS = {
     "cawf": ["method=cawf", ALONE, "codec.training.steps=500", *BY_ADAM],
     "finetune_decoder_jointly": ["method=finetune_decoder", *JOINTLY],
     "finetune_jointly": ["method=finetune", *JOINTLY],
-    "scratch": ["method=scratch", f"domains=[{TARGETS[0]}]"],
+    "scratch": ["method=scratch", ONE],
+    "finetune_decoder_equal": [DECODER, ALONE, *EQUAL],
+    "finetune_equal": [*CODEC, ALONE, *EQUAL],
+    "adapters_long": [JOINTLY[0], *LONG],
+    "finetune_decoder_long": [DECODER, ONE, *LONG],
+    "finetune_long": [*CODEC, ONE, *LONG],
+    "cawf_long": ["method=cawf", ONE, *BY_ADAM, *LONG],
+    "cawf_longer": ["method=cawf", ONE, *BY_ADAM, *LONGER],
+    "finetune_decoder_jointly_long": [DECODER, *JOINTLY, *LONG],
+    "finetune_jointly_long": [*CODEC, *JOINTLY, *LONG],
+    "scratch_long": ["method=scratch", ONE, *LONG],
+    "scratch_longer": ["method=scratch", ONE, *LONGER],
 }
+"""Name -> settings. Each step is of as many crops; short trainings of one target have 250 or 500 steps."""
 ADAPTERS = "adapters"
+SHORT = {"finetune_decoder": 250, "finetune": 250}
+"""Steps of the trainings that go by the method's name alone; the others' are 500."""
 FOLDERS = {
     ADAPTERS: sweep_of_adapters.RUNS,
     **{name: SWEEPS / name for name in GRIDS},
 }
+SHORT_ONES = [name for name in FOLDERS if not name.endswith(("_equal", "_long", "_longer"))]
+"""What is trained if nothing is asked for."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,9 @@ class Row:
     BD-rates in percent against the base codec; of old streams, how many of ``images`` open and their
     PSNR less that of the base codec in dB; how many new streams of source images are the old ones
     byte for byte; parameters a domain that it was trained on; median time to decode, over the base codec's.
+    Steps, and millions of pixels that were seen in them. What the last quarter of the training brought, as
+    a mean over qualities: by how many percent R + λD of the validation images fell, or, where the rate is
+    constant, by how many dB their PSNR rose; None: not known.
     """
 
     target: str
@@ -66,6 +96,10 @@ class Row:
     trained_per_domain: int
     stored_per_domain: int
     decode_ratio: float | None
+    steps: int
+    megapixels: float
+    late_loss_percent: float | None
+    late_gain_db: float | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +113,7 @@ class Mean:
     quality: int
     bpp: float
     psnr: float
+    steps: int
 
 
 def train(name: str, jobs: int) -> None:
@@ -121,7 +156,41 @@ def rows(sweep: Path) -> Iterator[Row]:
                     trained_per_domain=summaries[0]["parameters"]["trained_per_domain"],
                     stored_per_domain=summaries[0]["parameters"]["stored_per_domain"],
                     decode_ratio=costs.get(series.method),
+                    steps=steps(series),
+                    megapixels=megapixels(series),
+                    **late(series.runs),
                 )
+
+
+def steps(series: Series) -> int:
+    """Steps that a series was trained for."""
+    return int(series.runs[0].config["codec"]["training"]["steps"])
+
+
+def megapixels(series: Series) -> float:
+    """Millions of pixels of all crops of a training."""
+    training = series.runs[0].config["codec"]["training"]
+    return float(steps(series) * training["batch_size"] * training["crop"] ** 2 / 1e6)
+
+
+def late(runs: Sequence[Run]) -> dict[str, float | None]:
+    """What the last quarter of trainings brought; see :class:`Row`."""
+    losses: list[tuple[float, float]] = []
+    gains: list[tuple[float, float]] = []
+    for run in runs:
+        for name, found in (("val/loss", losses), ("val/gain", gains)):
+            logged = run.logged(name)
+            until = 0.75 * (logged[-1][0] + 1) if logged else 0
+            before = [value for step, value in logged if step < until]
+            if before:
+                found.append((before[-1], logged[-1][1]))
+    if losses:  # the gain of a codec that has rates of its own says nothing by itself
+        return {
+            "late_loss_percent": mean(100 * (1 - b / a) for a, b in losses),
+            "late_gain_db": None,
+        }
+    gain = mean(b - a for a, b in gains) if gains else None
+    return {"late_loss_percent": None, "late_gain_db": gain}
 
 
 def rate(rows: list[Saving], domain: str, mode: str) -> float:
@@ -145,7 +214,7 @@ def means(sweep: Path) -> Iterator[Mean]:
             for mode in series.modes(domain):
                 c = curve(series.points(domain, mode))
                 for run, bpp, psnr in zip(series.runs, c.bpp, c.psnr, strict=True):
-                    yield Mean(*own, domain, mode, run.quality, bpp, psnr)
+                    yield Mean(*own, domain, mode, run.quality, bpp, psnr, steps(series))
 
 
 def updated(
@@ -158,7 +227,7 @@ def updated(
         kind: of its rows.
         new: rows.
     """
-    training = attrgetter("method", "trained_on")
+    training = attrgetter("method", "trained_on", "steps")
     lines = [*new]
     done = {training(line) for line in lines}
     if path.is_file():
@@ -171,7 +240,8 @@ def name(row: Row) -> str:
     """The row in words."""
     mode = "" if row.blend == "adapted" else f" {row.blend}"
     joint = ", jointly" if "+" in row.trained_on and row.method != "adapters" else ""
-    return f"{row.method}{mode}{joint}"
+    long = "" if row.steps == SHORT.get(row.method, 500) else f", {row.steps} steps"
+    return f"{row.method}{mode}{joint}{long}"
 
 
 def plot(comparison: list[Row], path: Path) -> None:
@@ -211,11 +281,12 @@ def plot_curves(points: list[Mean], path: Path) -> None:
         here = [p for p in points if p.domain == domain]
         base = {p.quality: p for p in here if p.blend == "base"}.values()
         axis.plot([p.bpp for p in base], [p.psnr for p in base], "k.-", label="base")
-        for method, trained_on in dict.fromkeys((p.method, p.trained_on) for p in here):
+        trainings = dict.fromkeys((p.method, p.trained_on, p.steps) for p in here)
+        for method, trained_on, steps in trainings:
             curve_ = [
                 p
                 for p in here
-                if (p.method, p.trained_on) == (method, trained_on)
+                if (p.method, p.trained_on, p.steps) == (method, trained_on, steps)
                 and p.blend in ("weighted", "adapted")
             ]
             axis.plot(
@@ -223,7 +294,7 @@ def plot_curves(points: list[Mean], path: Path) -> None:
                 [p.psnr for p in curve_],
                 f".{lines.get(trained_on, '--')}",
                 color=f"C{methods.index(method)}",
-                label=f"{method} on {trained_on}",
+                label=f"{method} on {trained_on}, {steps} steps",
             )
         axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
         axis.legend(fontsize="xx-small")
@@ -238,7 +309,7 @@ def write(folder: Path, rows: Iterable[Row], means: Iterable[Mean]) -> list[Row]
     return comparison
 
 
-def main(grids: str = ",".join(FOLDERS), jobs: common.Jobs = 1) -> None:
+def main(grids: str = ",".join(SHORT_ONES), jobs: common.Jobs = 1) -> None:
     """Train what is missing, write tables and plots, say what the adapters recover.
 
     ``grids`` are trainings to do, with commas.

@@ -88,8 +88,7 @@ class Run:
         """
         prefix = "val/psnr_weighted/"
         found: dict[str, float] = {}
-        logs = self.folder.glob("logs/version_*/metrics.csv")
-        for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        for log in self._logs():
             with open(log, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     values = ((k, v) for k, v in row.items() if k.startswith(prefix) and v)
@@ -97,6 +96,21 @@ class Run:
         if not found:
             raise UserError(f"{self.folder} has no log of validations by the gate.")
         return found
+
+    def logged(self, name: str) -> list[tuple[int, float]]:
+        """Steps and values of what was logged under a name, the last session's where a step has two."""
+        found: dict[int, float] = {}
+        for path in self._logs():
+            with open(path, encoding="utf-8", newline="") as file:
+                found |= {
+                    int(r["step"]): float(r[name]) for r in csv.DictReader(file) if r.get(name)
+                }
+        return sorted(found.items())
+
+    def _logs(self) -> list[Path]:
+        """The logs of all sessions, the first one first."""
+        logs = self.folder.glob("logs/version_*/metrics.csv")
+        return sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_")))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -66,23 +66,24 @@ def clamp_ste(x_hat: Tensor) -> Tensor:
     return x_hat + (x_hat.detach().clamp(0, 1) - x_hat.detach())
 
 
-def distortion(x_hat: Tensor, x: Tensor, gamma: float) -> dict[str, Tensor]:
+def distortion(x_hat: Tensor, x: Tensor, gamma: float, clamp: bool = True) -> dict[str, Tensor]:
     """γ·255²·MSE of the image that is shown.
 
     Args:
         x_hat: decoded images, ``(B, 3, H, W)``, not clamped.
         x: originals in [0, 1], the same shape.
         gamma: γ.
+        clamp: False: of the image as it is computed, beyond [0, 1] too.
 
     Returns:
         Scalars ``loss`` and ``mse``.
     """
-    mse = F.mse_loss(clamp_ste(x_hat), x)
+    mse = F.mse_loss(clamp_ste(x_hat) if clamp else x_hat.float(), x)
     return {"loss": gamma * 255**2 * mse, "mse": mse}
 
 
 def adaptation(
-    x_hat: Tensor, x: Tensor, logits: Tensor, labels: Tensor, gamma: float
+    x_hat: Tensor, x: Tensor, logits: Tensor, labels: Tensor, gamma: float, clamp: bool = True
 ) -> dict[str, Tensor]:
     """γ·255²·MSE + cross-entropy of the domain label (Presta et al. 2024); the rate is constant.
 
@@ -92,11 +93,12 @@ def adaptation(
         logits: of the gate, ``(B, K+1)``.
         labels: domain indices, ``(B,)``.
         gamma: γ.
+        clamp: see :func:`distortion`.
 
     Returns:
         Scalars ``loss``, ``mse`` and ``cross_entropy``.
     """
-    losses = distortion(x_hat, x, gamma)
+    losses = distortion(x_hat, x, gamma, clamp)
     cross_entropy = F.cross_entropy(logits.float(), labels)
     return {
         "loss": losses["loss"] + cross_entropy,

@@ -80,7 +80,8 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     if not done and log_sweep(sweep, logger, *of_all):
         write_text(logged, digest)
     Console().print(_table(tables.savings), highlight=False)
-    Console().print(_spread(tables.savings), highlight=False)
+    if any(r.images_compared for r in tables.savings):
+        Console().print(_spread(tables.savings), highlight=False)
     for metric, own in tables.others:
         if own:
             Console().print(_table(own, metric.title), highlight=False)
@@ -409,7 +410,7 @@ def _spread(rows: Sequence[Saving]) -> Table:
     from lic_da.evaluation.measure import JUDGED
 
     table = Table(
-        title="How far that goes: 95 % interval over images, and the mean of their own BD-rates",
+        title="The same: 95 % over images, mean of images' own",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

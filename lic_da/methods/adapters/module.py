@@ -43,6 +43,10 @@ class DecoderAdaptation(CodecModule):
         patience: of ``plateau``.
         bf16: run convolutions in bfloat16 while training, on devices that compute in it; validation and
             test are in float32.
+        clamp: take the distortion of the image that is shown, clamped to [0, 1]; False: of the
+            image as it is computed.
+        source_adapter: train an adapter for the source domain too; False: it stays at zero, so that the
+            source's images are decoded by the base decoder as far as the gate knows them.
     """
 
     adapted: AdaptedCodec
@@ -60,11 +64,16 @@ class DecoderAdaptation(CodecModule):
         warmup: int = 100,
         patience: int = 15,
         bf16: bool = True,
+        clamp: bool = True,
+        source_adapter: bool = True,
     ) -> None:
         super().__init__(adapted)
         self.save_hyperparameters(ignore=["adapted"])
         self.gamma, self.lr, self.gate_lr, self.optimizer = gamma, lr, gate_lr, optimizer
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
+        self.clamp = clamp
+        if not source_adapter:
+            self.synthesis.bank.adapters[adapted.domains[0]].requires_grad_(False)
         self.confusion = MulticlassConfusionMatrix(len(adapted.domains))
         self.encoder = FrozenEncoder(adapted, reads_y=self.synthesis.gate_input == "signalled")
         self._base_psnr: dict[str, float] = {}
@@ -84,7 +93,7 @@ class DecoderAdaptation(CodecModule):
                 y_hat = y_hat.contiguous(memory_format=torch.channels_last)
             with self.synthesis.mixed_by(v) as transform:
                 x_hat = self.encoder.decode(transform, y_hat, batch)
-        losses = adaptation(x_hat, x, logits, labels, self.gamma)
+        losses = adaptation(x_hat, x, logits, labels, self.gamma, self.clamp)
         right = (logits.argmax(dim=1) == labels).float().mean()
         return self.check_and_log(losses | {"gate_accuracy": right}, batch)
 
