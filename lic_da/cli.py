@@ -118,12 +118,7 @@ def compress(
     from lic_da.files.coder import Coder
     from lic_da.io.listing import image
 
-    if mode not in (None, "base"):
-        raise UserError(f"--mode {mode} is for decompress: compress takes base, or no mode.")
-    if v not in ("gate", "best"):
-        raise unknown("--v", v, ("gate", "best"))
-    if v == "best" and (mode is not None or codec is not None):
-        raise UserError("--v best chooses among a pack's adapters: give no --mode and no --codec.")
+    _check_encoding(v, mode, codec)
     todo = plan(source, target, image, ".lic")
     trusted = tuple(trust or ())
     coder: Coder | RuntimeCoder
@@ -192,6 +187,79 @@ def decompress(
     )
     coder.check()
     _leave(run(coder.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="IN",
+        help="A folder, tar shards, Parquet files (a file, a folder, 'FOLDER/*.tar'), or a data set of the "
+        "Hugging Face Hub.",
+    ),
+]
+Shards = Annotated[
+    Path, typer.Argument(metavar="OUT", help="A folder; one that was begun is gone on with.")
+]
+Decode = Annotated[
+    bool | None,
+    typer.Option("--decode/--encode", help="Default: decode where IN holds .lic streams."),
+]
+Column = Annotated[str | None, typer.Option(help="Column of a table's images or streams.")]
+Subset = Annotated[str | None, typer.Option(help="Configuration of a data set that has several.")]
+Workers = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="Workers. Default: all processors.")
+]
+Address = Annotated[str, typer.Option(help="Of a Ray cluster: auto, HOST:6379. local: none.")]
+
+
+@app.command()
+def bulk(
+    source: Source,
+    target: Shards,
+    pack: Pack = None,
+    codec: Codec = None,
+    quality: Quality = None,
+    decode: Decode = None,
+    mode: Annotated[str | None, typer.Option(help="As of decompress, or of compress.")] = None,
+    domain: Annotated[str | None, typer.Option(help="The domain, for --mode oracle.")] = None,
+    to: Annotated[str, typer.Option(help="tar, parquet or files.")] = "tar",
+    format: Annotated[str, typer.Option(help="Of decoded images: png or webp.")] = "png",
+    shard: Annotated[int, typer.Option(min=1, help="Images of a shard.")] = 256,
+    column: Column = None,
+    split: Annotated[str, typer.Option(help="Of a data set.")] = "train",
+    subset: Subset = None,
+    jobs: Workers = None,
+    address: Address = "local",
+    object_store: Annotated[int, typer.Option(help="MB of Ray's object store.")] = 200,
+    v: V = "gate",
+    effort: Effort = 0,
+    seed: Annotated[int, typer.Option(help="Of the search of --effort.")] = 0,
+    trust: Trust = None,
+) -> None:
+    """Code very many images on several processes or machines, to shards with an index, and back.
+
+    Started again it goes on; every image counts once, whatever was killed. Images that cannot be coded are
+    listed in OUT/errors.parquet. Needs Ray: pip install 'lic-da[bulk]'.
+    """
+    from lic_da.files.bulk import run
+    from lic_da.files.bulk.cluster import Cluster
+    from lic_da.files.bulk.inputs import find
+    from lic_da.files.coder import Coder
+
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    where, layout = Cluster(address, jobs, object_store), run.Layout(to, shard)
+    found = find(source, column=column, split=split, subset=subset, decode=decode)
+    if not found.streams:
+        _check_encoding(v, mode, codec)
+    elif v != "gate" or effort:
+        raise UserError("--v and --effort are for encoding; IN holds streams.")
+    alone = codec is not None or (found.streams and mode == "base" and pack is None)
+    folder = None if alone else _pack(pack, codec, quality)
+    settings = (codec, quality, "base" if alone else mode, domain, format, tuple(trust or ()))
+    coder = Coder(folder, *settings, v=v, effort=effort, seed=seed)
+    coder.check()
+    _leave(run.run(found, target, coder, layout, where))
 
 
 @app.command()
@@ -410,6 +478,15 @@ def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | N
     if pack is None:
         print(f"Pack: {folder}", file=sys.stderr)
     return folder
+
+
+def _check_encoding(v: str, mode: str | None, codec: str | None) -> None:
+    if mode not in (None, "base"):
+        raise UserError(f"--mode {mode} is for decompress: compress takes base, or no mode.")
+    if v not in ("gate", "best"):
+        raise unknown("--v", v, ("gate", "best"))
+    if v == "best" and (mode is not None or codec is not None):
+        raise UserError("--v best chooses among a pack's adapters: give no --mode and no --codec.")
 
 
 def _is_onnx(runtime: str) -> bool:

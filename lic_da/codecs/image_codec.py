@@ -269,6 +269,22 @@ class ImageCodec(ABC):
         Returns:
             Contents of a ``.lic`` file.
         """
+        return self.encode(self._batch(image)).to_bytes()
+
+    def compress_with_v(self, image: Any) -> tuple[bytes, dict[str, float] | None]:
+        """As :meth:`compress`, with the weights that the decoder will mix adapters by.
+
+        Returns:
+            Contents of a ``.lic`` file, and v by domain; None: the method has no gate.
+        """
+        return self.compress(image), None
+
+    def _batch(self, image: Any) -> Tensor:
+        """An array or a PIL image as ``(1, 3, H, W)``, uint8, on the codec's device.
+
+        Raises:
+            UserError: it is none, or too small.
+        """
         if hasattr(image, "convert"):
             image = np.array(image.convert("RGB"))
         pixels = np.asarray(image)
@@ -277,7 +293,7 @@ class ImageCodec(ABC):
         if min(pixels.shape[:2]) < MIN_SIDE:
             raise UserError(f"An image needs at least {MIN_SIDE} pixels a side.")
         x = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
-        return self.encode(x.to(next(self.codec.parameters()).device)).to_bytes()
+        return x.to(next(self.codec.parameters()).device)
 
     @torch.inference_mode()
     def decompress(

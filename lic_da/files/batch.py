@@ -172,7 +172,7 @@ def _outcomes(work: Work, jobs: Sequence[Job], workers: int, images: bool) -> It
     if size <= 1 and not (images and len(jobs) > 1):
         yield from (_attempt(work, job) for job in jobs)
         return
-    with Workers(size, _share_cores, (max(1, granted_cpus() // size),)) as processes:
+    with Workers(size, share_cores, (max(1, granted_cpus() // size),)) as processes:
         for number, outcome in processes.outcomes(functools.partial(_attempt, work), jobs):
             if outcome is DIED:
                 reason = "the process that worked on it died, probably for want of memory"
@@ -180,7 +180,8 @@ def _outcomes(work: Work, jobs: Sequence[Job], workers: int, images: bool) -> It
             yield outcome
 
 
-def _share_cores(threads: int) -> None:
+def share_cores(threads: int) -> None:
+    """For a process beside others: use this many threads."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of what is imported from now on
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)

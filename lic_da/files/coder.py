@@ -19,6 +19,7 @@ from lic_da.io.files import output_path, read_yaml, user_path
 
 if TYPE_CHECKING:
     from lic_da.codecs.image_codec import ImageCodec
+    from lic_da.io.images import RGB
 
 _ALONE = ("natural",)  # a codec alone has adapters of one domain, which are zero and not used
 
@@ -79,6 +80,29 @@ class Coder:
         """Code an image as a stream."""
         from lic_da.io.images import read_rgb
 
+        with self._encoder() as codec:
+            data = codec.compress(read_rgb(job.source))
+        with output_path(job.target) as temporary:
+            temporary.write_bytes(data)
+        return _outcome(job, Stream.from_bytes(data))
+
+    def encode(self, pixels: RGB) -> tuple[bytes, dict[str, float] | None]:
+        """Code an image as a stream, as :meth:`compress` does.
+
+        Args:
+            pixels: ``(H, W, 3)``, uint8.
+
+        Returns:
+            Contents of a ``.lic`` file, and v by domain; None: the codec has no gate, or the mode is base.
+        """
+        with self._encoder() as codec:
+            if self.pack is None or self.mode == "base":
+                return codec.compress(pixels), None
+            return codec.compress_with_v(pixels)
+
+    @contextmanager
+    def _encoder(self) -> Iterator[ImageCodec]:
+        """The codec that compresses, in its mode and with its effort inside the block."""
         if self.pack is None and self.codec is None:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
         codec = load(self.pack, self.trust) if self.pack else _alone(str(self.codec), self.quality)
@@ -86,10 +110,7 @@ class Coder:
         if self.v == "best":
             mode = "chosen"
         with codec.in_mode(mode), self._refining(codec):
-            data = codec.compress(read_rgb(job.source))
-        with output_path(job.target) as temporary:
-            temporary.write_bytes(data)
-        return _outcome(job, Stream.from_bytes(data))
+            yield codec
 
     @contextmanager
     def _refining(self, codec: ImageCodec) -> Iterator[None]:
@@ -114,10 +135,13 @@ class Coder:
         from lic_da.io.images import save_lossless
 
         stream = Stream.read(job.source)
-        codec = load(self.pack, self.trust) if self.pack else self._of(stream)
-        pixels = codec.decompress(stream, self.mode if self.pack else "base", self.domain)
-        save_lossless(job.target, pixels, self.format)
+        save_lossless(job.target, self.decode(stream), self.format)
         return _outcome(job, stream)
+
+    def decode(self, stream: Stream) -> RGB:
+        """Decode a stream to ``(H, W, 3)`` uint8."""
+        codec = load(self.pack, self.trust) if self.pack else self._of(stream)
+        return codec.decompress(stream, self.mode if self.pack else "base", self.domain)
 
     def _of(self, stream: Stream) -> ImageCodec:
         """The base codec that is named, as far as it is not that which made the stream."""

@@ -76,7 +76,27 @@ def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MA
             outside the limits.
     """
     path = Path(path)
-    content = _content(path)
+    return decode_rgb(_content(path), path, min_side=min_side, max_pixels=max_pixels)
+
+
+def decode_rgb(
+    content: bytes, path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS
+) -> RGB:
+    """As :func:`read_rgb`, of a file's bytes.
+
+    Args:
+        content: the bytes.
+        path: name of the file, for messages; what it ends in says whether it is SVG.
+        min_side: as there.
+        max_pixels: as there.
+
+    Returns:
+        Array of shape ``(H, W, 3)``, uint8.
+
+    Raises:
+        ImageProblem: as there.
+    """
+    path = Path(path)
     if path.suffix.lower() in {".svg", ".svgz"}:
         return rasterise_svg(content, name=path)
 
@@ -455,6 +475,23 @@ def save_lossless(path: Path | str, pixels: RGB, format: str = "png") -> None:
     """
     if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
         raise UserError(f"{path}: WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")
-    options = {"lossless": True, "exact": True} if format == "webp" else {}
     with output_path(Path(path)) as temporary:
-        Image.fromarray(pixels).save(temporary, format=format.upper(), **options)
+        _save(pixels, temporary, format)
+
+
+def lossless_bytes(pixels: RGB, format: str = "png") -> bytes:
+    """The bytes of the file that :func:`save_lossless` writes.
+
+    Raises:
+        UserError: as there.
+    """
+    if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
+        raise UserError(f"WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")
+    buffer = io.BytesIO()
+    _save(pixels, buffer, format)
+    return buffer.getvalue()
+
+
+def _save(pixels: RGB, target: Path | io.BytesIO, format: str) -> None:
+    options = {"lossless": True, "exact": True} if format == "webp" else {}
+    Image.fromarray(pixels).save(target, format=format.upper(), **options)

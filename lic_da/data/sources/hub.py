@@ -81,6 +81,44 @@ def rows(
         raise Unreachable(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
+def indexed(name: str, *, subset: str | None, split: str, column: str) -> tuple[Any, str]:
+    """A data set whose rows can be had by number, and its column of images, undecoded.
+
+    Args:
+        name: Hub name, or a folder that ``save_to_disk`` wrote.
+        subset: configuration of the data set, where it has several.
+        split: which split of it.
+        column: that holds the images; where there is no such column, the first one of images.
+
+    Raises:
+        Unreachable: as :func:`rows`.
+        UserError: it has no such column.
+    """
+    found = local_files(name)
+    if not found:
+        _ask_hub(name, None)
+    try:
+        table = _open(name, found, subset, split, None, streaming=False)
+        first = _image_columns(name, table.features, column)[0]
+        return table.cast_column(first, _undecoded()), first
+    except UserError:
+        raise
+    except Exception as error:  # builders and the Hub's client have no common base of their errors
+        raise Unreachable(f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def file_of(image: Mapping[str, Any] | None) -> bytes | None:
+    """The file of a row's image; None: the row has none, or it is not there."""
+    if not image:
+        return None
+    if image.get("bytes"):
+        return bytes(image["bytes"])
+    try:
+        return Path(image["path"]).read_bytes() if image.get("path") else None
+    except OSError:
+        return None
+
+
 def _open(
     name: str,
     found: list[Path],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lic_da.data.sources.base import Found, Source, SourceUnavailable, stated, unpack_folder
-from lic_da.data.sources.hub import Unreachable, local_files, rows
+from lic_da.data.sources.hub import Unreachable, file_of, local_files, rows
 from lic_da.io.files import read_json, write_json
 from lic_da.io.listing import (
     IMAGES,
@@ -85,7 +85,7 @@ class HuggingFaceSource(Source):
                     count=self.count,
                 )
             ):
-                data = _bytes_of(image)
+                data = file_of(image)
                 if image is None or data is None:
                     without += 1
                     continue
@@ -105,18 +105,6 @@ class HuggingFaceSource(Source):
         if noted.is_file() and (without := read_json(noted)):
             self.left_out["rows without an image"] += without
         return found
-
-
-def _bytes_of(image: dict[str, Any] | None) -> bytes | None:
-    """The file of a row's image; None: the row has none, or it is not there."""
-    if not image:
-        return None
-    if image.get("bytes"):
-        return bytes(image["bytes"])
-    try:
-        return Path(image["path"]).read_bytes() if image.get("path") else None
-    except OSError:
-        return None
 
 
 def _suffix_of(image: dict[str, Any], data: bytes) -> str:

@@ -352,6 +352,28 @@ class AdaptedCodec(ModelCodec, ImageCodec):
                 stack.enter_context(self.refining(refine.Effort(effort, seed, on_step)))
             return super().compress(image)
 
+    def compress_with_v(self, image: Any) -> tuple[bytes, dict[str, float]]:
+        """As :meth:`compress` with the current mode and effort, and as :meth:`gate_weights` of the stream.
+
+        The latent is not decoded for it where the encoder knows what it decodes to.
+        """
+        x, synthesis = self._batch(image), self.synthesis
+        if self.effort.level or synthesis.mode == CHOSEN or synthesis.gate_input == "signalled":
+            stream = self.encode(x)
+            return stream.to_bytes(), self.gate_weights(stream)
+        with torch.inference_mode():
+            with refine.observed(self.codec) as calls:
+                stream, y = self._encode(x)
+            try:
+                latent = refine.coded_latent(calls, y, self.title)
+            except UserError:  # coded by several calls
+                return stream.to_bytes(), self.gate_weights(stream)
+            with synthesis.in_mode("weighted"):
+                # As it is decoded; sums over other strides are rounded otherwise.
+                v = self._v(stream, (latent.symbols() + latent.means).contiguous())
+        assert v is not None
+        return stream.to_bytes(), dict(zip(self.domains, v[0].tolist(), strict=True))
+
     def _with_v(self, stream: Stream, x: Tensor) -> Stream:
         """With the mode ``chosen``, the stream with the v that decodes x best, where writing it pays."""
         if self.synthesis.mode != CHOSEN:
