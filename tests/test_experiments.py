@@ -52,7 +52,7 @@ PROGRAMS = {
     **{name: f"experiments.{name}.run" for name in NAMES},
     **{
         f"benchmark {name}": f"benchmarks.{name}"
-        for name in ("decoding", "large_image", "methods", "training")
+        for name in ("bulk", "decoding", "gpu", "large_image", "methods", "training")
     },
 }
 
