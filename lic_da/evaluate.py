@@ -16,7 +16,13 @@ def main(config: DictConfig) -> None:
     """Write ``rd_points.csv`` and ``summary.json``, print the table."""
     from lic_da.codecs.refine import Effort
     from lic_da.data.datamodule import LabelledImage, listed
-    from lic_da.data.domains import load_domain, more_tests, prepare, refuse_shared_files
+    from lic_da.data.domains import (
+        load_domain,
+        more_tests,
+        prepare,
+        refuse_shared_files,
+        unseen_domains,
+    )
     from lic_da.evaluation.metrics import METRICS
     from lic_da.evaluation.summary import measure_into, metrics_table, table
     from lic_da.methods.pack import load
@@ -35,17 +41,19 @@ def main(config: DictConfig) -> None:
     with adapted.refining(Effort(config.effort)):
         pass  # refused before anything is coded
     seen = adapted.domains if config.domains is None else listed(config.domains)
-    names = dict.fromkeys((*seen, *listed(config.unseen)))
-    for name in names:
+    for name in seen:
         load_domain(name)
-    prepared = {name: prepare(name, user_path(config.data_dir), console=console) for name in names}
+    data_dir = user_path(config.data_dir)
+    unseen = unseen_domains(listed(config.unseen), seen, data_dir)
+    prepared = {n: prepare(n, data_dir, console=console) for n in dict.fromkeys((*seen, *unseen))}
     if config.more_tests:
-        prepared = {n: more_tests(i, user_path(config.data_dir)) for n, i in prepared.items()}
+        prepared = {n: more_tests(i, data_dir) for n, i in prepared.items()}
     refuse_shared_files(prepared.values())
     entries = []
     for name, images in prepared.items():
         label = adapted.domains.index(name) if name in adapted.domains else -1
-        entries += [LabelledImage(p, images.path(p), name, label) for p in images.split("test")]
+        tested = images.split("test")[: config.unseen_images if name in unseen else None]
+        entries += [LabelledImage(p, images.path(p), name, label) for p in tested]
     folder = user_path(config.output) if config.output else pack.resolve().parent / "evaluation"
     summary = measure_into(
         *(folder, adapted, entries),

@@ -129,7 +129,8 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         method["codec"] = NAMES[method["codec"]]
     data = migrated.get("data")
     if isinstance(data, dict):
-        data.setdefault("more_tests", False)  # runs from before it was there
+        for switch in ("more_tests", "augment"):  # runs from before these were there
+            data.setdefault(switch, False)
     return migrated
 
 

@@ -384,10 +384,20 @@ def test_summary_and_table() -> None:
     assert summary["gate_accuracy"] == 0.5
     assert summary["weighted_minus_oracle_db"] == -0.5
     assert "gate_accuracy" not in summary["domains"]["c"]
+    assert summary["domains"]["c"]["predicted"] == {"a": 1, "b": 0}
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table({**summary, "codec": "some_codec", "quality": 3}))
     text = console.export_text()
     assert "+1.00" in text and "c*" in text and "mean gate a 0.60, b 0.40" in text
+
+
+def test_of_many_domains_the_table_tells_where_most_of_an_unseen_one_goes() -> None:
+    names = "abcdef"
+    gate = {name: share / 20 for name, share in zip(names, (1, 8, 2, 5, 1, 3), strict=True)}
+    points = [point("z", "base", 25, {}, False), point("z", "weighted", 24, gate, False)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table({**summarise(points, names), "codec": "some_codec", "quality": 3}))
+    assert "mean gate b 0.40, d 0.25, f 0.15, c 0.10, others 0.10." in console.export_text()
 
 
 def test_images_show_the_part_that_changed(photographs: list[RGB]) -> None:

@@ -199,7 +199,6 @@ def test_oracle_decodes_earlier_domains_as_before_whatever_the_gate_does(
     configure: Configure,
 ) -> None:
     from lic_da.data.datamodule import DomainsDataModule
-    from lic_da.training.run import test_images
 
     data = DomainsDataModule(["lines"], source="photos")
     data.prepare_data()
@@ -207,7 +206,7 @@ def test_oracle_decodes_earlier_domains_as_before_whatever_the_gate_does(
     earlier = AdaptedCodec.load("earlier")
     adapted = extend(earlier, ["other"])
     codes = [
-        measure(codec, test_images(data), run="r", modes=["oracle"], metrics=["psnr"])
+        measure(codec, data.tested(), run="r", modes=["oracle"], metrics=["psnr"])
         for codec in (earlier, adapted)
     ]
     assert [p.psnr for p in codes[0]] == [p.psnr for p in codes[1]]

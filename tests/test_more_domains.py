@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,11 +28,12 @@ from lic_da.cli import app
 from lic_da.config import available
 from lic_da.data.check import check
 from lic_da.data.datamodule import DomainsDataModule
-from lic_da.data.domains import load_domain, prepare
+from lic_da.data.domains import load_domain, prepare, unseen_domains
 from lic_da.data.sources.base import SourceUnavailable
 from lic_da.data.sources.huggingface import HuggingFaceSource
 from lic_da.errors import UserError
 from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
 
 MakeDomain = Callable[..., Path]
@@ -145,6 +148,66 @@ def test_more_tests_are_tested_with_the_domain_if_one_asks_for_it(
         return len(module.labelled("mine", "test"))
 
     assert tested(more_tests=True) == tested() + 7
+
+
+def test_all_unseen_domains_are_those_that_are_prepared_and_none_is_fetched(
+    folder_domain: MakeDomain, conf: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for number, name in enumerate(("mine", "other", "mine_more", "later", "gone")):
+        folder_domain(name, scribbles(6, seed=number))
+    says(conf, "mine_more", "more_of: mine\ntest_only: true\n")
+    for name in ("mine", "other", "mine_more", "gone"):
+        prepare(name, data)
+    shutil.rmtree(tmp_path / "pictures" / "gone")
+
+    def unseen(*asked: str, trained: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return unseen_domains(asked, trained, data)
+
+    assert unseen("all") == ("mine", "other")
+    assert unseen("all", trained=("mine",)) == ("other",)
+    assert unseen("later", "all", "other", trained=("mine",)) == ("later", "other")
+    assert not (data / "domains" / "later").exists()
+    assert unseen() == ()
+    with pytest.raises(UserError, match="Unknown domain 'nothing'"):
+        unseen("all", "nothing")
+
+
+def test_a_training_with_all_unseen_domains_notes_their_names(
+    folder_domain: MakeDomain, conf: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("mine", "other", "third")):
+        folder_domain(name, scribbles(6, seed=number))
+        prepare(name, tmp_path / "data")
+    asked = ("domains=[other]", "unseen=all", "data.source=mine", f"data.data_dir={tmp_path}/data")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        settings = RunSettings.from_config(compose("train", list(asked)))
+    assert settings.config["unseen"] == settings.data["unseen"] == ["third"]
+
+
+def test_of_unseen_domains_as_many_images_are_tested_as_one_asks_for(
+    folder_domain: MakeDomain, tmp_path: Path
+) -> None:
+    folder_domain("mine", scribbles(40))
+    folder_domain("other", scribbles(40, seed=2))
+
+    def tested(most: int | None) -> dict[str, list[str]]:
+        module = DomainsDataModule(
+            [], ["other"], source="mine", data_dir=tmp_path / "data", unseen_images=most
+        )
+        module.prepare_data()
+        module.setup()
+        names: dict[str, list[str]] = {"mine": [], "other": []}
+        for image in module.tested():
+            names[image.domain].append(image.info.name)
+        assert [b["file"] for b in module.test_dataloader()] == [
+            str(p.path) for p in module.tested()
+        ]
+        return names
+
+    everything, two = tested(None), tested(2)
+    assert len(everything["other"]) > 2
+    assert two == {"mine": everything["mine"], "other": everything["other"][:2]}
 
 
 def test_a_domain_that_is_only_tested_cannot_be_trained_on(

@@ -144,6 +144,15 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
     assert evaluated.returncode == 0, evaluated.stderr
     assert table(tmp_path / "again") == table(folder)
 
+    evaluated = world(
+        *("lic_da.evaluate", f"pack={folder / 'pack'}", "domains=[lines]", "output=unseen"),
+        *("unseen=all", "unseen_images=1", "modes=[base,weighted]", "ms_ssim=false"),
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    points = read_points(tmp_path / "unseen" / "rd_points.csv")
+    assert len([p for p in points if not p.seen]) == 2  # a mode each
+    assert {p.domain for p in points} == {"photos", "lines", "other"}
+
     # a checkpoint of other domains, other weights or another optimizer is refused in words
     for overrides, message in (
         (["domains=[lines,other]", "unseen=[]"], "was made for the domains photos, lines, not"),

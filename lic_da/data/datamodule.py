@@ -12,15 +12,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lic_da.data.augment import UNCHANGED, Augment, random_crop
 from lic_da.data.domains import (
     SOURCE_DOMAIN,
+    load_domain,
     more_tests,
     prepare,
     refuse_shared_files,
@@ -48,7 +49,7 @@ class LabelledImage:
 
 
 class CropDataset(Dataset[dict[str, Any]]):
-    """Random square crops, flipped at random; a crop is a function of its key alone.
+    """Random square crops, mirrored at random; a crop is a function of its key alone.
 
     That makes a run reproducible and exactly resumable whatever the number of workers. Images are
     decoded once and kept in memory as long as they fit, and read again each time otherwise.
@@ -61,6 +62,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             time at half their size (artefacts of their own compression shrink); None: they are not.
         latents: gives crops with their latents, on the grid of these and not flipped; None: crops lie
             anywhere.
+        augments: what is done to the crops of each group; None: they are mirrored.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class CropDataset(Dataset[dict[str, Any]]):
         cache_bytes: int = 4 << 30,
         half_from: int | None = None,
         latents: LatentCrops | None = None,
+        augments: Sequence[Augment] | None = None,
     ) -> None:
-        if latents is not None and half_from is not None:
-            raise ValueError("The cache holds latents of images at their own size only.")
+        if latents is not None and (half_from is not None or augments is not None):
+            raise ValueError("The cache holds latents of images as they are only.")
         self.crop = crop
+        self.augments = augments
         self.latents = latents
         self._boxes: dict[Path, list[Box]] = {}
         self.entries: list[list[tuple[LabelledImage, bool]]] = []
@@ -147,7 +151,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         pixels = self._pixels(group, number)
         rng = np.random.default_rng(seed)
         if self.latents is None:
-            sample = {"image": random_crop(pixels, self.crop, rng).float().div(255)}
+            augment = UNCHANGED if self.augments is None else self.augments[group]
+            sample = {"image": random_crop(pixels, self.crop, rng, augment).float().div(255)}
         else:
             sample = self.latents.sample(pixels, self._boxes[entry.path], rng)
         return {**sample, "label": entry.label, "file": str(entry.path)}
@@ -165,19 +170,6 @@ def _decode(entry: tuple[LabelledImage, bool]) -> Tensor:
 def to_tensor(pixels: RGB) -> Tensor:
     """``(H, W, 3)`` uint8 array -> ``(3, H, W)`` uint8 tensor."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
-def random_crop(pixels: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """A random square of ``(3, H, W)``, mirrored every second time; continued at edges if too small."""
-    height, width = pixels.shape[1:]
-    if height < size or width < size:
-        padding = (0, max(0, size - width), 0, max(0, size - height))
-        pixels = F.pad(pixels[None].float(), padding, mode="replicate")[0].to(pixels.dtype)
-        height, width = pixels.shape[1:]
-    y = int(rng.integers(height - size + 1))
-    x = int(rng.integers(width - size + 1))
-    crop = pixels[:, y : y + size, x : x + size]
-    return crop.flip(2) if rng.random() < 0.5 else crop
 
 
 class BalancedBatches(Sampler[list[CropKey]]):
@@ -323,6 +315,9 @@ class DomainsDataModule(L.LightningDataModule):
             given.
         latent_pixels: of a training image that are coded for the cache, about.
         more_tests: test on the images of domains that are ``more_of`` these too, such as natural_more.
+        unseen_images: at most this many test images of an unseen domain; None: all. Those of a smaller
+            number are among those of a larger one.
+        augment: do to training crops what their domains' files say under ``augment``.
 
     Attributes:
         latents: of the codec that is trained; see :class:`CropDataset`.
@@ -352,6 +347,8 @@ class DomainsDataModule(L.LightningDataModule):
         latent_cache: bool = False,
         latent_pixels: int = 1_000_000,
         more_tests: bool = False,
+        unseen_images: int | None = None,
+        augment: bool = False,
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
@@ -367,7 +364,8 @@ class DomainsDataModule(L.LightningDataModule):
         self.half_from, self.area_power, self.done = half_from, area_power, done
         self.console = console
         self.latent_cache, self.latent_pixels = latent_cache, latent_pixels
-        self.more_tests = more_tests
+        self.more_tests, self.unseen_images = more_tests, unseen_images
+        self.augment = augment
         self.latents: LatentCrops | None = None
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None
@@ -421,10 +419,10 @@ class DomainsDataModule(L.LightningDataModule):
         """The training crops of the domains that are learned."""
         if self._train is None:
             targets = self.domain_names[1:]
+            names = [n for n in self.domain_names if n in self.train_domains]
             groups = [
                 self.labelled(n, "train")[: self.train_images if n in targets else None]
-                for n in self.domain_names
-                if n in self.train_domains
+                for n in names
             ]
             self._train = CropDataset(
                 groups,
@@ -432,6 +430,7 @@ class DomainsDataModule(L.LightningDataModule):
                 cache_bytes=int(self.cache_gb * 2**30),
                 half_from=self.half_from,
                 latents=self.latents,
+                augments=[load_domain(n).augment for n in names] if self.augment else None,
             )
         return self._train
 
@@ -476,8 +475,13 @@ class DomainsDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole test images of seen and unseen domains, one a batch."""
-        names = (*self.domain_names, *self.unseen_names)
-        return _one_by_one(WholeImages([p for n in names for p in self.labelled(n, "test")]))
+        return _one_by_one(WholeImages(self.tested()))
+
+    def tested(self) -> list[LabelledImage]:
+        """Test images of all domains, those of unseen ones last."""
+        seen = [p for n in self.domain_names for p in self.labelled(n, "test")]
+        unseen = (self.labelled(n, "test")[: self.unseen_images] for n in self.unseen_names)
+        return [*seen, *(p for images in unseen for p in images)]
 
 
 def _one_by_one(dataset: WholeImages) -> DataLoader[dict[str, Any]]:

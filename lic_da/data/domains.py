@@ -30,6 +30,7 @@ from lic_da.data.alike import (
     mirrored_distances,
     save_fingerprints,
 )
+from lic_da.data.augment import UNCHANGED, Augment
 from lic_da.data.contact_sheet import write_contact_sheet
 from lic_da.data.index import DomainImages, load_index, save_index
 from lic_da.data.inspection import Inspected, inspect_all
@@ -41,9 +42,14 @@ from lic_da.registry import SOURCES
 
 SOURCE_DOMAIN = "natural"
 
+ALL_PREPARED = "all"
+"""Among the unseen domains: every domain that lies prepared on disk."""
+
 _INDEX_VERSION = 1
 _KINDS = {"kind", "_target_"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_OF_TRAINING = re.compile(r"^augment:.*\n?(?:[ \t]+.*\n?)*", re.MULTILINE)
+"""The entry of a domain's file, of one line or more, that changes nothing in what is prepared."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Domain:
         apart_from: domains whose images must not be here a second time: what is near-identical to one
             of any split there, or its mirror image, is left out here.
         more_of: the domain that these images are more test images of; they are kept apart from it.
+        augment: what training may do to its images, where it is asked to.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Domain:
     shares: Sequence[float] = SHARES
     apart_from: Sequence[str] = ()
     more_of: str | None = None
+    augment: Augment = UNCHANGED
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -97,6 +105,7 @@ def load_domain(name: str) -> Domain:
         values: dict[str, Any] = {str(k): v for k, v in read_settings(path).items()}
         for key in ("sources", "fallback"):
             values[key] = [_source(entry) for entry in values.get(key) or []]
+        values["augment"] = Augment(**values.get("augment") or {})
         domain = Domain(**{"name": name, **values})
         for number in (domain.min_side, domain.expected, domain.limit or 1):
             if not isinstance(number, int):
@@ -185,6 +194,38 @@ def prepared(name: str, data_dir: Path) -> DomainImages | None:
     if not (folder / "state.json").is_file():
         return None
     return load_index(folder, data_dir, _signature(load_domain(name), data_dir))
+
+
+def unseen_domains(asked: Sequence[str], trained: Sequence[str], data_dir: Path) -> tuple[str, ...]:
+    """Names of the domains that are only tested.
+
+    Args:
+        asked: names of domains; ``ALL_PREPARED`` stands for those that lie in ``data_dir`` ready to use
+            and nothing is fetched for. More images of another domain (``more_of``) are none of them.
+        trained: domains of the run, which are left out.
+        data_dir: folder of the prepared images.
+
+    Raises:
+        UserError: no such domain.
+    """
+    ready = _ready(data_dir) if ALL_PREPARED in asked else ()
+    names = dict.fromkeys((*(name for name in asked if name != ALL_PREPARED), *ready))
+    for name in names:
+        load_domain(name)
+    return tuple(name for name in names if name not in trained)
+
+
+def _ready(data_dir: Path) -> list[str]:
+    """Domains of ``conf/domain`` that are prepared and hold test images of their own."""
+    found = []
+    for name in available("domain"):
+        try:
+            images = prepared(name, data_dir) if load_domain(name).more_of is None else None
+        except UserError:  # such as a folder of the user's that is gone
+            continue
+        if images is not None and images.split("test"):
+            found.append(name)
+    return found
 
 
 def more_tests(
@@ -289,11 +330,16 @@ def _reachable_sources(
 
 def _signature(domain: Domain, data_dir: Path) -> str:
     """Changes when the domain's configuration changes, or the files of one of its folders."""
-    parts: list[Any] = [_INDEX_VERSION, read_text(CONF / "domain" / f"{domain.name}.yaml")]
+    parts: list[Any] = [_INDEX_VERSION, _prepared_by(domain.name)]
     for source in domain.sources:
         parts += source.watched(data_dir / "packages")
-    parts += [read_text(CONF / "domain" / f"{name}.yaml") for name in domain.others]
+    parts += [_prepared_by(name) for name in domain.others]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _prepared_by(name: str) -> str:
+    """The text of a domain's configuration, without what is said of training."""
+    return _OF_TRAINING.sub("", read_text(CONF / "domain" / f"{name}.yaml"))
 
 
 def refuse_shared_files(domains: Iterable[DomainImages]) -> None:

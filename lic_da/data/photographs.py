@@ -15,12 +15,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from lic_da.data.augment import random_crop
 from lic_da.data.datamodule import (
     CropDataset,
     CropKey,
     DomainsDataModule,
     LabelledImage,
-    random_crop,
 )
 from lic_da.data.index import ImageInfo
 from lic_da.data.sources.folder import FolderSource

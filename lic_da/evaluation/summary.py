@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from lic_da.evaluation.metrics import (
     scales,
     written,
 )
+
+_MOST_SHARES = 4
+"""Domains whose mean v is told of an unseen domain."""
 
 
 def measure_into(
@@ -95,8 +98,8 @@ def summarise(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]
         ``{"domains": {name: {…}}, "gate_accuracy": …, "weighted_minus_oracle_db": …}``. Of a domain:
         ``images``, ``seen``, ``bpp`` (``bpp_base`` where the base codec's is another), ``psnr``,
         ``ms_ssim`` and all other metrics for every mode, ``gain`` in dB over the base for every other
-        mode, ``gate`` (mean v), and for seen domains ``gate_accuracy`` and ``predicted`` (how many
-        images went to which domain).
+        mode, ``gate`` (mean v), ``predicted`` (how many images went to which domain), and for seen
+        domains ``gate_accuracy``.
     """
     names = list(dict.fromkeys(p.domain for p in points))
     summary = {name: _domain([p for p in points if p.domain == name], domains) for name in names}
@@ -138,10 +141,10 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
     if "weighted" in by_mode:
         gates = [p.gate for p in by_mode["weighted"]]
         result["gate"] = {d: mean(g[d] for g in gates) for d in domains}
+        winners = [max(g, key=lambda d: g[d]) for g in gates]
         if some[0].seen:
-            winners = [max(g, key=lambda d: g[d]) for g in gates]
             result["gate_accuracy"] = mean(float(w == some[0].domain) for w in winners)
-            result["predicted"] = {d: winners.count(d) for d in domains}
+        result["predicted"] = {d: winners.count(d) for d in domains}
     return result
 
 
@@ -259,6 +262,16 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         )
     for name, row in summary["domains"].items():
         if not row["seen"]:
-            v = ", ".join(f"{d} {weight:.2f}" for d, weight in row.get("gate", {}).items())
-            lines += [f"* {name} was never trained on;", f"  mean gate {v}."]
+            lines.append(f"* {name} was never trained on;")
+            lines.append(f"  mean gate {_shares(row.get('gate', {}))}.")
     return lines
+
+
+def _shares(gate: Mapping[str, float]) -> str:
+    """Mean v by domain; of many domains those that have the most."""
+    names = list(gate)
+    if len(names) > _MOST_SHARES:
+        names = sorted(names, key=lambda d: -gate[d])[:_MOST_SHARES]
+    rest = sum(gate.values()) - sum(gate[d] for d in names)
+    others = [f"others {rest:.2f}"] if len(names) < len(gate) else []
+    return ", ".join([*(f"{d} {gate[d]:.2f}" for d in names), *others])

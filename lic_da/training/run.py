@@ -26,10 +26,7 @@ from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.refine import Effort
 from lic_da.config import as_yaml
-from lic_da.data.datamodule import (
-    DomainsDataModule,
-    LabelledImage,
-)
+from lic_da.data.datamodule import DomainsDataModule
 from lic_da.errors import Stopped, UserError
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.images import Examples, comparison
@@ -297,7 +294,7 @@ def _result(
     console: Console,
 ) -> dict[str, Any]:
     """Code the test images, write pack, tables and images, print the table."""
-    images = test_images(data)
+    images = data.tested()
     asked = settings.evaluation
     examples = Examples(asked.examples)
     summary = {
@@ -355,11 +352,6 @@ def _printed(summary: dict[str, Any], data: DomainsDataModule) -> str:
         if images.skipped or images.notes:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
     return out.export_text()
-
-
-def test_images(data: DomainsDataModule) -> list[LabelledImage]:
-    """Test images of all domains of a data module, seen ones first."""
-    return [p for n in (*data.domain_names, *data.unseen_names) for p in data.labelled(n, "test")]
 
 
 def _quiet() -> None:

@@ -19,7 +19,7 @@ from lic_da.codecs import zoo
 from lic_da.codecs.spec import OF_ADAPTERS, CodecSpec, MethodSpec
 from lic_da.config import available, is_of, merged, plain
 from lic_da.data.datamodule import domain_names, listed
-from lic_da.data.domains import load_domain
+from lic_da.data.domains import load_domain, unseen_domains
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation.measure import check_modes
 from lic_da.evaluation.metrics import METRICS
@@ -147,8 +147,10 @@ class RunSettings:
             )
         with open_dict(config):
             config.domains = new
-            config.unseen = [name for name in listed(config.unseen) if name not in names]
-        for name in (*names, *config.unseen):
+            config.unseen = list(
+                unseen_domains(listed(config.unseen), names, user_path(config.data.data_dir))
+            )
+        for name in names:
             load_domain(name)
         values = options(plain(config))
         settings = cls(
@@ -189,6 +191,11 @@ class RunSettings:
             raise UserError(
                 "The pack that is extended has gate.calibration=learned, which is fitted to images of all "
                 "domains: leave out replay=false."
+            )
+        if self.data.get("augment") and self.data.get("latent_cache"):
+            raise UserError(
+                "data.augment makes crops that no cached latent belongs to: use "
+                "data.latent_cache=false, or data.augment=false."
             )
         for key in ("crop", "val_crop"):
             if self.data[key] % self.codec.stride:
