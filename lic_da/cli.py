@@ -283,11 +283,11 @@ def export(
     onnxruntime. Packs that cannot be exported are refused with a reason; with --json as
     {"exported": false, "code": ..., "message": ...}.
     """
-    from lic_da.files.coder import load
     from lic_da.methods.adapters.export import ExportError, export
+    from lic_da.methods.pack import load
 
     try:
-        codec = load(pack, trust or ())
+        codec = load(pack, trust=trust or (), in_memory=True)
         manifest = export(codec, target, overwrite=overwrite, torch_too=torch)
     except UserError as error:
         if not as_json:

@@ -159,6 +159,21 @@ def methods() -> set[str]:
     )
 
 
+def stored(in_memory: bool) -> str:
+    """What a pack of 64 domains costs over one of 3 in memory."""
+    file, where = "benchmarks/results/stored.csv", {"domains": 64, "in_memory": in_memory}
+    assert 0.545 < value(file, "adapter_mib", mode="top1", **where) < 0.555
+    cells = []
+    for mode in ("weighted", "top1"):
+        ratio, low, high = (
+            value(file, column, mode=mode, **where)
+            for column in ("ratio", "ratio_lower_quartile", "ratio_upper_quartile")
+        )
+        cells.append(f"{ratio:.2f} ({low:.2f}…{high:.2f})")
+    more = signed(value(file, "more_mib", mode="top1", **where), 1, "|")
+    return f"| {' | '.join(cells)} | {more}"
+
+
 def performance() -> set[str]:
     decoding = {}
     for codec in ("bmshj2018_factorized_n64", "zou2022"):
@@ -174,6 +189,7 @@ def performance() -> set[str]:
         f"| {k} | {decoding['bmshj2018_factorized_n64', k]} | {decoding['zou2022', k]} |"
         for k in (1, 3, 9, 33, 65)
     }
+    rows |= {stored(True), stored(False)}
     steps = pd.read_csv(ROOT / "benchmarks/results/training_cpu_no_amx.csv")
     for row in steps.itertuples():
         times = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -34,31 +34,42 @@ class AdapterBank(nn.Module):
         domains: Sequence[str],
     ) -> None:
         super().__init__()
-        for domain in domains:
-            if hasattr(nn.ModuleDict, domain):  # such as "train": torch could not hold it
-                raise UserError(f"'{domain}' cannot be the name of a domain; choose another one.")
-        modules = {site.at: submodule(g_s, site.at, "g_s") for site in sites}
-        if len(modules) < len(sites):
-            raise UserError("Two sites have the same place in g_s.")
-        channels = _output_channels(g_s, latent_channels, modules)
-        self.adapters = nn.ModuleDict(
-            {
-                domain: nn.ModuleDict(
-                    {_key(s): kind(s.new_adapter(modules[s.at], channels[s.at])) for s in sites}
-                )
-                for domain in domains
-            }
-        )
+        check_names(domains)
+        make = new_adapters(g_s, latent_channels, sites, kind)
+        self.adapters = nn.ModuleDict({domain: nn.ModuleDict(make()) for domain in domains})
 
     def at(self, site: Site) -> list[Convolution]:
         """A_0 … A_K of one site, in the order of the domains."""
         return [
-            cast(Convolution, cast(nn.ModuleDict, own)[_key(site)])
+            cast(Convolution, cast(nn.ModuleDict, own)[key_of(site)])
             for own in self.adapters.values()
         ]
 
 
-def _key(site: Site) -> str:
+def check_names(domains: Sequence[str]) -> None:
+    """Raise a UserError if a domain has a name that adapters cannot be kept under."""
+    for domain in domains:
+        if hasattr(nn.ModuleDict, domain):  # such as "train": torch could not hold it
+            raise UserError(f"'{domain}' cannot be the name of a domain; choose another one.")
+
+
+def new_adapters(
+    g_s: nn.Module, latent_channels: int, sites: Sequence[Site], kind: AdapterKind
+) -> Callable[[], dict[str, Convolution]]:
+    """What makes the adapters of one domain, by the names of their sites; see :class:`AdapterBank`.
+
+    Raises:
+        UserError: g_s has no such sites.
+    """
+    modules = {site.at: submodule(g_s, site.at, "g_s") for site in sites}
+    if len(modules) < len(sites):
+        raise UserError("Two sites have the same place in g_s.")
+    channels = _output_channels(g_s, latent_channels, modules)
+    return lambda: {key_of(s): kind(s.new_adapter(modules[s.at], channels[s.at])) for s in sites}
+
+
+def key_of(site: Site) -> str:
+    """Name of a site in the bank."""
     return site.at.replace(".", "_")  # names of modules hold no dots
 
 

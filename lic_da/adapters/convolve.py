@@ -20,7 +20,8 @@ def kernel_shape(conv: Convolution) -> torch.Size:
 
 def bias_of(conv: Convolution) -> Tensor:
     """Bias ``(C_out,)`` of a convolution; zeros if it has none."""
-    return conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    bias = conv.bias  # once: it may be read from a file
+    return bias if bias is not None else conv.weight.new_zeros(conv.out_channels)
 
 
 def convolve(like: Convolution, u: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

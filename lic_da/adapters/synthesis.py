@@ -27,8 +27,10 @@ from lic_da.adapters.gate import Gate, GateInput
 from lic_da.adapters.kinds import AdapterKind
 from lic_da.adapters.merge import MergedSum, MergedWeights
 from lic_da.adapters.sites import Site
+from lic_da.adapters.stored import StoredBank
 from lic_da.codecs.models.gdn import freeze_gdn
 from lic_da.errors import UserError, unknown
+from lic_da.io.tensors import TensorFile
 
 MODES = ("weighted", "top1", "oracle", "base")
 """v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
@@ -50,6 +52,7 @@ class AdaptedSynthesis(nn.Module):
         gate_input: what it reads.
         threshold: the mode ``weighted`` leaves out adapters whose v is below it; the largest stays.
         calibration: ``learned``: ``weighted`` takes v times a factor, which is 1 until it is fitted.
+        file: of a pack, in which the adapters stay; None: they are new, and in memory.
 
     Attributes:
         trust: gives that factor; None: there is none.
@@ -67,12 +70,14 @@ class AdaptedSynthesis(nn.Module):
         gate_input: GateInput = "latent",
         threshold: float = 0.0,
         calibration: Calibration = "none",
+        file: TensorFile | None = None,
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
         self.sites = tuple(sites)
         self.domains = tuple(domains)
-        self.bank = AdapterBank(g_s, latent_channels, sites, kind, domains)
+        adapters = g_s, latent_channels, sites, kind, domains
+        self.bank = AdapterBank(*adapters) if file is None else StoredBank(*adapters, file)
         freeze_gdn(self.base)
         self.gate = Gate(latent_channels, gate_mid, len(domains))
         self.gate_input = gate_input

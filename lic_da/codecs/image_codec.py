@@ -96,7 +96,8 @@ class ImageCodec(ABC):
             config: the base codec.
             method: name of the method.
             domains: names of all domains, the source first.
-            settings: as :meth:`settings` has given them; plain values.
+            settings: as :meth:`settings` has given them, plain values; and maybe ``tensors``, the open
+                file of the pack's tensors (:class:`lic_da.io.tensors.TensorFile`), which may stay there.
         """
 
     @abstractmethod
@@ -207,11 +208,18 @@ class ImageCodec(ABC):
         if now != self.fingerprint:
             raise RuntimeError(f"The base weights have changed: {self.fingerprint} became {now}.")
 
+    def state(self) -> Mapping[str, Tensor]:
+        """All tensors of ``codec`` by their names; those that stay in a file are read one by one."""
+        return self.codec.state_dict()
+
     def trained_state(self) -> dict[str, Tensor]:
         """Tensors that training changes, entropy-coding tables included, by their names in a pack."""
+        return self._trained_of(self.state())
+
+    def _trained_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             name.removeprefix(self.stored_under): value
-            for name, value in self.codec.state_dict().items()
+            for name, value in state.items()
             if self.is_trained(name)
         }
 
@@ -225,7 +233,8 @@ class ImageCodec(ABC):
         Raises:
             UserError: names or shapes differ; the message says which.
         """
-        own = {k: v for k, v in self.trained_state().items() if not is_table(k)}
+        trained = self._trained_of(self.codec.state_dict())
+        own = {k: v for k, v in trained.items() if not is_table(k)}
         given = {k: v for k, v in tensors.items() if not is_table(k)}
         wrong = sorted(
             key

@@ -32,9 +32,12 @@ from lic_da.codecs.spec import CodecSpec
 from lic_da.config import as_yaml
 from lic_da.errors import UserError
 from lic_da.io.files import atomic_path, read_yaml, write_json, write_text
+from lic_da.io.tensors import TensorFile
 from lic_da.migrations import FORMAT, named, pack_settings
 from lic_da.registry import CODECS, refuse_paths
 
+STORED_FROM = 16
+"""Domains from which on the adapters of a pack stay in its file; fewer take about what the base does."""
 CONFIG = "config.yaml"
 ADAPTERS_FILE = "adapters.safetensors"
 _METRICS = "metrics.json"
@@ -75,19 +78,24 @@ def save(codec: ImageCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
         "domains": list(codec.domains),
         **named(codec.settings()),
         "base_fingerprint": codec.fingerprint,
-        "fingerprint": zoo.fingerprint(codec.codec.state_dict()),
+        "fingerprint": zoo.fingerprint(codec.state()),
     }
     write_text(folder / CONFIG, as_yaml(settings))
     write_json(folder / _METRICS, metrics)
 
 
-def load(folder: Path | str, *, trust: Sequence[str] = ()) -> ImageCodec:
+def load(
+    folder: Path | str, *, trust: Sequence[str] = (), in_memory: bool | None = None
+) -> ImageCodec:
     """The codec of a pack, of whatever method.
 
     Args:
         folder: of the pack.
         trust: packages outside lic_da whose classes the pack may name, such as ``["my_package"]``. They are
             imported, and may do anything.
+        in_memory: read all adapters now. False: leave them in their file, which stays open, and read those
+            that an image needs when it is decoded, one by one; images are the same, bit for bit. None: of
+            packs of fewer than ``STORED_FROM`` domains.
 
     Raises:
         UserError: the folder is no pack or asks for something outside lic_da that is not trusted, it
@@ -104,18 +112,22 @@ def load(folder: Path | str, *, trust: Sequence[str] = ()) -> ImageCodec:
                 f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
                 f"{CONFIG}: codec.weights."
             ) from error
+    if in_memory is None:
+        in_memory = len(config.domains) < STORED_FROM
+    kind = codec_class(config.kind)
+    file = None if in_memory else TensorFile(folder / kind.weights_file)
     with _in_words(folder):
-        kind = codec_class(config.kind)
-        codec = kind.rebuild(config.codec, config.method, config.domains, config.own)
+        own = config.own if file is None else {**config.own, "tensors": file}
+        codec = kind.rebuild(config.codec, config.method, config.domains, own)
     if codec.fingerprint != config.base_fingerprint:
         raise UserError(
             f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
             f"codec {config.codec.name} at quality {config.codec.quality} here are {codec.fingerprint}."
         )
-    tensors = read_tensors(folder, trust=trust)
+    tensors = read_tensors(folder, trust=trust) if file is None else file
     with _in_words(folder):
         codec.load_trained(tensors, str(folder / codec.weights_file))
-    saved, now = config.fingerprint, zoo.fingerprint(codec.codec.state_dict())
+    saved, now = config.fingerprint, zoo.fingerprint(codec.state())
     if saved is not None and saved != now:
         raise UserError(
             f"The weights in {folder / codec.weights_file} are not those that {CONFIG} names ({saved})."

@@ -36,7 +36,7 @@ def extended_codec(settings: RunSettings) -> AdaptedCodec:
 
 
 def _earlier(extension: Extension) -> AdaptedCodec:
-    return AdaptedCodec.load(extension.pack, trust=extension.trust)
+    return AdaptedCodec.load(extension.pack, trust=extension.trust, in_memory=True)
 
 
 def before_and_after(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,8 +13,10 @@ import torch
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
+from lic_da.adapters.bank import AdapterBank
 from lic_da.adapters.gate import from_bytes, to_bytes
 from lic_da.adapters.sites import every_convolution
+from lic_da.adapters.stored import PREFIX, StoredBank
 from lic_da.adapters.synthesis import (
     CHOSEN,
     MODES,
@@ -32,6 +34,7 @@ from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import Stream, StreamError
+from lic_da.io.tensors import Lazy, TensorFile
 from lic_da.methods import pack
 from lic_da.methods.adapters import chosen
 from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
@@ -57,6 +60,7 @@ def adapt(
     config: CodecSpec,
     domains: Sequence[str],
     adapters: AdapterSpec = PUBLISHED,
+    file: TensorFile | None = None,
 ) -> AdaptedSynthesis:
     """Freeze a codec and replace its ``g_s`` by an adapted one, in place.
 
@@ -67,9 +71,10 @@ def adapt(
         config: what it is; it lists sites and the size of the gate.
         domains: names of all domains, the source first.
         adapters: where and how it is adapted.
+        file: of a pack, in which the adapters stay; None: they are new, and in memory.
 
     Returns:
-        The new ``g_s``, with adapters at zero.
+        The new ``g_s``, with adapters at zero, or those of the file.
 
     Raises:
         UserError: the codec has no such sites, or says nothing of sites or the gate.
@@ -96,6 +101,7 @@ def adapt(
         gate_input=adapters.gate_input,
         threshold=adapters.threshold,
         calibration=adapters.calibration,
+        file=file,
     )
     return codec.g_s
 
@@ -122,13 +128,28 @@ def base_state(codec: CompressionModel) -> dict[str, Tensor]:
     }
 
 
-def adapter_state(codec: CompressionModel) -> dict[str, Tensor]:
-    """Tensors of bank, gate and its trust if it has one, named ``bank.…``, ``gate.…`` and ``trust.…``."""
-    return {
+def adapter_state(codec: CompressionModel) -> Mapping[str, Tensor]:
+    """Tensors of bank, gate and its trust if it has one, named ``bank.…``, ``gate.…`` and ``trust.…``.
+
+    Adapters that stay in a file are read one by one.
+    """
+    own = {
         key.removeprefix("g_s."): value
         for key, value in codec.state_dict().items()
         if key.startswith(_ADDED)
     }
+    return _with_stored(own, codec, "")
+
+
+def _with_stored(
+    state: dict[str, Tensor], codec: CompressionModel, prefix: str
+) -> Mapping[str, Tensor]:
+    """The tensors of a state dict and those of a bank that stays in a file, by names behind a prefix."""
+    bank = codec.g_s.bank
+    if not isinstance(bank, StoredBank):
+        return state
+    held = {name: partial(state.__getitem__, name) for name in state}
+    return Lazy({**held, **bank.readers(prefix)})
 
 
 @dataclass
@@ -166,6 +187,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         adapter_config: AdapterSpec | Mapping[str, Any] = PUBLISHED,
         *,
         weights: bool = True,
+        file: TensorFile | None = None,
     ) -> Self:
         """A codec with untrained adapters, which decodes exactly as the base codec does.
 
@@ -175,10 +197,11 @@ class AdaptedCodec(ModelCodec, ImageCodec):
             adapter_config: where and how it is adapted, or a mapping of ``sites``, ``adapter`` and
                 ``gate``; what that leaves out is as published.
             weights: load the base weights; without them they are random.
+            file: of a pack, in which its trained adapters stay; None: untrained ones.
         """
         spec, adapters = CodecSpec.of(config), AdapterSpec.of(adapter_config)
         codec = zoo.build(spec, weights=weights)
-        adapt(codec, spec, domains, adapters)
+        adapt(codec, spec, domains, adapters, file)
         fingerprint = zoo.fingerprint(base_state(codec))
         return cls(codec, spec, fingerprint, adapter_config=adapters)
 
@@ -189,13 +212,15 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         return cls.build(config, domains, method.adapters, weights=weights)
 
     @classmethod
-    def load(cls, folder: Path | str, *, trust: Sequence[str] = ()) -> Self:
+    def load(
+        cls, folder: Path | str, *, trust: Sequence[str] = (), in_memory: bool | None = None
+    ) -> Self:
         """Load an adapter pack; see :func:`lic_da.methods.pack.load`.
 
         Raises:
             UserError: also if it is a pack of another method.
         """
-        codec = pack.load(Path(folder), trust=trust)
+        codec = pack.load(Path(folder), trust=trust, in_memory=in_memory)
         if not isinstance(codec, cls):
             raise UserError(f"{folder} is a pack of method {codec.method}: use lic_da.load for it.")
         return codec
@@ -204,7 +229,8 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     def rebuild(
         cls, config: CodecSpec, method: str, domains: Sequence[str], settings: Mapping[str, Any]
     ) -> Self:
-        adapted = cls.build(config, domains, settings.get("how", PUBLISHED))
+        how, file = settings.get("how", PUBLISHED), settings.get("tensors")
+        adapted = cls.build(config, domains, how, file=file)
         adapted.synthesis.mode = settings["blend"]
         return adapted
 
@@ -218,14 +244,32 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         assert isinstance(synthesis, AdaptedSynthesis)
         return synthesis
 
+    def bank_in_memory(self, purpose: str) -> AdapterBank:
+        """The adapters, to be changed or copied.
+
+        Args:
+            purpose: a participle for the message, such as ``trained``.
+
+        Raises:
+            UserError: they stay in a file.
+        """
+        bank = self.synthesis.bank
+        if isinstance(bank, StoredBank):
+            raise UserError(
+                f"The adapters of this codec stay in {bank.file.path} and cannot be {purpose}: open the "
+                "pack by lic_da.load(…, in_memory=True)."
+            )
+        return bank
+
     @property
     def domains(self) -> tuple[str, ...]:
         return self.synthesis.domains
 
     def added_parameters(self) -> dict[str, Any]:
-        adapters = zoo.count_parameters(self.synthesis.bank)
+        synthesis = self.synthesis
+        each = sum(zoo.count_parameters(synthesis.bank.at(site)[0]) for site in synthesis.sites)
         return {
-            "adapters": {"per_domain": adapters // len(self.domains), "total": adapters},
+            "adapters": {"per_domain": each, "total": each * len(self.domains)},
             "gate": zoo.count_parameters(self.synthesis.gate),
         }
 
@@ -235,6 +279,22 @@ class AdaptedCodec(ModelCodec, ImageCodec):
 
     def is_trained(self, name: str) -> bool:
         return name.startswith(_ADDED)
+
+    def state(self) -> Mapping[str, Tensor]:
+        return _with_stored(self.codec.state_dict(), self.codec, "g_s.")
+
+    def load_trained(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        """Copy trained tensors into the codec; adapters that stay in a file are there already.
+
+        Raises:
+            UserError: names or shapes differ, or they are not of the file that the adapters stay in.
+        """
+        bank = self.synthesis.bank
+        if isinstance(bank, StoredBank):
+            if tensors is not bank.file:
+                self.bank_in_memory("given others")
+            tensors = {name: tensors[name] for name in tensors if not name.startswith(PREFIX)}
+        super().load_trained(tensors, origin)
 
     def base_weights(self) -> Mapping[str, Tensor]:
         return base_state(self.codec)

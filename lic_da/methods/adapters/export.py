@@ -87,6 +87,7 @@ def export(
 
     Raises:
         ExportError: it cannot be exported, or the folder is there.
+        UserError: its adapters stay in a file.
     """
     there = folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
     ours = (folder / exported.MANIFEST).is_file()
@@ -104,6 +105,7 @@ def export(
             "calibration",
             "The gate of this pack is calibrated (gate.calibration=learned), which the runtime lacks.",
         )
+    codec.bank_in_memory("exported")
     settings, tensors = _entropy(codec.codec)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
     temporary.mkdir(parents=True)

@@ -165,12 +165,16 @@ def extend(earlier: AdaptedCodec, domains: Sequence[str], own_features: int = 0)
 
     Returns:
         A codec whose gate is in two parts, for training.
+
+    Raises:
+        UserError: the adapters of the codec stay in a file.
     """
+    known = earlier.bank_in_memory("extended")
     adapted = ExtendedCodec.build(
         earlier.config, (*earlier.domains, *domains), earlier.adapter_config
     )
-    bank, gate = adapted.synthesis.bank, Gate(*_size(earlier.synthesis.gate))
-    for name, adapters in earlier.synthesis.bank.adapters.items():
+    bank, gate = adapted.bank_in_memory("extended"), Gate(*_size(earlier.synthesis.gate))
+    for name, adapters in known.adapters.items():
         bank.adapters[name].load_state_dict(adapters.state_dict())
         bank.adapters[name].requires_grad_(False)
     gate.load_state_dict(earlier.synthesis.gate.state_dict())
@@ -204,9 +208,9 @@ def _fingerprints(
     parts: dict[str, dict[str, Tensor]] = {}
     for name in domains:
         prefix = f"bank.adapters.{name}."
-        parts[f"bank.{name}"] = {k: v for k, v in tensors.items() if k.startswith(prefix)}
+        parts[f"bank.{name}"] = {k: tensors[k] for k in tensors if k.startswith(prefix)}
     parts["gate.features"] = {
-        k: v[:gate_features] for k, v in tensors.items() if k.startswith("gate.features.")
+        k: tensors[k][:gate_features] for k in tensors if k.startswith("gate.features.")
     }
     parts["gate.classify"] = {
         "weight": tensors["gate.classify.weight"][:rows, :gate_features],

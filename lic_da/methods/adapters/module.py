@@ -68,6 +68,7 @@ class DecoderAdaptation(CodecModule):
         source_adapter: bool = True,
     ) -> None:
         super().__init__(adapted)
+        adapted.bank_in_memory("trained")
         self.save_hyperparameters(ignore=["adapted"])
         self.gamma, self.lr, self.gate_lr, self.optimizer = gamma, lr, gate_lr, optimizer
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
