@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lic_da.config
-from benchmarks import decoding, large_image, methods, training
+from benchmarks import decoding, large_image, methods, stored, training
 from experiments import common
 from experiments.ablation import run as ablation
 from experiments.adapter_settings import run as adapter_settings
@@ -33,15 +34,17 @@ from experiments.few_images import run as few_images
 from experiments.forgetting import run as forgetting
 from experiments.interrupted import run as interrupted
 from experiments.pretraining import run as pretraining
+from experiments.scaling_domains import run as scaling_domains
 from experiments.sketch_comic import run as sketch_comic
 from experiments.supervised_adapters import run as supervised_adapters
 from experiments.sweep import run as sweep
 from lic_da.evaluation.curves import Run, savings, series_of
 from lic_da.evaluation.operations import kmacs_per_pixel
+from lic_da.io.images import RGB
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests import damage
-from tests.conftest import CODEC, disturb
+from tests.conftest import CODEC, disturb, photo_crops
 from tests.test_report import run_of
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +55,16 @@ PROGRAMS = {
     **{name: f"experiments.{name}.run" for name in NAMES},
     **{
         f"benchmark {name}": f"benchmarks.{name}"
-        for name in ("bulk", "decoding", "gpu", "large_image", "methods", "training")
+        for name in (
+            "bulk",
+            "decoding",
+            "gpu",
+            "large_image",
+            "methods",
+            "parts",
+            "stored",
+            "training",
+        )
     },
 }
 
@@ -154,6 +166,8 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
         for n, c in enumerate(adapter_settings.CHANGES)
     },
     **{f"few_images {method}": (few_images.train, (method, 2)) for method in few_images.STEPS},
+    "few_images augmented": (few_images.train_augmented, (2,)),
+    **{f"scaling_domains {n}": (scaling_domains.train, (n, 2, 1)) for n in scaling_domains.COUNTS},
     **{f"forgetting {grid}": (forgetting.train, (grid, 1)) for grid in forgetting.FOLDERS},
     **{
         f"supervised_adapters {codec}": (supervised_adapters.train, (codec, (1, 4), (0, 1)))
@@ -308,6 +322,7 @@ TABLES: dict[str, tuple[Callable[..., object], str]] = {
     "benchmarks/results/bmshj2018_factorized_n64.csv": (decoding.Measurement, ".5g"),
     "benchmarks/results/zou2022.csv": (decoding.Measurement, ".5g"),
     "benchmarks/results/methods.csv": (methods.Row, ".4f"),
+    "benchmarks/results/stored.csv": (stored.Row, ".5g"),
     "benchmarks/results/training_cpu_no_amx.csv": (training.Row, ".6g"),
     "benchmarks/results/training_same.csv": (training.Same, ".6g"),
     "benchmarks/results/training_inputs.csv": (training.Input, ".6g"),
@@ -333,6 +348,60 @@ def test_few_images_writes_its_committed_table_again_and_a_plot(tmp_path: Path) 
     few_images.write(rows, tmp_path)
     assert same_tables(tmp_path, "results.csv", of="few_images")
     assert is_plot(tmp_path / "gains.png")
+
+
+def test_few_images_tells_runs_with_augmentation_from_those_without() -> None:
+    run = Run.read(ROOT / "tests" / "fixtures" / "format1" / "run")
+    rows = [run.summary["domains"][name] for name in ("plain", "inked")]
+    names = few_images.SOURCE, few_images.TARGET
+    summary = {**run.summary, "domains": dict(zip(names, rows, strict=True))}
+    data = {**run.config["data"], "train_images": 5}
+    runs = [
+        dataclasses.replace(run, summary=summary, config={**run.config, "data": changed})
+        for changed in ({**data, "augment": True}, {**data, "augment": False, "train_images": None})
+    ]
+    few, everything = few_images.augmented(runs, 294)
+    assert (few.augment, few.train_images) == (True, 5)
+    assert (everything.augment, everything.train_images) == (False, 294)
+    assert (
+        few.gain == rows[1]["gain"]["weighted"] and few.source_gain == rows[0]["gain"]["weighted"]
+    )
+
+
+def test_domains_together_are_compared_with_each_alone(tmp_path: Path) -> None:
+    run = Run.read(ROOT / "tests" / "fixtures" / "format1" / "run")
+    (row,) = scaling_domains.results([run], [run])
+    assert (row.domains, row.domain) == (2, "inked")
+    assert row.gain == row.alone == run.summary["domains"]["inked"]["gain"]["weighted"]
+    (unknown,) = scaling_domains.results([run], [])
+    assert math.isnan(unknown.alone)
+    taken = scaling_domains.Cost(2, 0, 333, 0.2, 1.1, 1.6, 0.9)
+    scaling_domains.write([row, dataclasses.replace(row, domains=4)], [taken], tmp_path)
+    assert common.read_rows(tmp_path / "costs.csv", scaling_domains.Cost) == [taken]
+    assert len(common.read_table(tmp_path / "results.csv")) == 2
+    assert is_plot(tmp_path / "gains.png")
+
+
+def test_many_folders_are_trained_as_domains_for_their_cost(
+    folder_domain: Callable[..., Path],
+    photographs: list[RGB],
+    conf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder_domain("photos", photo_crops(photographs, 12))
+    settings = {"SOURCE": "photos", "CONF": conf, "IMAGES": 5, "SIDE": 64, "FOLDER_STEPS": 2}
+    for name, value in settings.items():
+        monkeypatch.setattr(scaling_domains, name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    names = scaling_domains.folders(tmp_path / "many", 3)
+    scaling_domains.train_folders(tmp_path / "many", names)
+    (run,) = common.finished(tmp_path / "many" / "runs")
+    cost = scaling_domains.cost(run)
+    assert (cost.domains, cost.steps) == (3, 2)
+    assert cost.step_s > 0 and cost.decode_ratio > 0 and cost.pack_mib > 1
+    assert "LIC_DA_CONF" not in os.environ
 
 
 def test_added_domain_writes_its_committed_tables_again_and_a_plot(
@@ -521,6 +590,24 @@ def test_decoding_is_timed_and_written_as_table_text_and_plot(tmp_path: Path) ->
     assert rows[1].max_difference < 1e-5
     assert "branches" in (tmp_path / f"{CODEC}.txt").read_text()
     assert is_plot(tmp_path / f"{CODEC}.png")
+
+
+def test_stored_adapters_are_timed_and_weighed_and_decode_to_the_same_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "MANY", 5)
+    monkeypatch.setattr(
+        stored, "FORMS", [stored.Form(3, True), stored.Form(5, True), stored.Form(5, False)]
+    )
+    options = ["--rounds", "2", "--processes", "1", "--output", str(tmp_path)]
+    done = CliRunner().invoke(app_of(stored), options)
+    assert done.exit_code == 0, done.output
+    rows = common.read_rows(tmp_path / "stored.csv", stored.Row)
+    assert [(r.domains, r.in_memory, r.mode) for r in rows] == [
+        (*form, mode) for form in stored.FORMS for mode in stored.MODES
+    ]
+    assert all(r.median_ms > 0 and r.ratio > 0 and r.peak_mib > 100 for r in rows)
+    assert rows[0].more_mib == 0 and rows[0].adapter_mib == pytest.approx(0.55, abs=0.01)
 
 
 def test_methods_are_timed_by_their_packs(adapted: AdaptedCodec, tmp_path: Path) -> None:

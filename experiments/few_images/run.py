@@ -3,14 +3,17 @@
 Trains every method on 5, 10, 25, 50, 100 and all training images of a target at one quality. Runs
 that are finished are not done again. Writes results.csv and gains.png beside this file. Methods differ
 in rate, so their gain is that over the base codec's curve at the same rate; the curve is that of
-``experiments/forgetting``.
+``experiments/forgetting``. With ``ARGS=--augment`` only adapters are trained, on 5, 25 and all images,
+each with ``data.augment`` and without, and augment.csv is written.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib.pyplot as plt
 import typer
@@ -18,12 +21,14 @@ from scipy.interpolate import PchipInterpolator
 
 from experiments import common
 from lic_da.data.domains import prepare
+from lic_da.evaluation.curves import Run
 
 HERE = Path(__file__).parent
 RUNS = common.OUTPUTS / "experiment_few_images"
 CURVES = HERE.parent / "forgetting" / "points.csv"
 SOURCE, TARGET, QUALITY = "natural", "sketch", 3
 COUNTS = (5, 10, 25, 50, 100, None)
+AUGMENTED = (5, 25, None)
 # Every method sees as many crops of the target; half of those of the adapters are of the source.
 STEPS = {"adapters": 1000, "finetune_decoder": 500, "finetune": 500, "cawf": 500}
 # Adam and what goes with it, which was the default when these were trained.
@@ -43,14 +48,36 @@ class Result:
     source_gain: float
 
 
+@dataclass(frozen=True)
+class Augmented:
+    """What adapters reach with and without augmentation: PSNR in dB, and over the base's on the source."""
+
+    augment: bool
+    train_images: int
+    psnr: float
+    gain: float
+    source_gain: float
+    gate_accuracy: float
+
+
 def train(method: str, jobs: int) -> None:
     """Train what is missing of a method."""
-    counts = ",".join("null" if count is None else str(count) for count in COUNTS)
+    _sweep(RUNS / method, method, COUNTS, jobs)
+
+
+def train_augmented(jobs: int) -> None:
+    """Train what is missing of adapters with and without augmentation."""
+    modes = "evaluation.modes=[base,weighted]"
+    _sweep(RUNS / "augment", "adapters", AUGMENTED, jobs, "data.augment=false,true", modes)
+
+
+def _sweep(folder: Path, method: str, counts: Sequence[int | None], jobs: int, *more: str) -> None:
+    values = ",".join("null" if count is None else str(count) for count in counts)
     common.sweep(
-        RUNS / method,
+        folder,
         *(f"method={method}", f"domains=[{TARGET}]", f"codec.quality={QUALITY}"),
-        *(f"data.train_images={counts}", f"codec.training.steps={STEPS[method]}"),
-        *(*SETTINGS, *common.BRIEF, *common.NO_REPORT),
+        *(f"data.train_images={values}", f"codec.training.steps={STEPS[method]}"),
+        *(*SETTINGS, *common.BRIEF, *common.NO_REPORT, *more),
         jobs=jobs,
     )
 
@@ -88,6 +115,24 @@ def results(method: str, all_images: int) -> list[Result]:
     return sorted(found, key=lambda r: (r.blend, r.train_images))
 
 
+def augmented(runs: Iterable[Run], all_images: int) -> list[Augmented]:
+    """Results with and without augmentation, by number of images; gains are at the base codec's rate."""
+    found = []
+    for run in runs:
+        own, source = (run.summary["domains"][domain] for domain in (TARGET, SOURCE))
+        found.append(
+            Augmented(
+                run.config["data"]["augment"],
+                run.config["data"]["train_images"] or all_images,
+                psnr=own["psnr"]["weighted"],
+                gain=own["gain"]["weighted"],
+                source_gain=source["gain"]["weighted"],
+                gate_accuracy=run.summary["gate_accuracy"],
+            )
+        )
+    return sorted(found, key=lambda r: (r.train_images, r.augment))
+
+
 def write(found: list[Result], folder: Path) -> None:
     """results.csv, a row a method, mode and number of images, and gains.png."""
     common.write_table(folder / "results.csv", found, ".4f")
@@ -115,13 +160,26 @@ def plot(found: list[Result], path: Path) -> None:
     common.save_plot(figure, path)
 
 
-def main(jobs: common.Jobs = 1) -> None:
+def main(
+    jobs: common.Jobs = 1,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Measure augmentation instead: augment.csv.")
+    ] = False,
+) -> None:
     """Train what is missing, write table and plot."""
+    everything = len(prepare(TARGET, Path("data")).split("train"))
+    if augment:
+        train_augmented(jobs)
+        rows = augmented(common.finished(RUNS / "augment"), everything)
+        common.write_table(HERE / "augment.csv", rows, ".4f")
+        for line in rows:
+            how = "with" if line.augment else "without"
+            print(f"{line.train_images} images, {how} augmentation: {line.gain:+.2f} dB")
+        return
     if not CURVES.is_file():
         raise SystemExit(f"{CURVES} is missing: make experiments/forgetting writes it.")
     for method in STEPS:
         train(method, jobs)
-    everything = len(prepare(TARGET, Path("data")).split("train"))
     found = [result for method in STEPS for result in results(method, everything)]
     write(found, HERE)
     for row in found:
