@@ -74,7 +74,8 @@ class DecoderAdaptation(CodecModule):
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
         self.clamp = clamp
         if not source_adapter:
-            self.synthesis.bank.adapters[adapted.domains[0]].requires_grad_(False)
+            for site in self.synthesis.sites:
+                self.synthesis.bank.at(site)[0].requires_grad_(False)
         self.confusion = MulticlassConfusionMatrix(len(adapted.domains))
         self.encoder = FrozenEncoder(adapted, reads_y=self.synthesis.gate_input == "signalled")
         self._base_psnr: dict[str, float] = {}
