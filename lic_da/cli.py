@@ -73,6 +73,13 @@ V = Annotated[
         "each image best, which is slow, and write them where it pays."
     ),
 ]
+Spatial = Annotated[
+    str | None,
+    typer.Option(
+        help="window: each region of an image has adapters' weights of its own, for pages that mix "
+        "kinds of images; image: all of it has the same. Default: as the pack says."
+    ),
+]
 Effort = Annotated[
     int,
     typer.Option(
@@ -155,6 +162,7 @@ def decompress(
         ),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="The domain, for --mode oracle.")] = None,
+    spatial: Spatial = None,
     format: Annotated[
         str | None, typer.Option(help="png or webp, both lossless. Default: OUT's suffix, or png.")
     ] = None,
@@ -174,6 +182,8 @@ def decompress(
     kind = _format(format, source, target)
     todo = plan(source, target, ends_in(_LIC), f".{kind}")
     if _is_onnx(runtime):
+        if spatial == "window":
+            raise UserError("--spatial window decodes with torch: leave out --runtime onnx.")
         fast = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), mode, domain, kind)
         fast.check()
         _leave(run(fast.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
@@ -181,9 +191,15 @@ def decompress(
     alone = codec is not None or (mode == "base" and pack is None)
     if alone and mode not in (None, "weighted", "base"):
         raise UserError(f"A codec alone has no adapters for --mode {mode}.")
+    if alone and spatial is not None:
+        raise UserError("A codec alone has no gate: --spatial goes with a pack.")
     folder = None if alone else _pack(pack, codec, quality)
     coder = Coder(
-        folder, codec, quality, "base" if alone else mode, domain, kind, tuple(trust or ())
+        *(folder, codec, quality, "base" if alone else mode),
+        domain=domain,
+        format=kind,
+        trust=tuple(trust or ()),
+        spatial=spatial,
     )
     coder.check()
     _leave(run(coder.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))

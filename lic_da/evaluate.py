@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
     if config.pack is None:
         raise UserError("Give the folder of a pack: pack=outputs/NAME/pack.")
     pack = user_path(config.pack)
-    adapted = load(pack, trust=listed(config.trust))
+    adapted = load(pack, trust=listed(config.trust), spatial=config.spatial)
     names_of_metrics = metric_names(config)
     METRICS.chosen(names_of_metrics)
     modes = mode_names(config)

@@ -96,27 +96,30 @@ def named(settings: Any) -> Any:
 def codec_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint or a pack says of its codec, of whatever age; see :func:`named`."""
     migrated: dict[str, Any] = options(named(settings))
-    return _calibration_of_codec(migrated)
+    return _gate_of_codec(migrated)
 
 
-def _calibration_of_codec(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _gate_of_codec(settings: Mapping[str, Any]) -> dict[str, Any]:
     how = settings.get("how")
     return (
-        {**settings, "how": _with_calibration(how)} if isinstance(how, Mapping) else dict(settings)
+        {**settings, "how": _with_later_gate(how)} if isinstance(how, Mapping) else dict(settings)
     )
 
 
-def _with_calibration(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that say of a gate from before there was a calibration that it has none."""
+_LATER_GATE = {"calibration": "none", "spatial": "image", "window": 6}
+
+
+def _with_later_gate(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say of a gate from before there were calibrations or regions that it has none."""
     gate = settings.get("gate")
     if not isinstance(gate, Mapping):
         return dict(settings)
-    return {**settings, "gate": {"calibration": "none", **gate}}
+    return {**settings, "gate": {**_LATER_GATE, **gate}}
 
 
 def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """``config.yaml`` of a run, of whatever age."""
-    migrated = _with_calibration(options(named(settings)))
+    migrated = _with_later_gate(options(named(settings)))
     evaluation = migrated.get("evaluation")
     if isinstance(evaluation, dict):
         names, modes = metric_names(evaluation), mode_names(evaluation)
@@ -179,7 +182,7 @@ def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             "install a newer one."
         )
     if number == FORMAT:
-        return _calibration_of_codec(options(settings))
+        return _gate_of_codec(options(settings))
     migrated = codec_settings(settings)
     kind = migrated.get("kind", "lic_da.adaptation.codec.AdaptedCodec")
     return {

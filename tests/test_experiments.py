@@ -34,6 +34,8 @@ from experiments.few_images import run as few_images
 from experiments.forgetting import run as forgetting
 from experiments.interrupted import run as interrupted
 from experiments.pretraining import run as pretraining
+from experiments.regions import run as regions
+from experiments.regions.pages import GUTTER, HEIGHT, WIDTH, Page, composed
 from experiments.scaling_domains import run as scaling_domains
 from experiments.sketch_comic import run as sketch_comic
 from experiments.supervised_adapters import run as supervised_adapters
@@ -44,7 +46,8 @@ from lic_da.io.images import RGB
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests import damage
-from tests.conftest import CODEC, disturb, photo_crops
+from tests.conftest import CODEC, DOMAINS, codec_config, disturb, photo_crops, scribbles
+from tests.test_regions import sighted
 from tests.test_report import run_of
 
 ROOT = Path(__file__).parents[1]
@@ -608,6 +611,57 @@ def test_stored_adapters_are_timed_and_weighed_and_decode_to_the_same_image(
     ]
     assert all(r.median_ms > 0 and r.ratio > 0 and r.peak_mib > 100 for r in rows)
     assert rows[0].more_mib == 0 and rows[0].adapter_mib == pytest.approx(0.55, abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    """A page whose comic is a smooth image and whose photograph is noise."""
+    rows, columns = np.mgrid[:300, :400]
+    smooth = np.stack([rows // 2, columns // 2, 255 - rows // 2], axis=-1).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    images = {"natural": noise, "comic": smooth, "sketch": scribbles(1)[0]}
+    return composed("a", "seed", images)
+
+
+def test_a_page_is_made_of_four_panels_and_gutters_by_its_seed(page: Page) -> None:
+    count = np.zeros((HEIGHT, WIDTH), int)
+    for panel in page.panels:
+        count[panel.rows, panel.columns] += 1
+    assert sorted(panel.kind for panel in page.panels) == ["comic", "natural", "sketch", "text"]
+    assert count.max() == 1 and (page.pixels[count == 0] == 255).all()
+    assert (count == 0).sum() == GUTTER * (HEIGHT + WIDTH - GUTTER)
+    text = next(panel for panel in page.panels if panel.kind == "text")
+    assert page.pixels[text.rows, text.columns].min() == 0
+    images = dict.fromkeys(("natural", "comic", "sketch"), scribbles(1)[0])
+    pages = [composed("b", seed, images).pixels for seed in ("one", "one", "other")]
+    assert np.array_equal(pages[0], pages[1]) and not np.array_equal(pages[0], pages[2])
+
+
+def test_regions_are_measured_on_pages_and_on_images_of_one_kind(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (smooth,) = (p for p in page.panels if p.kind == "comic")
+    codec = sighted(
+        AdaptedCodec.build(codec_config(), DOMAINS),
+        np.ascontiguousarray(page.pixels[smooth.rows, smooth.columns]),
+    )
+    pack.save(codec, tmp_path / "pack", {})
+    pure = ("sketch", "b", scribbles(1)[0])
+    monkeypatch.setattr(regions, "pages", lambda *_: iter([page]))
+    monkeypatch.setattr(regions, "pure_images", lambda *_: iter([pure]))
+    monkeypatch.setattr(regions, "ROUNDS", 1)
+    options = ["--pack", str(tmp_path / "pack"), "--count", "1", "--output", str(tmp_path)]
+    done = CliRunner().invoke(app_of(regions), options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (whole,) = common.read_rows(tmp_path / "pages.csv", regions.Image)
+    (one,) = common.read_rows(tmp_path / "images.csv", regions.Image)
+    assert whole.regions > 1 and whole.cost > 0 and whole.regional != whole.one
+    assert one.regions == 1 and one.regional == one.one
+    assert [row["domain"] for row in common.read_table(tmp_path / "table.csv")] == [
+        "page",
+        "sketch",
+    ]
+    assert is_plot(tmp_path / "page.png")
 
 
 def test_methods_are_timed_by_their_packs(adapted: AdaptedCodec, tmp_path: Path) -> None:

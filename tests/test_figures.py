@@ -261,6 +261,7 @@ def method() -> set[str]:
         }
         | {f"{100 * found('gate_loses_0.005'):.1f} %"}
         | unseen()
+        | regions()
     )
 
 
@@ -279,6 +280,21 @@ def runtime() -> set[str]:
         for row in started.itertuples()
     }
     return rows | times | {f"{total:.0f} MB"}
+
+
+def regions() -> set[str]:
+    table = "experiments/regions/table.csv"
+
+    def change(domain: str) -> str:
+        return signed(value(table, "change", domain=domain), 2, "dB")
+
+    assert value(table, "images", domain="page") == 19
+    words = {"sketch": "sketches by", "comic": "comics by", "clipart": "clip art, never seen, by"}
+    return {
+        f"it gains {change('page')[1:]} over one v",
+        f"{value(table, 'cost', domain='page'):.2f} times as long to decode",
+        *(f"{said} {change(domain)}" for domain, said in words.items()),
+    }
 
 
 def unseen() -> set[str]:

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 GateInput = Literal["latent", "signalled"]
 """What the gate reads: ``latent``, ŷ at the decoder; ``signalled``, y at the encoder, which sends v."""
 
+POOLED = 2
+"""Side of what max-pooling makes one element of, in positions of the latent."""
+
+_AVERAGE = 3  # place of the average among the layers of the features
+
 
 class Gate(nn.Module):
     """conv 3×3, GELU, max-pool 2, global average, linear (Presta et al. 2024, section 3).
@@ -26,7 +31,7 @@ class Gate(nn.Module):
             nn.Conv2d(latent_channels, mid, kernel_size=3, padding=1),
             nn.GELU(),
             # ceil_mode: a latent with a side of 1 still has something to pool.
-            nn.MaxPool2d(2, ceil_mode=True),
+            nn.MaxPool2d(POOLED, ceil_mode=True),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
@@ -36,6 +41,16 @@ class Gate(nn.Module):
         """Logits ``(B, K+1)`` for latents ``(B, M, H, W)`` of any size from 1×1."""
         logits: Tensor = self.classify(self.features(y_hat))
         return logits
+
+    def evidence(self, y_hat: Tensor) -> Tensor:
+        """Features before they are averaged, ``(B, mid, ⌈H/2⌉, ⌈W/2⌉)``."""
+        found: Tensor = self.features[:_AVERAGE](y_hat)
+        return found
+
+    def averaged(self, evidence: Tensor) -> Tensor:
+        """Features ``(B, mid)`` of evidence."""
+        found: Tensor = self.features[_AVERAGE:](evidence)
+        return found
 
 
 def to_bytes(v: Tensor) -> bytes:

@@ -163,6 +163,16 @@ class ImageCodec(ABC):
             )
         return nullcontext()
 
+    def set_spatial(self, spatial: str) -> None:
+        """Find one v per ``image``, or with ``window`` one for each region of it, from now on.
+
+        Raises:
+            UserError: there is no such way, or the method has no gate that could do so.
+        """
+        raise UserError(
+            f"spatial is for packs of adapters, which have a gate; this is {self.method}."
+        )
+
     def finish(self) -> None:  # noqa: B027
         """Called when training has ended and before images are coded: tables are made here."""
 

@@ -37,6 +37,7 @@ class Coder:
         domain: for the mode ``oracle``.
         format: ``png`` or ``webp``.
         trust: packages outside lic_da whose classes the pack may name.
+        spatial: of the gate, ``image`` or ``window``; None: as the pack says.
         v: ``best``: when compressing, search the v of each image (:mod:`lic_da.methods.adapters.chosen`).
         effort: when compressing, how long to search for better latents (:mod:`lic_da.codecs.refine`).
         seed: of that search.
@@ -54,6 +55,7 @@ class Coder:
     effort: int = 0
     seed: int = 0
     steps_shown: bool = False
+    spatial: str | None = None
 
     def check(self) -> None:
         """Load what is known before any file is read.
@@ -62,7 +64,7 @@ class Coder:
             UserError: pack, codec, quality, mode or domain do not exist or do not go together.
         """
         if self.pack is not None:
-            codec = load(self.pack, self.trust)
+            codec = load(self.pack, self.trust, self.spatial)
             if self.v == "best" and "chosen" not in codec.modes_on_request:
                 raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
             codec.check_mode(self.mode or codec.modes[0], self.domain)
@@ -140,7 +142,7 @@ class Coder:
 
     def decode(self, stream: Stream) -> RGB:
         """Decode a stream to ``(H, W, 3)`` uint8."""
-        codec = load(self.pack, self.trust) if self.pack else self._of(stream)
+        codec = load(self.pack, self.trust, self.spatial) if self.pack else self._of(stream)
         return codec.decompress(stream, self.mode if self.pack else "base", self.domain)
 
     def _of(self, stream: Stream) -> ImageCodec:
@@ -162,16 +164,16 @@ def _outcome(job: Job, stream: Stream) -> Outcome:
     )
 
 
-def load(folder: Path, trust: Sequence[str] = ()) -> ImageCodec:
-    """The codec of a pack; the last one is kept. For ``trust`` see :func:`lic_da.methods.pack.load`."""
-    return _load(folder.resolve(), tuple(trust))
+def load(folder: Path, trust: Sequence[str] = (), spatial: str | None = None) -> ImageCodec:
+    """The codec of a pack; the last one is kept. For the rest see :func:`lic_da.methods.pack.load`."""
+    return _load(folder.resolve(), tuple(trust), spatial)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path, trust: tuple[str, ...]) -> ImageCodec:
+def _load(folder: Path, trust: tuple[str, ...], spatial: str | None) -> ImageCodec:
     from lic_da.methods import pack
 
-    return pack.load(folder, trust=trust)
+    return pack.load(folder, trust=trust, spatial=spatial)
 
 
 @functools.lru_cache(maxsize=2)

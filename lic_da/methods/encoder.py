@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lic_da.codecs.image_codec import ImageCodec, pad
 from lic_da.codecs.latents import LatentFormat, decoder_latent, encoder_latent
+from lic_da.codecs.refine import Transform
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
 from lic_da.data.latents.cache import Latent, LatentCache
@@ -91,7 +92,7 @@ class FrozenEncoder:
             self._images[file] = self._encoded(pad(batch["image"], self.adapted.stride))
         return self._images[file]
 
-    def decode(self, transform: nn.Module, y_hat: Tensor, batch: dict[str, Any]) -> Tensor:
+    def decode(self, transform: Transform, y_hat: Tensor, batch: dict[str, Any]) -> Tensor:
         """Decode a batch of crops.
 
         Args:
@@ -102,8 +103,7 @@ class FrozenEncoder:
         if "latent" in batch and self._crops is not None:
             assert isinstance(transform, nn.Sequential)
             return self._crops(transform, y_hat, batch["inside"])
-        decoded: Tensor = transform(y_hat)
-        return decoded
+        return transform(y_hat)
 
     @torch.no_grad()
     def _encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:

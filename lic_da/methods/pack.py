@@ -85,7 +85,11 @@ def save(codec: ImageCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def load(
-    folder: Path | str, *, trust: Sequence[str] = (), in_memory: bool | None = None
+    folder: Path | str,
+    *,
+    trust: Sequence[str] = (),
+    spatial: str | None = None,
+    in_memory: bool | None = None,
 ) -> ImageCodec:
     """The codec of a pack, of whatever method.
 
@@ -93,6 +97,8 @@ def load(
         folder: of the pack.
         trust: packages outside lic_da whose classes the pack may name, such as ``["my_package"]``. They are
             imported, and may do anything.
+        spatial: ``window``: decode each region of an image with a v of its own, whatever the pack says;
+            ``image``: one v for all of it; None: as the pack says.
         in_memory: read all adapters now. False: leave them in their file, which stays open, and read those
             that an image needs when it is decoded, one by one; images are the same, bit for bit. None: of
             packs of fewer than ``STORED_FROM`` domains.
@@ -132,6 +138,8 @@ def load(
         raise UserError(
             f"The weights in {folder / codec.weights_file} are not those that {CONFIG} names ({saved})."
         )
+    if spatial is not None:
+        codec.set_spatial(spatial)
     return codec
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lic_da.adapters.regions import Weights, of_image, with_shares
 from lic_da.adapters.synthesis import AdaptedSynthesis
 from lic_da.codecs.image_codec import to_8_bit
 from lic_da.codecs.spatial import tiling
@@ -104,18 +105,20 @@ class CodedImage:
     lmbda: float
 
     @torch.inference_mode()
-    def best(self, gate: Tensor | None, gate_bytes: int = 0) -> dict[str, Any]:
+    def best(self, gate: Weights | None, gate_bytes: int = 0) -> dict[str, Any]:
         """What changes in the stream for the best v.
 
         Args:
-            gate: v that the decoder uses for the stream as it is, ``(1, K+1)``; None: no adapters.
+            gate: v that the decoder uses for the stream as it is, ``(1, K+1)`` or of regions; None: no
+                adapters.
             gate_bytes: what the stream spends on it.
 
         Returns:
             Fields of :class:`lic_da.io.bitstream.Stream`; none where the stream is best as it is.
         """
         nothing = (0,) * len(self.synthesis.domains)
-        found = dict.fromkeys([nothing, quantised(self._search(gate))])
+        start = None if gate is None else of_image(gate)
+        found = dict.fromkeys([nothing, quantised(self._search(start))])
         errors = {c: self.squared_error(weights(c, self.y_hat.device)) for c in found}
         by_gate = self.squared_error(gate)
         limit = min(by_gate, errors[nothing]) * 10 ** (TOLERANCE_DB / 10)
@@ -132,16 +135,16 @@ class CodedImage:
         """Bits that a sum of squared 8-bit errors is worth: λ·255²·MSE·pixels, MSE that of [0, 1]."""
         return self.lmbda * squared_error / self.pixels.shape[1]
 
-    def squared_error(self, v: Tensor | None) -> float:
+    def squared_error(self, v: Weights | None) -> float:
         """Sum of the squared differences between the 8-bit image that v decodes to and the original.
 
         Args:
-            v: ``(1, K+1)``; None: no adapters.
+            v: ``(1, K+1)``, or of regions; None: no adapters.
         """
         total = 0.0
         with self.synthesis.mixed_by(v) as transform:
             for rows, columns, piece in tiling.synthesise(
-                transform, self.y_hat, self.geometry, self.memory
+                transform, with_shares(self.y_hat, v), self.geometry, self.memory
             ):
                 original = self.pixels[..., rows, columns]
                 height, width = original.shape[2:]

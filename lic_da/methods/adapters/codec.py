@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lic_da.adapters.bank import AdapterBank
 from lic_da.adapters.gate import from_bytes, to_bytes
+from lic_da.adapters.regions import Weights, of_image, with_shares
 from lic_da.adapters.sites import every_convolution
 from lic_da.adapters.stored import PREFIX, StoredBank
 from lic_da.adapters.synthesis import (
@@ -102,6 +103,8 @@ def adapt(
         threshold=adapters.threshold,
         calibration=adapters.calibration,
         file=file,
+        spatial=adapters.spatial,
+        window=adapters.window,
     )
     return codec.g_s
 
@@ -213,14 +216,19 @@ class AdaptedCodec(ModelCodec, ImageCodec):
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, trust: Sequence[str] = (), in_memory: bool | None = None
+        cls,
+        folder: Path | str,
+        *,
+        trust: Sequence[str] = (),
+        spatial: str | None = None,
+        in_memory: bool | None = None,
     ) -> Self:
         """Load an adapter pack; see :func:`lic_da.methods.pack.load`.
 
         Raises:
             UserError: also if it is a pack of another method.
         """
-        codec = pack.load(Path(folder), trust=trust, in_memory=in_memory)
+        codec = pack.load(Path(folder), trust=trust, spatial=spatial, in_memory=in_memory)
         if not isinstance(codec, cls):
             raise UserError(f"{folder} is a pack of method {codec.method}: use lic_da.load for it.")
         return codec
@@ -305,6 +313,11 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     def check_mode(self, mode: str, domain: str | None = None) -> None:
         check_mode(mode, domain, self.domains)
 
+    def set_spatial(self, spatial: str) -> None:
+        window = self.adapter_config.window
+        self.adapter_config = self.adapter_config.with_gate(spatial=spatial, window=window)
+        self.synthesis.set_spatial(self.adapter_config.spatial, window)
+
     def string_weights(self, mode: str) -> str:
         return self.fingerprint
 
@@ -359,7 +372,8 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         image = self._image(x, latent.symbols() + latent.means)
         with torch.inference_mode(False):  # what gradients go through
             v = self._v(stream, image.y_hat.clone())
-            with self.synthesis.mixed_by(v if v is None else v.clone()) as transform:
+            # One v for all of the image, also where regions have their own: _cost decides by theirs.
+            with self.synthesis.mixed_by(v if v is None else of_image(v).clone()) as transform:
                 return refine.Refinement(
                     latent,
                     transform,
@@ -432,7 +446,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
                 # As it is decoded; sums over other strides are rounded otherwise.
                 v = self._v(stream, (latent.symbols() + latent.means).contiguous())
         assert v is not None
-        return stream.to_bytes(), dict(zip(self.domains, v[0].tolist(), strict=True))
+        return stream.to_bytes(), dict(zip(self.domains, of_image(v)[0].tolist(), strict=True))
 
     def _with_v(self, stream: Stream, x: Tensor) -> Stream:
         """With the mode ``chosen``, the stream with the v that decodes x best, where writing it pays."""
@@ -450,23 +464,26 @@ class AdaptedCodec(ModelCodec, ImageCodec):
 
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
         y_hat = self.latent(stream)
-        with self.synthesis.mixed_by(self._v(stream, y_hat)) as transform:
-            yield from self._shown(transform, y_hat)
+        v = self._v(stream, y_hat)
+        with self.synthesis.mixed_by(v) as transform:
+            yield from self._shown(transform, with_shares(y_hat, v))
 
     @torch.inference_mode()
     def gate_weights(self, stream: Stream) -> dict[str, float]:
         """V of the mode ``weighted`` for a stream, by domain: chosen or signalled in it, or the gate's.
+
+        Where regions have their own it is the mean over the image.
 
         Raises:
             StreamError: as :meth:`decode`.
         """
         with self.synthesis.in_mode("weighted"):
             v = self._v(stream, self.latent(stream))
-        weights = [0.0] * len(self.domains) if v is None else v[0].tolist()
+        weights = [0.0] * len(self.domains) if v is None else of_image(v)[0].tolist()
         return dict(zip(self.domains, weights, strict=True))
 
-    def _v(self, stream: Stream, y_hat: Tensor) -> Tensor | None:
-        """Weights of the adapters for the current mode, ``(1, K+1)``; None: no adapters."""
+    def _v(self, stream: Stream, y_hat: Tensor) -> Weights | None:
+        """Weights of the adapters for the current mode, of the image or its regions; None: no adapters."""
         synthesis, own = self.synthesis, stream.chosen or stream.v
         if not synthesis.needs_gate:
             return synthesis.mode_weights(y_hat)

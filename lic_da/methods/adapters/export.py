@@ -46,12 +46,19 @@ from lic_da.runtime import manifest as exported
 from lic_da.surroundings import package_version
 
 Code = Literal[
-    "method", "calibration", "entropy_model", "layer", "different", "not_installed", "exists"
+    "method",
+    "calibration",
+    "spatial",
+    "entropy_model",
+    "layer",
+    "different",
+    "not_installed",
+    "exists",
 ]
-"""Why a pack cannot be exported, for programs: its method is not ``adapters``; its gate is calibrated; its
-entropy model is none that the runtime has, or computes distributions in single precision; a layer has no
-counterpart; the runtime decodes to another image; onnx, onnxscript or onnxruntime are missing; the folder
-is there already."""
+"""Why a pack cannot be exported, for programs: its method is not ``adapters``; its gate is calibrated, or
+finds a v per region; its entropy model is none that the runtime has, or computes distributions in single
+precision; a layer has no counterpart; the runtime decodes to another image; onnx, onnxscript or onnxruntime
+are missing; the folder is there already."""
 
 _OPSET = 20
 _FLOAT = 4  # bytes
@@ -104,6 +111,12 @@ def export(
         raise ExportError(
             "calibration",
             "The gate of this pack is calibrated (gate.calibration=learned), which the runtime lacks.",
+        )
+    if codec.synthesis.spatial != "image":
+        raise ExportError(
+            "spatial",
+            "This pack finds a v for each region of an image (gate.spatial=window), which the runtime "
+            'cannot. Load it with spatial="image" to export it with one v an image.',
         )
     codec.bank_in_memory("exported")
     settings, tensors = _entropy(codec.codec)

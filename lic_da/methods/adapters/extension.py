@@ -137,7 +137,7 @@ class ExtendedCodec(AdaptedCodec):
         self.synthesis.gate = gate.in_one()
         if gate.own is not None:
             mid = self.synthesis.gate.classify.in_features
-            self.adapter_config = self.adapter_config.with_gate(mid)
+            self.adapter_config = self.adapter_config.with_gate(mid=mid)
         self._check_frozen("The codec that was trained")
 
     def _check_frozen(self, origin: str) -> None:

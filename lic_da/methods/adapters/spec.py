@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from lic_da.adapters.calibration import Calibration
 from lic_da.adapters.gate import GateInput
+from lic_da.adapters.regions import WINDOW, Spatial, check_spatial
 from lic_da.config import merged, plain
 from lic_da.errors import UserError, unknown
 
@@ -26,6 +27,8 @@ class AdapterSpec:
         gate_input: ``latent`` or ``signalled``.
         threshold: a v below it, from 0 to below 1, counts as zero when decoding.
         calibration: ``none``, or ``learned``: v times a factor that is fitted after training.
+        spatial: ``image``, or ``window``: when decoding, each region of an image has a v of its own.
+        window: side of the windows in which regions are looked for, in positions of the latent.
         given: the settings that it was made from, for files.
     """
 
@@ -35,6 +38,8 @@ class AdapterSpec:
     gate_input: GateInput = "latent"
     threshold: float = 0.0
     calibration: Calibration = "none"
+    spatial: Spatial = "image"
+    window: int = WINDOW
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -63,10 +68,12 @@ class AdapterSpec:
                 "gate.calibration=learned is for a gate that reads the latent at the decoder: leave out "
                 "gate.input=signalled."
             )
+        spatial, window = gate.get("spatial", "image"), gate.get("window", WINDOW)
+        check_spatial(spatial, window, signalled=gate["input"] == "signalled")
         if isinstance(sites, str) and sites not in _SITES:
             raise unknown("sites", sites, _SITES)
         made = (sites, given["adapter"], gate["mid"], gate["input"], threshold, calibration)
-        return cls(*made, given)
+        return cls(*made, spatial, window, given)
 
     @classmethod
     def of(cls, adapters: AdapterSpec | Mapping[str, Any]) -> AdapterSpec:
@@ -78,9 +85,9 @@ class AdapterSpec:
         copy: dict[str, Any] = plain(self.given)
         return copy
 
-    def with_gate(self, mid: int) -> AdapterSpec:
-        """The same with a gate of so many channels."""
-        return self.from_settings(merged(self.given, {"gate": {"mid": mid}}))
+    def with_gate(self, **changes: Any) -> AdapterSpec:
+        """The same with other settings of the gate, such as ``mid=64``."""
+        return self.from_settings(merged(self.given, {"gate": changes}))
 
 
 PUBLISHED = AdapterSpec.from_settings(
