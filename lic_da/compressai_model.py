@@ -54,8 +54,8 @@ class PackModel(nn.Module):
             trust: see :func:`lic_da.load`.
 
         Raises:
-            UserError: it is no pack, there is no such mode or domain, or its gate's v would have to be in
-                the stream, for which CompressAI's interface has no place.
+            UserError: it is no pack, there is no such mode or domain, or it needs what CompressAI's
+                interface has no place for: its gate's v in the stream, or decoded symbols in ``g_s``.
         """
         super().__init__()
         codec = load(folder, trust=trust)
@@ -67,6 +67,15 @@ class PackModel(nn.Module):
             raise UserError(
                 f"The pack {folder} writes its gate's v into the stream, and CompressAI's strings have "
                 "no place for it: take the mode base or oracle."
+            )
+        if (
+            isinstance(codec, AdaptedCodec)
+            and codec.synthesis.points is not None
+            and chosen != "base"
+        ):
+            raise UserError(
+                f"The pack {folder} has reconstruction points, for which its decoder needs symbols, and "
+                "CompressAI's models hand over ŷ alone: take the mode base, or lic_da itself."
             )
         self._in_mode = ExitStack()  # never closed: this object decodes in this way alone
         self._in_mode.enter_context(codec.in_mode(chosen, domain))

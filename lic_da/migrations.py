@@ -134,6 +134,7 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict):
         for switch in ("more_tests", "augment"):  # runs from before these were there
             data.setdefault(switch, False)
+        migrated.setdefault("points", "none")
     return migrated
 
 

@@ -247,7 +247,7 @@ def efforts() -> set[str]:
 
 
 def method() -> set[str]:
-    table = "experiments/same_decoder/table.csv"
+    table = "experiments/same_decoder/chosen_table.csv"
 
     def found(column: str, domain: str = "all") -> float:
         return value(table, column, domain=domain)
@@ -262,6 +262,7 @@ def method() -> set[str]:
         | {f"{100 * found('gate_loses_0.005'):.1f} %"}
         | unseen()
         | regions()
+        | points()
     )
 
 
@@ -309,6 +310,22 @@ def unseen() -> set[str]:
         for domain in ("reported", "seen")
     }
     return gains | {f"{share:.1f} %" for share in losers} | {"more than 0.05 dB"}
+
+
+def points() -> set[str]:
+    table = "experiments/points/table.csv"
+
+    def gain(domain: str, share: float = 1.0) -> str:
+        return signed(value(table, "gain_db", domain=domain, share=share), 2, "dB")
+
+    shares = pd.read_csv(ROOT / "experiments/points/shares.csv").set_index("domain").share
+    assert shares.to_dict() == {"natural": 0, "sketch": -0.25, "comic": 0}
+    latents = {
+        f"{signed(value(table, 'latent_percent', domain=domain, share=1.0))} on {domain}"
+        for domain in ("natural", "sketch")
+    }
+    gains = {f"{gain(d)} on {d}" for d in ("natural", "sketch", "comic")}
+    return latents | gains | {f"{gain('clipart')} on clip art", f"gains {gain('sketch', -0.25)}"}
 
 
 FIGURES: Mapping[str, Callable[[], set[str]]] = {

@@ -28,6 +28,7 @@ from lic_da.adapters.gate import Gate, GateInput
 from lic_da.adapters.kinds import AdapterKind
 from lic_da.adapters.merge import MergedSum, MergedWeights
 from lic_da.adapters.mosaic import RegionSum, ShareMap
+from lic_da.adapters.points import Points, ReconstructionPoints
 from lic_da.adapters.regions import (
     WINDOW,
     RegionWeights,
@@ -67,9 +68,11 @@ class AdaptedSynthesis(nn.Module):
         file: of a pack, in which the adapters stay; None: they are new, and in memory.
         spatial: ``window``: ``weighted`` finds a v for each region of an image.
         window: side of the windows in which regions are looked for, in positions of the latent.
+        points: ``none``, or where the offsets come from that are added to ŷ; they are 0 at first.
 
     Attributes:
         trust: gives that factor; None: there is none.
+        points: those offsets; None: there are none.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class AdaptedSynthesis(nn.Module):
         file: TensorFile | None = None,
         spatial: Spatial = "image",
         window: int = WINDOW,
+        points: Points = "none",
     ) -> None:
         super().__init__()
         self.base = g_s.requires_grad_(False).eval()
@@ -101,6 +105,9 @@ class AdaptedSynthesis(nn.Module):
         self.threshold = threshold
         self.trust = Trust(gate_mid) if calibration == "learned" else None
         self.set_spatial(spatial, window)
+        self.points = (
+            None if points == "none" else ReconstructionPoints(len(domains), latent_channels)
+        )
         self.mode = "weighted"
         self.domain: str | None = None
         self.last_v: Tensor | None = None
@@ -190,8 +197,21 @@ class AdaptedSynthesis(nn.Module):
         v = without_tiny(v, self.threshold) if self.threshold else v
         return v if trusted is None else trusted * v
 
+    def moved(self, y_hat: Tensor, symbols: Tensor | None, v: Weights | None) -> Tensor:
+        """ŷ as ``g_s`` is to have it: each element at its reconstruction point, where there are points.
+
+        Args:
+            y_hat: decoded latents, ``(B, M, H, W)``.
+            symbols: that they were made of, of the same shape; None: not known, nothing is moved.
+            v: weights of the adapters, of regions in the mean; None: no adapters, nothing is moved.
+        """
+        if self.points is None or symbols is None or v is None:
+            return y_hat
+        moved: Tensor = self.points(y_hat, symbols, of_image(v))
+        return moved
+
     def forward(self, y_hat: Tensor, v: Tensor | None = None) -> Tensor:
-        """Decode latents.
+        """Decode latents as they are; for reconstruction points see :meth:`moved`.
 
         Args:
             y_hat: decoded latents, ``(B, M, H, W)``.

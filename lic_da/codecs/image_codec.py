@@ -24,6 +24,7 @@ from lic_da.codecs import fingerprints, zoo
 from lic_da.codecs.checkpoints import is_table, load_partial
 from lic_da.codecs.entropy import decode
 from lic_da.codecs.entropy.checksum import symbol_checksum
+from lic_da.codecs.entropy.chunks import Integers
 from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.refine import Effort
 from lic_da.codecs.spatial import tiling
@@ -411,8 +412,13 @@ class ModelCodec:
         y_hat = self.latent(stream)
         yield from self._shown(self.codec.g_s, y_hat)
 
-    def latent(self, stream: Stream) -> Tensor:
-        """ŷ of a stream that is one of this codec, and decodes to what was encoded."""
+    def latent(self, stream: Stream, kept: list[Integers] | None = None) -> Tensor:
+        """ŷ of a stream that is one of this codec, and decodes to what was encoded.
+
+        Args:
+            stream: of one image.
+            kept: where the symbols that it holds are appended, in their order.
+        """
         if stream.fingerprint != bytes.fromhex(self.fingerprint)[:8]:
             here = f"but this is {self.title} ({self.fingerprint[:16]}…)"
             if fingerprints.find(stream.fingerprint) is None:
@@ -430,7 +436,7 @@ class ModelCodec:
             raise StreamError("The stream's latent does not have the size that its image needs.")
         elements = math.prod(padded) * (self.stride // self._synthesis.scale) ** 2
         y_hat, checksum = decode.decode_latent(
-            self.codec, stream.strings, stream.shape, self.codec.M * elements
+            self.codec, stream.strings, stream.shape, self.codec.M * elements, kept
         )
         if checksum != stream.latent_crc:
             raise StreamError(

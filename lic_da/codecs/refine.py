@@ -50,7 +50,7 @@ _KEPT = 4  # activations kept for gradients, as multiples of what decoding takes
 _SMALLEST = 8  # side of a tile
 _NIBBLE = 4  # bits that an escaped symbol is written in at a time
 
-Transform = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor, Tensor], Tensor]
 Tile = tuple[Span, Span]
 Where = tuple[slice, slice]
 OnStep = Callable[[int, int], None]
@@ -198,14 +198,20 @@ def coded_latent(calls: Sequence[_Call], y: Tensor, title: str) -> CodedLatent:
     Raises:
         UserError: it was not coded by one call.
     """
-    own = [c for c in calls if c.inputs.shape == y.shape and torch.equal(c.inputs, y)]
-    if len(own) != 1:
+    latent = coded_at_once(calls, y)
+    if latent is None:
         raise UserError(
             f"Latents of {title} cannot be refined: it codes them part by part, each with tables that "
             "depend on the parts before. Codecs that code all of y at once can: factorized and "
             "hyperprior ones. Use effort 0."
         )
-    return own[0].latent()
+    return latent
+
+
+def coded_at_once(calls: Sequence[_Call], y: Tensor) -> CodedLatent | None:
+    """How y was coded, as :func:`coded_latent`; None: not by one call."""
+    own = [c for c in calls if c.inputs.shape == y.shape and torch.equal(c.inputs, y)]
+    return own[0].latent() if len(own) == 1 else None
 
 
 def exchanged(
@@ -237,7 +243,7 @@ class Refinement:
 
     Attributes:
         latent: how it is coded.
-        transform: the decoder, ŷ ``(1, M, h, w)`` to images, not clamped.
+        transform: the decoder, ŷ ``(1, M, h, w)`` and its symbols to images, not clamped.
         geometry: of the decoder.
         memory: bytes that its activations may take.
         pixels: the image, uint8 ``(1, 3, H, W)``; what the decoder makes beyond it does not count.
@@ -322,7 +328,8 @@ class _Objective:
         computed = tile[0].computed(), tile[1].computed()
         latent, scale, halo = search.latent, search.geometry.scale, search.geometry.halo or 0
         means = latent.means.expand_as(found)
-        self.around = latent.part(found, computed) + latent.part(means, computed)
+        self.around = latent.part(found, computed).clone()
+        self.means_around = latent.part(means, computed).clone()
         self.means = latent.part(means, self.wanted).clone()
         lengths = found.shape[2:]
         reached = [
@@ -353,8 +360,9 @@ class _Objective:
 
     def _distortion(self, symbols: Tensor) -> Tensor:
         """λ·255²·MSE·pixels of the pixels that the tile reaches."""
-        y_hat = self.around.clone()
-        y_hat[..., self.inside[0], self.inside[1]] = symbols + self.means
-        decoded = self.search.transform(y_hat)[..., self.shown[0], self.shown[1]].clamp(0, 1)
+        held = self.around.clone()
+        held[..., self.inside[0], self.inside[1]] = symbols
+        decoded = self.search.transform(held + self.means_around, held)
+        decoded = decoded[..., self.shown[0], self.shown[1]].clamp(0, 1)
         errors = (decoded - self.original).square().sum()
         return self.search.lmbda * 255**2 * errors / self.original.shape[1]

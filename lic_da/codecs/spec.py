@@ -3,7 +3,7 @@
 ::
 
     conf/codec/<name>.yaml, a pack, a plain mapping ──► CodecSpec   ──► zoo.build, ImageCodec
-    conf/method, conf/adapter, conf/gate, sites     ──► MethodSpec  ──► ImageCodec.new
+    conf/method, adapter, gate, sites, points       ──► MethodSpec  ──► ImageCodec.new
 """
 
 from __future__ import annotations
@@ -146,8 +146,9 @@ class CodecSpec:
 
 
 _NOT_OF_THE_CODEC = ("name", "codec", "training", "gamma")
-OF_ADAPTERS = ("sites", "adapter", "gate")
-"""Parts of a command's settings: where adapters act, of which kind they are, how their gate works."""
+OF_ADAPTERS = ("sites", "adapter", "gate", "points")
+"""Parts of a command's settings: where adapters act, of which kind they are, how their gate works, where
+decoded symbols are put."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class MethodSpec:
         name: of the method, for tables and packs.
         codec: registered name or import path of the class that codes; see :data:`lic_da.registry.CODECS`.
         own: what ``conf/method`` says of the codec beside, such as ``start`` or ``width``.
-        adapters: ``sites``, ``adapter`` and ``gate``, which the method ``adapters`` reads.
+        adapters: ``sites``, ``adapter``, ``gate`` and ``points``, which the method ``adapters`` reads.
     """
 
     name: str
@@ -171,7 +172,7 @@ class MethodSpec:
         """The method of a command's settings.
 
         Args:
-            settings: with ``method``, and whichever of ``sites``, ``adapter`` and ``gate`` there are.
+            settings: with ``method``, and whichever of ``OF_ADAPTERS`` there are.
         """
         method = settings["method"]
         return cls(

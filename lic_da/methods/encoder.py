@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from lic_da.codecs.image_codec import ImageCodec, pad
 from lic_da.codecs.latents import LatentFormat, decoder_latent, encoder_latent
-from lic_da.codecs.refine import Transform
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spatial.cropping import CannotBeCut, CropSynthesis
 from lic_da.data.latents.cache import Latent, LatentCache
@@ -92,7 +92,9 @@ class FrozenEncoder:
             self._images[file] = self._encoded(pad(batch["image"], self.adapted.stride))
         return self._images[file]
 
-    def decode(self, transform: Transform, y_hat: Tensor, batch: dict[str, Any]) -> Tensor:
+    def decode(
+        self, transform: Callable[[Tensor], Tensor], y_hat: Tensor, batch: dict[str, Any]
+    ) -> Tensor:
         """Decode a batch of crops.
 
         Args:

@@ -279,11 +279,12 @@ def _extended(config: DictConfig) -> Extension | None:
 
 
 def _settings_of_pack(taken: pack.PackConfig, config: DictConfig, folder: Path) -> DictConfig:
-    """``codec``, ``sites``, ``adapter`` and ``gate`` of a pack, with what may be and is given otherwise."""
+    """``codec`` and ``OF_ADAPTERS`` of a pack, with what may be and is given otherwise."""
     theirs = OmegaConf.create(
         {
             "codec": taken.codec.settings(),
             "data": {"source": taken.domains[0]},
+            "points": "none",
             **taken.own.get("how", PUBLISHED.settings()),
         }
     )

@@ -20,10 +20,15 @@ from lic_da.codecs.entropy.chunks import Integers, decompressor
 
 
 class SymbolChecksum:
-    """CRC-32 over all symbols coded so far; ``value`` is the checksum."""
+    """CRC-32 over all symbols coded so far; ``value`` is the checksum.
 
-    def __init__(self) -> None:
+    Args:
+        kept: where the symbols are appended, in their order; None: they are not kept.
+    """
+
+    def __init__(self, kept: list[Integers] | None = None) -> None:
         self.value = 0
+        self._kept = kept
 
     def add(self, symbols: Tensor) -> None:
         """Continue the checksum with more symbols, a tensor of whole numbers."""
@@ -33,11 +38,15 @@ class SymbolChecksum:
         """As :meth:`add`, for an array."""
         little_endian = np.ascontiguousarray(symbols, dtype="<i4")
         self.value = zlib.crc32(little_endian.data, self.value)
+        if self._kept is not None:
+            self._kept.append(symbols)
 
 
 @contextmanager
 def symbol_checksum(
-    codec: CompressionModel, direction: Literal["encode", "decode"]
+    codec: CompressionModel,
+    direction: Literal["encode", "decode"],
+    kept: list[Integers] | None = None,
 ) -> Iterator[SymbolChecksum]:
     """Checksum of the symbols that ``codec`` encodes, or decodes, inside the block.
 
@@ -46,7 +55,7 @@ def symbol_checksum(
     :class:`~lic_da.codecs.entropy.chunks.PaddedString`; autoregressive codecs decode by themselves and have
     the models ``dequantize`` the symbols.
     """
-    checksum = SymbolChecksum()
+    checksum = SymbolChecksum(kept)
     models = [m for m in codec.modules() if isinstance(m, EntropyModel)]
     for model in models:
         if direction == "encode":

@@ -33,7 +33,7 @@ from compressai.models import CompressionModel
 from torch import Tensor
 
 from lic_da.codecs.entropy.checksum import symbol_checksum
-from lic_da.codecs.entropy.chunks import PaddedString
+from lic_da.codecs.entropy.chunks import Integers, PaddedString
 from lic_da.codecs.latents import until_synthesis
 from lic_da.io.bitstream import StreamError
 
@@ -48,7 +48,11 @@ _LONGEST = 7  # bytes: what an encoder writes for a symbol, 16 + 4 + 32 bits
 
 @torch.inference_mode()
 def decode_latent(
-    codec: CompressionModel, strings: Sequence[bytes], shape: tuple[int, int], symbols: int
+    codec: CompressionModel,
+    strings: Sequence[bytes],
+    shape: tuple[int, int],
+    symbols: int,
+    kept: list[Integers] | None = None,
 ) -> tuple[Tensor, int]:
     """Decode the strings of one image.
 
@@ -57,6 +61,7 @@ def decode_latent(
         strings: as from a stream, in the order of the codec's own ``compress``.
         shape: of the latent that ``codec.decompress`` wants.
         symbols: how many symbols the longest of the strings holds.
+        kept: where decoded symbols are appended, in their order: those of y are the last.
 
     Returns:
         ŷ ``(1, M, H/s, W/s)`` and the checksum of its symbols, which is to be compared: a damaged
@@ -67,7 +72,7 @@ def decode_latent(
     """
     check_strings(codec, strings, shape, symbols)
     padded = [[pad_string(string, symbols)] for string in strings]
-    with symbol_checksum(codec, "decode") as checksum:
+    with symbol_checksum(codec, "decode", kept) as checksum:
         y_hat = until_synthesis(codec, partial(codec.decompress, padded, shape))
     return y_hat, checksum.value
 

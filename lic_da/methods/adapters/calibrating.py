@@ -9,12 +9,22 @@ from torch.utils.data import default_collate
 from lic_da.adapters.calibration import SHARES, Trust, fitted
 from lic_da.adapters.synthesis import AdaptedSynthesis, without_tiny
 from lic_da.codecs.image_codec import to_8_bit
-from lic_da.data.datamodule import CropDataset
+from lic_da.data.datamodule import CropDataset, CropKey
 from lic_da.methods.encoder import FrozenEncoder
 
 _CROPS = 900  # of all domains together, the same number of each
 _FEWEST = 8  # of a domain
 _AT_ONCE = 6
+
+
+def crop_keys(crops: CropDataset, count: int) -> list[CropKey]:
+    """Keys of so many crops, but a few of each group at least; of all groups in turn."""
+    groups = len(crops.entries)
+    return [
+        (group, number % len(crops.entries[group]), number)
+        for number in range(max(_FEWEST, count // groups))
+        for group in range(groups)
+    ]
 
 
 @torch.no_grad()
@@ -30,12 +40,7 @@ def fitted_trust(
         device: that all of it is on.
     """
     crops.preload()
-    groups = len(crops.entries)
-    keys = [
-        (group, number % len(crops.entries[group]), number)
-        for number in range(max(_FEWEST, _CROPS // groups))
-        for group in range(groups)
-    ]
+    keys = crop_keys(crops, _CROPS)
     features, errors = [], []
     for first in range(0, len(keys), _AT_ONCE):
         batch = default_collate([crops[key] for key in keys[first : first + _AT_ONCE]])

@@ -66,6 +66,7 @@ class _Window:
     """Part of an image: latent with its surroundings, where it lies in what that decodes to, original."""
 
     y_hat: Tensor
+    symbols: Tensor | None
     rows: slice
     columns: slice
     original: Tensor
@@ -93,6 +94,7 @@ class CodedImage:
         geometry: of it.
         memory: bytes that activations may take.
         y_hat: the latent as the decoder has it, ``(1, M, H/s, W/s)``.
+        symbols: that it was made of; None: the decoder has no use for them.
         pixels: the original, uint8 ``(1, 3, H, W)``.
         lmbda: λ of R + λ·255²·MSE.
     """
@@ -101,6 +103,7 @@ class CodedImage:
     geometry: tiling.Geometry
     memory: int
     y_hat: Tensor
+    symbols: Tensor | None
     pixels: Tensor
     lmbda: float
 
@@ -142,9 +145,10 @@ class CodedImage:
             v: ``(1, K+1)``, or of regions; None: no adapters.
         """
         total = 0.0
+        placed = self.synthesis.moved(self.y_hat, self.symbols, v)
         with self.synthesis.mixed_by(v) as transform:
             for rows, columns, piece in tiling.synthesise(
-                transform, with_shares(self.y_hat, v), self.geometry, self.memory
+                transform, with_shares(placed, v), self.geometry, self.memory
             ):
                 original = self.pixels[..., rows, columns]
                 height, width = original.shape[2:]
@@ -207,8 +211,9 @@ class CodedImage:
 
     def _residual(self, window: _Window, v: Tensor) -> Tensor:
         """Differences of the decoded window, clamped to [0, 1], from the original, in one row."""
+        placed = self.synthesis.moved(window.y_hat, window.symbols, v[None])
         with self.synthesis.mixed_by(v[None]) as transform:
-            decoded: Tensor = transform(window.y_hat)[..., window.rows, window.columns]
+            decoded: Tensor = transform(placed)[..., window.rows, window.columns]
         height, width = window.original.shape[2:]
         return (decoded[..., :height, :width].clamp(0, 1) - window.original).flatten()
 
@@ -227,6 +232,9 @@ class CodedImage:
         return [
             _Window(
                 self.y_hat[..., row.computed(), column.computed()],
+                self.symbols
+                if self.symbols is None
+                else self.symbols[..., row.computed(), column.computed()],
                 row.inside(scale),
                 column.inside(scale),
                 self.pixels[..., row.wanted(scale), column.wanted(scale)].float().div(255),

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from compressai.models import CompressionModel
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from lic_da.adapters.synthesis import (
     check_mode,
 )
 from lic_da.codecs import refine, zoo
+from lic_da.codecs.entropy.chunks import Integers
 from lic_da.codecs.image_codec import (
     ImageCodec,
     ModelCodec,
@@ -53,7 +55,11 @@ __all__ = [
 ]
 
 _BASE = "g_s.base."
-_ADDED = ("g_s.bank.", "g_s.gate.", "g_s.trust.")
+_PART_BY_PART = (
+    "codes its latents part by part: reconstruction points are for factorized and hyperprior codecs. "
+    "Leave out points."
+)
+_ADDED = ("g_s.bank.", "g_s.gate.", "g_s.trust.", "g_s.points.")
 
 
 def adapt(
@@ -105,6 +111,7 @@ def adapt(
         file=file,
         spatial=adapters.spatial,
         window=adapters.window,
+        points=adapters.points,
     )
     return codec.g_s
 
@@ -132,7 +139,7 @@ def base_state(codec: CompressionModel) -> dict[str, Tensor]:
 
 
 def adapter_state(codec: CompressionModel) -> Mapping[str, Tensor]:
-    """Tensors of bank, gate and its trust if it has one, named ``bank.…``, ``gate.…`` and ``trust.…``.
+    """Tensors of bank and gate, ``bank.…`` and ``gate.…``; ``trust.…`` and ``points.…`` where there are.
 
     Adapters that stay in a file are read one by one.
     """
@@ -359,24 +366,47 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         finally:
             self.effort = before
 
-    @torch.inference_mode()
     def _check_refinable(self) -> None:
         """Code a small image to see how the codec does it."""
         x = next(self.codec.parameters()).new_zeros(1, 3, self.stride, self.stride)
+        refine.coded_latent(*self._observed(x), self.title)
+
+    @torch.inference_mode()
+    def _observed(self, x: Tensor) -> tuple[Sequence[Any], Tensor]:
+        """What is handed to the entropy coders while one image is coded, and y."""
         with refine.observed(self.codec) as calls:
             _, y = self._encode(x)
-        refine.coded_latent(calls, y, self.title)
+        return calls, y
+
+    def check_points(self) -> None:
+        """Raise a UserError if there are reconstruction points, and the codec cannot have them."""
+        if self.synthesis.points is not None:
+            self.coded_at_once(
+                next(self.codec.parameters()).new_zeros(1, 3, self.stride, self.stride)
+            )
+
+    def coded_at_once(self, x: Tensor) -> refine.CodedLatent:
+        """How y of one image is coded, ``(1, 3, H, W)`` in [0, 1].
+
+        Raises:
+            UserError: in parts that depend on each other.
+        """
+        latent = refine.coded_at_once(*self._observed(x))
+        if latent is None:
+            raise UserError(f"{self.title} {_PART_BY_PART}")
+        return latent
 
     def _refined(self, stream: Stream, latent: refine.CodedLatent, x: Tensor) -> Tensor:
         """Better symbols for the decoder as it decodes this stream of x."""
-        image = self._image(x, latent.symbols() + latent.means)
+        image = self._image(x, latent.symbols() + latent.means, None)
         with torch.inference_mode(False):  # what gradients go through
             v = self._v(stream, image.y_hat.clone())
             # One v for all of the image, also where regions have their own: _cost decides by theirs.
-            with self.synthesis.mixed_by(v if v is None else of_image(v).clone()) as transform:
+            v = v if v is None else of_image(v).clone()
+            with self.synthesis.mixed_by(v) as transform:
                 return refine.Refinement(
                     latent,
-                    transform,
+                    lambda y_hat, symbols: transform(self.synthesis.moved(y_hat, symbols, v)),
                     self._synthesis,
                     self.memory,
                     image.pixels,
@@ -386,7 +416,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
 
     def _cost(self, stream: Stream, x: Tensor) -> float:
         """8·bytes + λ·255²·MSE·pixels of a stream and the 8-bit image that it decodes to."""
-        image = self._image(x, self.latent(stream))
+        image = self._image(x, *self._placed(stream))
         error = image.squared_error(self._v(stream, image.y_hat))
         return 8 * len(stream.to_bytes()) + image.worth(error)
 
@@ -452,21 +482,32 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         """With the mode ``chosen``, the stream with the v that decodes x best, where writing it pays."""
         if self.synthesis.mode != CHOSEN:
             return stream
-        image = self._image(x, self.latent(stream))
+        image = self._image(x, *self._placed(stream))
         return replace(stream, **image.best(self._v(stream, image.y_hat), len(stream.v or b"")))
 
-    def _image(self, x: Tensor, y_hat: Tensor) -> chosen.CodedImage:
-        """An image as it is coded in this latent."""
+    def _image(self, x: Tensor, y_hat: Tensor, symbols: Tensor | None) -> chosen.CodedImage:
+        """An image as it is coded in this latent, and in these symbols if they are known."""
         pixels = to_8_bit(x) if x.is_floating_point() else x
-        return chosen.CodedImage(
-            self.synthesis, self._synthesis, self.memory, y_hat, pixels, self.config.lmbda()
-        )
+        decoder = self.synthesis, self._synthesis, self.memory
+        return chosen.CodedImage(*decoder, y_hat, symbols, pixels, self.config.lmbda())
+
+    def _placed(self, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """ŷ of a stream, and its symbols where the decoder has reconstruction points for them."""
+        if self.synthesis.points is None:
+            return self.latent(stream), None
+        kept: list[Integers] = []
+        y_hat = self.latent(stream, kept)
+        symbols = np.concatenate(kept)[-y_hat.numel() :]
+        if len(symbols) < y_hat.numel():
+            raise UserError(f"{self.title} {_PART_BY_PART}")
+        return y_hat, torch.from_numpy(symbols).to(y_hat).view_as(y_hat)
 
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
-        y_hat = self.latent(stream)
+        y_hat, symbols = self._placed(stream)
         v = self._v(stream, y_hat)
         with self.synthesis.mixed_by(v) as transform:
-            yield from self._shown(transform, with_shares(y_hat, v))
+            placed = self.synthesis.moved(y_hat, symbols, v)
+            yield from self._shown(transform, with_shares(placed, v))
 
     @torch.inference_mode()
     def gate_weights(self, stream: Stream) -> dict[str, float]:

@@ -49,6 +49,7 @@ Code = Literal[
     "method",
     "calibration",
     "spatial",
+    "points",
     "entropy_model",
     "layer",
     "different",
@@ -56,9 +57,9 @@ Code = Literal[
     "exists",
 ]
 """Why a pack cannot be exported, for programs: its method is not ``adapters``; its gate is calibrated, or
-finds a v per region; its entropy model is none that the runtime has, or computes distributions in single
-precision; a layer has no counterpart; the runtime decodes to another image; onnx, onnxscript or onnxruntime
-are missing; the folder is there already."""
+finds a v per region; it has reconstruction points; its entropy model is none that the runtime has, or
+computes distributions in single precision; a layer has no counterpart; the runtime decodes to another
+image; onnx, onnxscript or onnxruntime are missing; the folder is there already."""
 
 _OPSET = 20
 _FLOAT = 4  # bytes
@@ -117,6 +118,12 @@ def export(
             "spatial",
             "This pack finds a v for each region of an image (gate.spatial=window), which the runtime "
             'cannot. Load it with spatial="image" to export it with one v an image.',
+        )
+    if codec.synthesis.points is not None:
+        raise ExportError(
+            "points",
+            f"This pack has reconstruction points (points={codec.adapter_config.points}), "
+            "which the runtime lacks.",
         )
     codec.bank_in_memory("exported")
     settings, tensors = _entropy(codec.codec)

@@ -178,6 +178,9 @@ def extend(earlier: AdaptedCodec, domains: Sequence[str], own_features: int = 0)
         bank.adapters[name].load_state_dict(adapters.state_dict())
         bank.adapters[name].requires_grad_(False)
     gate.load_state_dict(earlier.synthesis.gate.state_dict())
+    if adapted.synthesis.points is not None and earlier.synthesis.points is not None:
+        offsets = earlier.synthesis.points.offsets
+        adapted.synthesis.points.offsets[: len(offsets)] = offsets
     adapted.synthesis.gate = GrowingGate(gate, len(domains), own_features)  # type: ignore[assignment]
     adapted.synthesis.mode = earlier.synthesis.mode
     tensors = adapter_state(earlier.codec)
@@ -197,10 +200,10 @@ def _size(gate: Gate) -> tuple[int, int, int]:
 def _fingerprints(
     tensors: Mapping[str, Tensor], domains: Sequence[str], gate_features: int
 ) -> dict[str, str]:
-    """SHA-256 of each adapter, of the gate's features and of its rows.
+    """SHA-256 of each adapter, of the gate's features and of its rows, and of reconstruction points.
 
     Args:
-        tensors: of a bank and an ordinary gate.
+        tensors: of a bank, an ordinary gate, and points if there are any.
         domains: whose adapters; the first rows of the gate are theirs.
         gate_features: that many of the gate's features.
     """
@@ -216,4 +219,6 @@ def _fingerprints(
         "weight": tensors["gate.classify.weight"][:rows, :gate_features],
         "bias": tensors["gate.classify.bias"][:rows],
     }
+    if "points.offsets" in tensors:
+        parts["points"] = {"offsets": tensors["points.offsets"][:rows]}
     return {part: fingerprint(own) for part, own in parts.items()}

@@ -15,6 +15,7 @@ from lic_da.errors import UserError
 from lic_da.methods.adapters.calibrating import fitted_trust
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.extension import ExtendedCodec
+from lic_da.methods.adapters.placing import fit_points
 from lic_da.methods.encoder import FrozenEncoder
 from lic_da.methods.losses import adaptation
 from lic_da.methods.module import CodecModule, psnr_8_bit
@@ -69,6 +70,7 @@ class DecoderAdaptation(CodecModule):
     ) -> None:
         super().__init__(adapted)
         adapted.bank_in_memory("trained")
+        adapted.check_points()
         self.save_hyperparameters(ignore=["adapted"])
         self.gamma, self.lr, self.gate_lr, self.optimizer = gamma, lr, gate_lr, optimizer
         self.schedule, self.warmup, self.patience, self.bf16 = schedule, warmup, patience, bf16
@@ -139,13 +141,18 @@ class DecoderAdaptation(CodecModule):
         self.confusion.reset()
 
     def calibrate(self, crops: CropDataset, device: torch.device) -> None:
-        """Fit what the gate's v is multiplied by, if it is to be."""
-        if self.synthesis.trust is None:
+        """Fit reconstruction points and what the gate's v is multiplied by, if there are to be such."""
+        synthesis, adapted = self.synthesis, self.adapted
+        if synthesis.trust is None and synthesis.points is None:
             return
         self.eval()
-        self.adapted.to(device)
-        self.synthesis.trust = fitted_trust(self.synthesis, self.encoder, crops, device)
-        self.adapted.to("cpu")
+        adapted.to(device)
+        if synthesis.points is not None:
+            earlier = adapted.extended["domains"] if isinstance(adapted, ExtendedCodec) else ()
+            fit_points(adapted, crops, device, len(earlier))
+        if synthesis.trust is not None:
+            synthesis.trust = fitted_trust(synthesis, self.encoder, crops, device)
+        adapted.to("cpu")
 
     def configure_optimizers(self) -> Any:
         groups = [

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from lic_da.adapters.calibration import Calibration
 from lic_da.adapters.gate import GateInput
+from lic_da.adapters.points import Points
 from lic_da.adapters.regions import WINDOW, Spatial, check_spatial
 from lic_da.config import merged, plain
 from lic_da.errors import UserError, unknown
@@ -29,6 +30,7 @@ class AdapterSpec:
         calibration: ``none``, or ``learned``: v times a factor that is fitted after training.
         spatial: ``image``, or ``window``: when decoding, each region of an image has a v of its own.
         window: side of the windows in which regions are looked for, in positions of the latent.
+        points: ``none``, or where the offsets come from that are added to ŷ.
         given: the settings that it was made from, for files.
     """
 
@@ -40,11 +42,14 @@ class AdapterSpec:
     calibration: Calibration = "none"
     spatial: Spatial = "image"
     window: int = WINDOW
+    points: Points = "none"
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> AdapterSpec:
-        """What ``sites``, ``adapter`` and ``gate`` of settings say; as published where they say nothing.
+        """What ``sites``, ``adapter``, ``gate`` and ``points`` of settings say; else as published.
+
+        Files say nothing of points where there are none.
 
         Raises:
             UserError: a value is none that there is; the message lists those there are.
@@ -70,10 +75,15 @@ class AdapterSpec:
             )
         spatial, window = gate.get("spatial", "image"), gate.get("window", WINDOW)
         check_spatial(spatial, window, signalled=gate["input"] == "signalled")
+        points = given.get("points", "none")
+        if points not in get_args(Points):
+            raise unknown("points", points, get_args(Points))
+        if points == "none":
+            given.pop("points", None)
         if isinstance(sites, str) and sites not in _SITES:
             raise unknown("sites", sites, _SITES)
         made = (sites, given["adapter"], gate["mid"], gate["input"], threshold, calibration)
-        return cls(*made, spatial, window, given)
+        return cls(*made, spatial, window, points, given)
 
     @classmethod
     def of(cls, adapters: AdapterSpec | Mapping[str, Any]) -> AdapterSpec:
