@@ -33,16 +33,21 @@ from experiments.base_codecs import run as base_codecs
 from experiments.few_images import run as few_images
 from experiments.forgetting import run as forgetting
 from experiments.interrupted import run as interrupted
+from experiments.points import run as points
 from experiments.pretraining import run as pretraining
 from experiments.regions import run as regions
 from experiments.regions.pages import GUTTER, HEIGHT, WIDTH, Page, composed
+from experiments.same_decoder import chosen, effort
+from experiments.same_decoder import run as same_decoder
 from experiments.scaling_domains import run as scaling_domains
 from experiments.sketch_comic import run as sketch_comic
 from experiments.supervised_adapters import run as supervised_adapters
 from experiments.sweep import run as sweep
+from lic_da.data.datamodule import LabelledImage
+from lic_da.data.index import ImageInfo
 from lic_da.evaluation.curves import Run, savings, series_of
 from lic_da.evaluation.operations import kmacs_per_pixel
-from lic_da.io.images import RGB
+from lic_da.io.images import RGB, save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests import damage
@@ -162,6 +167,8 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     "sketch_comic": (sketch_comic.main, ()),
     "sweep": (sweep.main, ()),
     "sweep zou2022_n64": (sweep.main, ("zou2022_n64", 2)),
+    "points": (points.main, ()),
+    "same_decoder": (same_decoder.packs, (same_decoder.LATER, 0, Path("data"), "1,2,3,4")),
     "benchmark same": (training.same, ()),
     "benchmark inputs": (training.inputs, ()),
     **{
@@ -322,6 +329,9 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(
 
 TABLES: dict[str, tuple[Callable[..., object], str]] = {
     "experiments/interrupted/results.csv": (interrupted.Result, ".2f"),
+    "experiments/points/images.csv": (points.Image, ".4f"),
+    "experiments/same_decoder/chosen.csv": (chosen.Image, ".5g"),
+    "experiments/same_decoder/effort.csv": (effort.Coded, ".6g"),
     "benchmarks/results/bmshj2018_factorized_n64.csv": (decoding.Measurement, ".5g"),
     "benchmarks/results/zou2022.csv": (decoding.Measurement, ".5g"),
     "benchmarks/results/methods.csv": (methods.Row, ".4f"),
@@ -574,6 +584,86 @@ def test_unseen_domains_are_those_that_are_prepared_and_stay_those_of_the_runs_t
     (tmp_path / "runs" / "one" / "config.yaml").write_text("data: {unseen: [map, chart]}\n")
     found = supervised_adapters.unseen_domains(tmp_path / "runs", tmp_path / "data")
     assert found == ["map", "chart"]
+
+
+CASCADE = tuple(step for step in same_decoder.CASCADE if step.effort < 2)
+
+
+@pytest.fixture
+def four_packs(
+    folder_domain: Callable[..., Path],
+    photographs: list[RGB],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[int, Path]:
+    """Packs of four qualities with calibration and points, which same_decoder takes for trained."""
+    folder_domain("photos", photo_crops(photographs, 24, side=48))
+    folder_domain("lines", scribbles(24, side=48))
+    folders = {quality: tmp_path / f"pack{quality}" for quality in (1, 2, 3, 4)}
+    how = {"gate": {"calibration": "learned"}, "points": "means"}
+    for quality, folder in folders.items():
+        codec = disturb(AdaptedCodec.build(codec_config(quality), ("photos", "other"), how), 2e-3)
+        assert codec.synthesis.points is not None and codec.synthesis.trust is not None
+        codec.synthesis.points.offsets += 0.05
+        codec.synthesis.trust.bias.fill_(0.5)
+        pack.save(codec, folder, {})
+    monkeypatch.setattr(same_decoder, "packs", lambda *settings: folders)
+    monkeypatch.setattr(same_decoder, "CASCADE", CASCADE)
+    return folders
+
+
+def test_a_cascade_of_steps_is_coded_once_and_told_as_tables_and_plot(
+    four_packs: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(per_domain: int) -> tuple[list[same_decoder.Coded], list[dict[str, str]]]:
+        same_decoder.main(
+            data=tmp_path / "data", domains="photos,lines", per_domain=per_domain, effort_images=1,
+            side=32, output=tmp_path,
+        )  # fmt: skip
+        points = common.read_rows(tmp_path / "points.csv", same_decoder.Coded)
+        return points, common.read_table(tmp_path / "table.csv")
+
+    points, table = run(2)
+    assert len(points) == 4 * 2 * (2 * (len(CASCADE) - 1) + 1)
+    assert [(r["domain"], r["step"]) for r in table] == [
+        (domain, step.name) for domain in ("photos", "lines") for step in CASCADE[1:]
+    ]
+    assert {r["domain"]: r["seen"] for r in table} == {"photos": "True", "lines": "False"}
+    assert {r["step"]: r["images"] for r in table}["+ effort 1"] == "1"
+    assert {r["qualities"] for r in table} == {"4"}
+    assert all(math.isfinite(float(r["bd_rate_percent"])) or r["reason"] for r in table)
+    assert is_plot(tmp_path / "bd_rate.png")
+    # Whole files are counted, and every step decodes in a way of its own.
+    assert all(p.bpp == pytest.approx(8 * p.file_bytes / 32**2) for p in points)
+    (first,) = {p.image for p in points if p.domain == "photos" and p.step == "+ effort 1"}
+    own = {p.step: p for p in points if (p.image, p.quality) == (first, 3)}
+    assert own["gate"].file_bytes == own["base"].file_bytes
+    assert len({own[s].psnr for s in ("base", "gate", "+ calibrated gate")}) == 3
+
+    monkeypatch.setattr(same_decoder, "coded", lambda *_: pytest.fail("coded again"))
+    assert run(2) == (points, table)
+    fewer, _ = run(1)
+    assert fewer == [p for p in points if p.image in {first} | {q.image for q in fewer}]
+
+
+def test_shares_of_means_are_tried_on_an_existing_latent(
+    photographs: list[RGB], tmp_path: Path
+) -> None:
+    codec = disturb(
+        AdaptedCodec.build(codec_config(), ("natural", "sketch", "comic"), {"points": "means"}),
+        2e-3,
+    )
+    file = tmp_path / "a.png"
+    save_png(file, photographs[0])
+    entry = LabelledImage(ImageInfo("", "a", "", "test", "", "", 395, 301), file, "clipart", -1)
+    assert codec.synthesis.points is not None
+    means = torch.full_like(codec.synthesis.points.offsets, 0.2)
+    images = points.decoded(codec, means, entry, side=64)
+    assert {i.share for i in images} == set(points.SHARES)
+    assert all((i.gain == 0 and i.latent_percent == 0) == (i.share == 0) for i in images)
+    rows = points.rows(images)
+    assert [r["share"] for r in rows] == sorted(points.SHARES)
+    assert next(r for r in rows if r["share"] == 1)["latent_percent"] > 0  # these are no means
 
 
 # Benchmarks that run in seconds

@@ -1,146 +1,322 @@
-"""What does a v that the encoder chooses gain over the gate's? ``make experiments/same_decoder``.
+"""How much rate does one decoder save, step by step? ``make experiments/same_decoder``.
 
-Trains with the default settings at quality 3 (or takes a pack), codes test images with and without a search
-for v, and writes chosen.csv, a row an image, and table.csv, a row a domain.
+A cascade over the default codec: the gate, the calibrated gate, v chosen at the encoder, reconstruction
+points, refined latents. Packs of all qualities are trained as far as they are missing; then the middles of
+test images are coded by every step. Writes points.csv, a row an image, step and quality; table.csv, a row a
+domain and step, with BD-rates against the base decoder; and bd_rate.png. What points.csv has already of the
+same packs and images is not coded again.
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import typer
 
-from lic_da.data.datamodule import LabelledImage
+from experiments import common
+from lic_da.codecs import zoo
 from lic_da.data.domains import prepare
-from lic_da.evaluation.measure import Point, mean, measure
-from lic_da.io.files import atomic_path
-from lic_da.methods.adapters.codec import AdaptedCodec
+from lic_da.evaluation.bd_rate import Curve, delta
+from lic_da.evaluation.measure import mean
+from lic_da.io.images import RGB, read_rgb
+from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 
 HERE = Path(__file__).parent
-DOMAINS = ("natural", "sketch", "comic", "clipart")
-MODES = ("base", "weighted", "chosen")
-LOSSES = (0.05, 0.005)  # dB below the base that are counted
+RUNS = common.OUTPUTS / "experiment_same_decoder"
+BASE = "base"
+LATER = ("gate.calibration=learned", "points=means")
+"""Settings of packs that hold what is fitted after training; without it they decode as packs without."""
 
 
 @dataclass(frozen=True)
-class Image:
-    """One image: PSNR in dB of three decoders of the same strings, v, and what it cost.
+class Step:
+    """A way to code and to decode.
 
-    ``v_bytes`` is what the stream has grown by. Seconds are those of encoding, with and without the search,
-    and of decoding.
+    Attributes:
+        name: of the step, for tables.
+        pack: settings that its packs are trained with; steps of the same settings share them.
+        calibrated: use the gate's calibration of the pack.
+        points: use the reconstruction points of the pack.
+        mode: of the codec.
+        effort: of the encoder.
     """
 
+    name: str
+    pack: tuple[str, ...] = LATER
+    calibrated: bool = False
+    points: bool = False
+    mode: str = "weighted"
+    effort: int = 0
+
+
+CASCADE = (
+    Step(BASE, mode="base"),
+    Step("gate"),
+    Step("+ calibrated gate", calibrated=True),
+    Step("+ chosen v", calibrated=True, mode="chosen"),
+    Step("+ points", calibrated=True, mode="chosen", points=True),
+    *(
+        Step(f"+ effort {effort}", calibrated=True, mode="chosen", points=True, effort=effort)
+        for effort in (1, 2, 3)
+    ),
+)
+"""Each step has what those before it have. BD-rates are against the first."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The middle of a test image, coded at a quality by a step.
+
+    ``bpp`` counts all of the file, header included; ``pack`` begins the fingerprint of what the pack holds.
+    PSNR in dB of 8-bit images, seconds of encoding, a search included, and decoding.
+    """
+
+    quality: int
+    step: str
     domain: str
     seen: bool
     image: str
     width: int
     height: int
+    pack: str
+    file_bytes: int
     bpp: float
-    v_bytes: int
-    base: float
-    gate: float
-    chosen: float
-    v_gate: str
-    v_chosen: str
+    psnr: float
     encode_s: float
-    encode_chosen_s: float
     decode_s: float
 
-
-def images(points: Sequence[Point]) -> list[Image]:
-    """The points of one image after the other, brought together."""
-    found = []
-    for key in dict.fromkeys((p.domain, p.image) for p in points):
-        own = {p.blend: p for p in points if (p.domain, p.image) == key}
-        gate, chosen = own["weighted"], own["chosen"]
-        found.append(
-            Image(
-                *(gate.domain, gate.seen, gate.image, gate.width, gate.height, gate.bpp),
-                v_bytes=chosen.file_bytes - gate.file_bytes,
-                base=own["base"].psnr,
-                gate=gate.psnr,
-                chosen=chosen.psnr,
-                v_gate=" ".join(f"{v:.3f}" for v in gate.gate.values()),
-                v_chosen=" ".join(f"{v:.5g}" for v in chosen.gate.values()),
-                encode_s=gate.encode_s,
-                encode_chosen_s=chosen.encode_s,
-                decode_s=gate.decode_s,
-            )
-        )
-    return found
+    @property
+    def of(self) -> tuple[Any, ...]:
+        """What was coded, and how."""
+        size = (self.width, self.height)
+        return self.quality, self.step, self.domain, self.image, *size, self.pack
 
 
-def rows(found: Sequence[Image]) -> list[dict[str, Any]]:
-    """A row a domain, and one for all: gains over the base, losers, bytes of v and seconds a megapixel."""
-    result: list[dict[str, Any]] = []
-    for name in (*dict.fromkeys(i.domain for i in found), "all"):
-        own = [i for i in found if name in (i.domain, "all")]
-        megapixels = sum(i.width * i.height for i in own) / 1e6
-        row: dict[str, Any] = {"domain": name, "images": len(own)}
-        for mode in ("gate", "chosen"):
-            gains = [getattr(i, mode) - i.base for i in own]
-            row[f"{mode}_gain"] = mean(gains)
-            row[f"{mode}_worst"] = min(gains)
-            for loss in LOSSES:
-                row[f"{mode}_loses_{loss:g}"] = mean(float(g < -loss) for g in gains)
-        below = [i.chosen - max(i.gate, i.base) for i in own]
-        row["chosen_below_best_of_both"] = min(below)
-        row["v_bytes"] = mean(i.v_bytes for i in own)
-        row["rate_percent"] = 100 * mean(8 * i.v_bytes / (i.bpp * i.width * i.height) for i in own)
-        row["search_s_per_megapixel"] = (
-            sum(i.encode_chosen_s - i.encode_s for i in own) / megapixels
-        )
-        row["decode_s_per_megapixel"] = sum(i.decode_s for i in own) / megapixels
-        result.append(row)
+@dataclass(frozen=True)
+class Image:
+    """The middle of a test image."""
+
+    domain: str
+    name: str
+    number: int
+    pixels: RGB
+
+
+@dataclass(frozen=True)
+class Row:
+    """A domain and step: BD-rate and BD-PSNR against base over the same images, mean gain, and seconds.
+
+    ``gain_db`` is the mean over images and qualities of the PSNR less that of base; ``worst_db`` the least
+    of them. Times are of all images and qualities together, over their megapixels.
+    """
+
+    domain: str
+    seen: bool
+    step: str
+    images: int
+    qualities: int
+    bd_rate_percent: float
+    bd_psnr_db: float
+    gain_db: float
+    worst_db: float
+    encode_s_per_megapixel: float
+    decode_s_per_megapixel: float
+    reason: str
+
+
+def packs(settings: Sequence[str], number: int, data: Path, qualities: str) -> dict[int, Path]:
+    """Packs of all qualities that are trained with these settings; quality -> folder.
+
+    Args:
+        settings: Hydra overrides.
+        number: of the sweep, which is in a folder of its own.
+        data: folder of the prepared images.
+        qualities: such as ``1,2,3,4``.
+    """
+    folder = RUNS / f"packs_{number}"
+    common.sweep(
+        folder, "domains=[sketch,comic]", f"codec.quality={qualities}", *settings, *common.BRIEF,
+        *common.NO_REPORT, "evaluation.modes=[base,weighted]", f"data.data_dir={data}",
+    )  # fmt: skip
+    return {run.quality: run.folder / "pack" for run in common.finished(folder)}
+
+
+def images(data: Path, domains: Sequence[str], per_domain: int, side: int) -> Iterator[Image]:
+    """The middles of the test images that come first by their hashes, of all domains in turn."""
+    prepared = {domain: prepare(domain, data) for domain in domains}
+    tests = {d: sorted(p.split("test"), key=lambda i: i.sha256) for d, p in prepared.items()}
+    for number in range(per_domain):
+        for domain in domains:
+            for image in tests[domain][number : number + 1]:
+                pixels = read_rgb(prepared[domain].path(image))
+                top, left = (max(0, length - side) // 2 for length in pixels.shape[:2])
+                cut = pixels[top : top + side, left : left + side]
+                yield Image(domain, image.name, number, np.ascontiguousarray(cut))
+
+
+@contextmanager
+def taking(codec: AdaptedCodec, step: Step) -> Iterator[None]:
+    """Inside the block, the codec has of its calibration and points what the step uses."""
+    synthesis = codec.synthesis
+    trust, points = synthesis.trust, synthesis.points
+    synthesis.trust = trust if step.calibrated else None
+    synthesis.points = points if step.points else None
+    try:
+        with codec.in_mode(step.mode):
+            yield
+    finally:
+        synthesis.trust, synthesis.points = trust, points
+
+
+def coded(codec: AdaptedCodec, pack: str, step: Step, image: Image) -> Coded:
+    """Code an image by a step, and decode its file."""
+    height, width = image.pixels.shape[:2]
+    with taking(codec, step):
+        began = time.perf_counter()
+        data = codec.compress(image.pixels, effort=step.effort)
+        between = time.perf_counter()
+        # A chosen v is in the file, and read by the mode weighted.
+        decoded = codec.decompress(data, "base" if step.mode == "base" else "weighted")
+        ended = time.perf_counter()
+    error = float(np.mean((decoded.astype(float) - image.pixels) ** 2))
+    return Coded(
+        quality=codec.config.quality,
+        step=step.name,
+        domain=image.domain,
+        seen=image.domain in codec.domains,
+        image=image.name,
+        width=width,
+        height=height,
+        pack=pack,
+        file_bytes=len(data),
+        bpp=8 * len(data) / (width * height),
+        psnr=10 * float(np.log10(255**2 / max(error, 1e-3))),
+        encode_s=between - began,
+        decode_s=ended - between,
+    )
+
+
+def code_what_is_missing(
+    folders: Mapping[tuple[str, ...], Mapping[int, Path]],
+    entries: Sequence[Image],
+    effort_images: int,
+    path: Path,
+) -> list[Coded]:
+    """Code all images by all steps; points.csv grows with every image.
+
+    Args:
+        folders: of packs, by their settings and qualities.
+        entries: the images.
+        effort_images: of a domain, the first, that steps with an effort code.
+        path: of points.csv.
+
+    Returns:
+        All rows of these packs and images.
+    """
+    kept = {c.of: c for c in common.read_rows(path, Coded)} if path.is_file() else {}
+    found: dict[tuple[Any, ...], Coded] = {}
+    for settings, own in folders.items():
+        steps = [step for step in CASCADE if step.pack == settings]
+        for quality, folder in sorted(own.items()):
+            codec = AdaptedCodec.load(folder)
+            pack = zoo.fingerprint(adapter_state(codec.codec))[:12]
+            for image in entries:
+                size = image.pixels.shape[1::-1]
+                for step in steps:
+                    if step.effort and image.number >= effort_images:
+                        continue
+                    of = (quality, step.name, image.domain, image.name, *size, pack)
+                    found[of] = kept[of] if of in kept else coded(codec, pack, step, image)
+                # Rows of other packs and images stay until all is done.
+                common.write_table(path, [*(kept | found).values()])
+    common.write_table(path, [*found.values()])
+    return [*found.values()]
+
+
+def rows(found: Sequence[Coded]) -> list[Row]:
+    """A row a domain and step."""
+    base = {(c.quality, c.domain, c.image): c for c in found if c.step == BASE}
+    result = []
+    for domain in dict.fromkeys(c.domain for c in found):
+        for step in (s.name for s in CASCADE if s.name != BASE):
+            own = [c for c in found if (c.domain, c.step) == (domain, step)]
+            if own:
+                result.append(_row(own, [base[c.quality, c.domain, c.image] for c in own]))
     return result
 
 
-def write(name: str, table: Sequence[dict[str, Any]]) -> None:
-    """A table beside this file."""
-    with atomic_path(HERE / name) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in table:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+def _row(own: Sequence[Coded], base: Sequence[Coded]) -> Row:
+    saved = delta(_curve(base), _curve(own))
+    gains = [c.psnr - b.psnr for c, b in zip(own, base, strict=True)]
+    megapixels = sum(c.width * c.height for c in own) / 1e6
+    return Row(
+        *(own[0].domain, own[0].seen, own[0].step),
+        images=len({c.image for c in own}),
+        qualities=len({c.quality for c in own}),
+        bd_rate_percent=saved.bd_rate_percent,
+        bd_psnr_db=saved.bd_psnr_db,
+        gain_db=mean(gains),
+        worst_db=min(gains),
+        encode_s_per_megapixel=sum(c.encode_s for c in own) / megapixels,
+        decode_s_per_megapixel=sum(c.decode_s for c in own) / megapixels,
+        reason=saved.reason,
+    )
 
 
-def train() -> Path:
-    """A pack with the default settings."""
-    name = f"experiment_same_decoder_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    command = [sys.executable, "-m", "lic_da.train", "domains=[sketch,comic]", f"name={name}"]
-    subprocess.run([*command, "evaluation.modes=[base,weighted]"], check=True)
-    return Path("outputs") / name / "pack"
+def _curve(own: Sequence[Coded]) -> Curve:
+    """Mean rate and PSNR, a point a quality."""
+    at = {q: [c for c in own if c.quality == q] for q in sorted({c.quality for c in own})}
+    return Curve.of([(mean(c.bpp for c in cs), mean(c.psnr for c in cs)) for cs in at.values()])
 
 
-def main(pack: Path | None = None, data: Path = Path("data"), per_domain: int = 1000) -> None:
-    """Code the test images, write the tables.
+def plot(table: Sequence[Row], path: Path) -> None:
+    """BD-rates of the steps, a group of bars a domain."""
+    domains, steps = ([*dict.fromkeys(getattr(r, of) for r in table)] for of in ("domain", "step"))
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for number, step in enumerate(steps):
+        own = {r.domain: r.bd_rate_percent for r in table if r.step == step}
+        places = [i + 0.8 * (number / len(steps) - 0.5) for i in range(len(domains))]
+        axes.bar(places, [own.get(d, 0.0) for d in domains], 0.8 / len(steps), label=step)
+    axes.set_xticks(range(len(domains)), domains)
+    axes.set_ylabel("BD-rate against the base decoder, %")
+    axes.legend(fontsize="small", ncols=2)
+    common.save_plot(figure, path)
+
+
+def main(
+    data: Path = Path("data"),
+    qualities: str = "1,2,3,4",
+    domains: str = "natural,sketch,comic,clipart",
+    per_domain: Annotated[int, typer.Option(min=1)] = 25,
+    effort_images: int = 6,
+    side: Annotated[int, typer.Option(min=16)] = 256,
+    output: Path = HERE,
+) -> None:
+    """Train packs, code the images, write tables and plot.
 
     Args:
-        pack: a pack that is there; else one is trained.
         data: folder of the prepared images.
-        per_domain: test images of a domain at most, the first by name.
+        qualities: of the codec; BD-rates need four.
+        domains: whose test images are coded; those that no pack was trained on are unseen.
+        per_domain: test images of a domain at most, the first by their hashes.
+        effort_images: how many of them steps with an effort code.
+        side: of the middle of an image that is coded, in pixels.
+        output: folder of the tables.
     """
-    codec = AdaptedCodec.load(pack or train())
-    entries: list[tuple[int, LabelledImage]] = []
-    for domain in DOMAINS:
-        prepared = prepare(domain, data)
-        label = codec.domains.index(domain) if domain in codec.domains else -1
-        test = sorted(prepared.split("test"), key=lambda p: p.name)[:per_domain]
-        own = (LabelledImage(p, prepared.path(p), domain, label) for p in test)
-        entries += enumerate(own)
-    found: list[Image] = []
-    for _, image in sorted(entries, key=lambda numbered: numbered[0]):  # of all domains in turn
-        found += images(measure(codec, [image], run="run", modes=MODES, metrics=["psnr"]))
-        print(found[-1], flush=True)
-        write("chosen.csv", [asdict(i) for i in found])
-    write("table.csv", rows(found))
+    kinds = dict.fromkeys(step.pack for step in CASCADE)
+    folders = {kind: packs(kind, number, data, qualities) for number, kind in enumerate(kinds)}
+    entries = [*images(data, domains.split(","), per_domain, side)]
+    found = code_what_is_missing(folders, entries, effort_images, output / "points.csv")
+    table = rows(found)
+    common.write_table(output / "table.csv", table, ".5g")
+    plot(table, output / "bd_rate.png")
 
 
 if __name__ == "__main__":
