@@ -37,7 +37,7 @@ data: setup  ## bring domains to data/: natural, sketch, comic and clipart, or [
 # Where they are not given, the configuration says them, or the pack that is extended.
 GIVEN = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC)) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))
 
-train: setup  ## train adapters and gate: DOMAINS=sketch,comic [QUALITY=3] [CODEC=…] [ARGS="…"]
+train: setup  ## train adapters and gate: DOMAINS=sketch,comic [QUALITY=3, or all] [CODEC=…] [ARGS="…"]
 	$(PY) -m lic_da.train 'domains=[$(DOMAINS)]' $(GIVEN) $(ARGS)
 
 sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUALITIES=1,2,3,4

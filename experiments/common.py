@@ -69,12 +69,12 @@ def sweep(folder: Path, *settings: str, jobs: int = 1) -> None:
 
 
 def finished(folder: Path) -> list[Run]:
-    """The finished runs of a sweep, by name.
+    """The finished runs of a sweep, by name; one for all qualities is there once for each.
 
     Raises:
         UserError: there is no such sweep, or files of a run are damaged.
     """
-    return [Run.read(job.folder) for job in states(folder) if job.state == "done"]
+    return [r for job in states(folder) if job.state == "done" for r in Run.read_all(job.folder)]
 
 
 def write_table(

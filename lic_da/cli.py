@@ -50,7 +50,10 @@ Pack = Annotated[
     typer.Option(help="Pack of a run, such as outputs/NAME/pack. Default: the last run's."),
 ]
 Codec = Annotated[str | None, typer.Option(help="A base codec alone, instead of a pack.")]
-Quality = Annotated[int | None, typer.Option(help="Quality of the codec alone.")]
+Quality = Annotated[
+    int | None,
+    typer.Option(help="Quality of the codec alone; when compressing, of a pack for several."),
+]
 Trust = Annotated[
     list[str] | None,
     typer.Option(
@@ -135,7 +138,7 @@ def compress(
         coder = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), mode)
     else:
         coder = Coder(
-            *(_pack(pack, codec, quality), codec, quality, mode),
+            *(_pack(pack, codec), codec, quality, mode),
             trust=trusted,
             v=v,
             effort=effort,
@@ -193,7 +196,7 @@ def decompress(
         raise UserError(f"A codec alone has no adapters for --mode {mode}.")
     if alone and spatial is not None:
         raise UserError("A codec alone has no gate: --spatial goes with a pack.")
-    folder = None if alone else _pack(pack, codec, quality)
+    folder = None if alone else _decoding_pack(pack, codec, quality)
     coder = Coder(
         *(folder, codec, quality, "base" if alone else mode),
         domain=domain,
@@ -271,7 +274,10 @@ def bulk(
     elif v != "gate" or effort:
         raise UserError("--v and --effort are for encoding; IN holds streams.")
     alone = codec is not None or (found.streams and mode == "base" and pack is None)
-    folder = None if alone else _pack(pack, codec, quality)
+    if alone:
+        folder = None
+    else:
+        folder = _decoding_pack(pack, codec, quality) if found.streams else _pack(pack, codec)
     settings = (codec, quality, "base" if alone else mode, domain, format, tuple(trust or ()))
     coder = Coder(folder, *settings, v=v, effort=effort, seed=seed)
     coder.check()
@@ -285,6 +291,12 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what was exported there before.")
     ] = False,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a pack for several, the one that is written. Default: the pack's own."
+        ),
+    ] = None,
     torch: Annotated[
         bool, typer.Option("--torch", help="Write synthesis.pt2, for torch.export.load, too.")
     ] = False,
@@ -303,7 +315,7 @@ def export(
     from lic_da.methods.pack import load
 
     try:
-        codec = load(pack, trust=trust or (), in_memory=True)
+        codec = load(pack, trust=trust or (), quality=quality, in_memory=True)
         manifest = export(codec, target, overwrite=overwrite, torch_too=torch)
     except UserError as error:
         if not as_json:
@@ -417,11 +429,13 @@ def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple
     from lic_da.files.coder import load
 
     codec = load(pack, trust)
-    for mode, writer in (("base", "the pack's base codec"), (codec.modes[0], "the pack")):
-        if bytes.fromhex(codec.string_weights(mode)).startswith(stream.fingerprint):
-            made = f"{codec.config.name}, quality {codec.config.quality}"
-            own = f"{made}, {codec.method}" if writer == "the pack" else made
-            return [("written by", f"{writer} ({own})")]
+    for quality, base in codec.fingerprints.items():
+        written = {"the pack's base codec": base, "the pack": codec.string_weights(codec.modes[0])}
+        for writer, weights in written.items():
+            if bytes.fromhex(weights).startswith(stream.fingerprint):
+                made = f"{codec.config.name}, quality {quality}"
+                own = f"{made}, {codec.method}" if writer == "the pack" else made
+                return [("written by", f"{writer} ({own})")]
     return [("written by", "neither the pack nor its base codec")]
 
 
@@ -475,16 +489,14 @@ def _took(stream: Stream) -> str:
     return "1 byte" if stream.v_bytes == 1 else f"{stream.v_bytes} bytes"
 
 
-def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:
+def _pack(pack: Path | None, codec: str | None) -> Path | None:
     """The pack to use: the one named, none beside a codec, else the default."""
     from lic_da.files.coder import default_pack
 
-    if pack is not None and (codec is not None or quality is not None):
-        raise UserError("Give either --pack or --codec and --quality: a pack has its own codec.")
+    if pack is not None and codec is not None:
+        raise UserError("Give either --pack or --codec: a pack has its own codec.")
     if codec is not None:
         return None
-    if quality is not None:
-        raise UserError("--quality goes with --codec.")
     folder = pack or default_pack()
     if folder is None:
         raise UserError(
@@ -493,6 +505,13 @@ def _pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | N
         )
     if pack is None:
         print(f"Pack: {folder}", file=sys.stderr)
+    return folder
+
+
+def _decoding_pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:
+    folder = _pack(pack, codec)
+    if folder is not None and quality is not None:
+        raise UserError("A stream says its quality: --quality is for decoding with --codec alone.")
     return folder
 
 

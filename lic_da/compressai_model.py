@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lic_da.errors import UserError, unknown
 from lic_da.methods.adapters.codec import AdaptedCodec
-from lic_da.methods.pack import load
+from lic_da.methods.pack import load, read_config
 
 
 class PackModel(nn.Module):
@@ -44,6 +44,7 @@ class PackModel(nn.Module):
         domain: str | None = None,
         *,
         trust: Sequence[str] = (),
+        quality: int | None = None,
     ) -> None:
         """Open a pack.
 
@@ -52,13 +53,14 @@ class PackModel(nn.Module):
             mode: way to decode; None: the one the method is judged by.
             domain: for ``oracle``, the domain whose adapters to use.
             trust: see :func:`lic_da.load`.
+            quality: of a pack for several; None: the pack's own.
 
         Raises:
             UserError: it is no pack, there is no such mode or domain, or it needs what CompressAI's
                 interface has no place for: its gate's v in the stream, or decoded symbols in ``g_s``.
         """
         super().__init__()
-        codec = load(folder, trust=trust)
+        codec = load(folder, trust=trust, quality=quality)
         codec.eval()
         chosen = mode or codec.modes[0]
         codec.check_mode(chosen, domain)
@@ -116,7 +118,7 @@ def register(
 
     Args:
         name: for ``-a``, the architecture.
-        packs: quality, for ``-q`` -> folder of the pack.
+        packs: quality, for ``-q`` -> folder of the pack; one for all qualities stands once for each.
         mode: see :class:`PackModel`, as all that follows.
         domain: for ``oracle``.
         trust: packages whose classes the packs may name.
@@ -131,7 +133,9 @@ def register(
     def model(quality: int, **_: Any) -> PackModel:
         if quality not in packs:
             raise unknown("quality", quality, packs, f"of {name}")
-        return PackModel(packs[quality], mode, domain, trust=trust)
+        several = read_config(Path(packs[quality]), trust=trust).codec.all_rates
+        own = quality if several else None
+        return PackModel(packs[quality], mode, domain, trust=trust, quality=own)
 
     model.is_of_packs = True  # type: ignore[attr-defined]
     models[name] = model

@@ -24,6 +24,9 @@ CONF = _conf()
 """The ``conf`` folder: that of the variable LIC_DA_CONF, else the package's own when installed from a
 wheel, else the one beside the package in a checkout."""
 
+ALL = "all"
+"""``codec.quality`` of what is for all qualities of a codec of variable rate."""
+
 
 def available(group: str) -> list[str]:
     """Names of the configuration files in ``conf/<group>``, sorted."""

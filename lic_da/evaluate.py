@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lic_da.command import command
+from lic_da.config import plain
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path, write_json
 from lic_da.migrations import metric_names, mode_names
@@ -23,8 +24,9 @@ def main(config: DictConfig) -> None:
         refuse_shared_files,
         unseen_domains,
     )
+    from lic_da.evaluation.measure import check_qualities
     from lic_da.evaluation.metrics import METRICS
-    from lic_da.evaluation.summary import measure_into, metrics_table, table
+    from lic_da.evaluation.summary import at_each_quality, measure_into, metrics_table, table
     from lic_da.methods.pack import load
 
     console = Console(stderr=True)
@@ -32,6 +34,8 @@ def main(config: DictConfig) -> None:
         raise UserError("Give the folder of a pack: pack=outputs/NAME/pack.")
     pack = user_path(config.pack)
     adapted = load(pack, trust=listed(config.trust), spatial=config.spatial)
+    qualities = [config.quality] if isinstance(config.quality, int) else plain(config.quality)
+    check_qualities(qualities, "quality", adapted.config)
     names_of_metrics = metric_names(config)
     METRICS.chosen(names_of_metrics)
     modes = mode_names(config)
@@ -59,13 +63,15 @@ def main(config: DictConfig) -> None:
         *(folder, adapted, entries),
         modes=modes,
         metrics=names_of_metrics,
+        qualities=qualities,
         effort=config.effort,
         console=console,
     )
     write_json(folder / "summary.json", summary)
-    Console().print(table(summary))
-    if others := metrics_table(summary):
-        Console().print(others)
+    for own in at_each_quality(summary):
+        Console().print(table(own))
+        if others := metrics_table(own):
+            Console().print(others)
     print(f"Tables rd_points.csv and summary.json are in {folder}")
 
 

@@ -2,7 +2,7 @@
 
 Format 1 (packs without a number, settings of runs and of pre-trainings, checkpoints) named classes by
 their import paths, under ``_target_`` or ``kind``. Format 2 names them by registered names, see
-:mod:`lic_da.registry`.
+:mod:`lic_da.registry`. Format 3 is that of packs for all qualities of a codec, and is format 2 else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import Any
 from lic_da.errors import UserError
 
 FORMAT = 2
-"""Of the packs that are written."""
+"""Of the packs that are written, but for those for all qualities of a codec."""
+
+ALL_RATES = 3
+"""Of packs for all qualities of a codec of variable rate, which older versions do not open."""
 
 NAMES = {
     "compressai.models.FactorizedPrior": "factorized_prior",
@@ -177,12 +180,12 @@ def pack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     number = settings.get("format", 1)
     if type(number) is not int or number < 1:
         raise UserError(f"its format is {number!r}, which is no format of packs.")
-    if number > FORMAT:
+    if number > ALL_RATES:
         raise UserError(
-            f"it has format {number}, and this version of lic_da reads packs up to format {FORMAT}: "
+            f"it has format {number}, and this version of lic_da reads packs up to format {ALL_RATES}: "
             "install a newer one."
         )
-    if number == FORMAT:
+    if number >= FORMAT:
         return _gate_of_codec(options(settings))
     migrated = codec_settings(settings)
     kind = migrated.get("kind", "lic_da.adaptation.codec.AdaptedCodec")

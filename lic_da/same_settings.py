@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lic_da.config import flat, is_of
+from lic_da.config import ALL, flat, is_of
 from lic_da.migrations import run_settings
 
 
@@ -24,12 +24,14 @@ class Comparison:
         unless: does not count where the setting that it is mapped to is off.
         once: what was the case where older settings are silent.
         of_codec: parts of ``codec`` that count; none: all of them.
+        of_all_rates: does not count but with ``codec.quality=all``.
     """
 
     without_effect: tuple[str, ...]
     unless: Mapping[str, str] = field(default_factory=dict)
     once: Mapping[str, Any] = field(default_factory=dict)
     of_codec: tuple[str, ...] = ()
+    of_all_rates: tuple[str, ...] = ()
 
     def counts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What counts of settings, as dotted name and value.
@@ -42,6 +44,7 @@ class Comparison:
         without = [
             *self.without_effect,
             *(k for k, on in self.unless.items() if not values.get(on)),
+            *(self.of_all_rates if values.get("codec.quality") != ALL else ()),
         ]
         return {name: v for name, v in values.items() if not self._left_out(name, without)}
 
@@ -62,7 +65,7 @@ class Comparison:
 
 _OF_A_RUN = (
     *("name", "ckpt_path", "logger", "report", "trust"),
-    *("codec.qualities", "data.num_workers", "data.cache_gb"),
+    *("data.num_workers", "data.cache_gb"),
 )
 _NO_CACHE = {"data.latent_pixels": "data.latent_cache"}
 _ONCE = {
@@ -72,11 +75,17 @@ _ONCE = {
     "method.training.source_adapter": True,
 }
 
-RUN = Comparison((*_OF_A_RUN, "extend"), _NO_CACHE, _ONCE)
+RUN = Comparison((*_OF_A_RUN, "extend"), _NO_CACHE, _ONCE, of_all_rates=("codec.qualities",))
 """Of two runs. Beside the folder of a pack that is extended its fingerprint stands, which counts."""
 
-CURVE = Comparison((*_OF_A_RUN, "extended_from", "codec.quality"), _NO_CACHE, _ONCE)
-"""Of the runs of one curve, which differ in quality alone, and so in the pack that each extends."""
+CURVE = Comparison(
+    (*_OF_A_RUN, "extended_from"),
+    _NO_CACHE,
+    _ONCE,
+    of_all_rates=("codec.quality", "codec.qualities"),
+)
+"""Of the runs of one curve, which differ in quality alone, and so in the pack that each extends; what is
+for all qualities is another curve than what is for each."""
 
 PRETRAINING = Comparison(
     ("folder", "export", "qualities", "started_from", "data._target_"),

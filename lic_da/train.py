@@ -24,13 +24,13 @@ _KEPT = ("checkpoints", "pack", "summary.json", "rd_points.csv")
 """What a run leaves that must not be replaced by another's."""
 
 
-def run_name(domains: Sequence[str], quality: int) -> str:
-    """Readable name of a run, such as ``sketch-comic_q3``."""
+def run_name(domains: Sequence[str], quality: int | str) -> str:
+    """Readable name of a run, such as ``sketch-comic_q3`` or ``sketch-comic_qall``."""
     return f"{'-'.join(map(str, domains))}_q{quality}"
 
 
 def run_folder(
-    name: str | None, ckpt_path: str | None, domains: Sequence[str], quality: int
+    name: str | None, ckpt_path: str | None, domains: Sequence[str], quality: int | str
 ) -> str:
     """Folder of a run: that of the checkpoint it resumes, or the named one, or a new one of its own."""
     if ckpt_path and Path(ckpt_path).parent.name == "checkpoints":

@@ -238,7 +238,7 @@ def test_the_default_pack_is_the_last_runs_unless_named(
             "Unknown codec 'none'. Available: .*" + CODEC,
         ),
         (("compress", "in", "lic", "--codec", CODEC, "--quality", 9), "Unknown quality '9'"),
-        (("compress", "in", "lic", "--quality", 2), "--quality goes with --codec"),
+        (("compress", "in", "lic", "--quality", 2), f"is for quality 3 of {CODEC}, not for 2"),
         (("compress", "in", "lic", "--pack", "p", "--codec", CODEC), "either --pack or --codec"),
         (("decompress", "lic", "o", "--blend", "best"), "Unknown mode 'best'"),
         (("decompress", "lic", "o", "--blend", "oracle"), "needs the name of a domain"),

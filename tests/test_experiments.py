@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -29,6 +29,7 @@ from experiments import common
 from experiments.ablation import run as ablation
 from experiments.adapter_settings import run as adapter_settings
 from experiments.added_domain import run as added_domain
+from experiments.all_rates import run as all_rates
 from experiments.base_codecs import run as base_codecs
 from experiments.few_images import run as few_images
 from experiments.forgetting import run as forgetting
@@ -44,10 +45,13 @@ from experiments.sketch_comic import run as sketch_comic
 from experiments.supervised_adapters import run as supervised_adapters
 from experiments.sweep import run as sweep
 from lic_da.codecs import refine
+from lic_da.config import as_yaml, plain
 from lic_da.data.datamodule import LabelledImage
 from lic_da.data.index import ImageInfo
 from lic_da.evaluation.curves import Run, savings, series_of
+from lic_da.evaluation.measure import Point, write_points
 from lic_da.evaluation.operations import kmacs_per_pixel
+from lic_da.io.files import write_json, write_text
 from lic_da.io.images import RGB, save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
@@ -170,6 +174,8 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     "sweep zou2022_n64": (sweep.main, ("zou2022_n64", 2)),
     "points": (points.main, ()),
     "same_decoder": (same_decoder.packs, (same_decoder.LATER, 0, Path("data"), "1,2,3,4")),
+    "all_rates": (all_rates.train, (2,)),
+    "all_rates, a pack for each": (all_rates.main, ()),
     "benchmark same": (training.same, ()),
     "benchmark inputs": (training.inputs, ()),
     **{
@@ -428,6 +434,67 @@ def test_added_domain_writes_its_committed_tables_again_and_a_plot(
     assert same_tables(tmp_path, "results.csv", "before_after.csv", of="added_domain")
     assert is_plot(tmp_path / "gains.png")
     assert "extended, replay: clipart gains" in capsys.readouterr().out
+
+
+def finished_run(folder: Path, quality: int | str, qualities: Sequence[int], gain: float) -> None:
+    """What a run over two images leaves: base curves that rise, and a gain at each quality."""
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        config = plain(compose("train", ["codec=zou2022_n64", f"codec.quality={quality}"]))
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "logs" / "version_0").mkdir(parents=True)
+    write_text(folder / "config.yaml", as_yaml(config))
+    (folder / "checkpoints" / "last.ckpt").touch()
+    points = [
+        Point(
+            *(folder.name, "zou2022_n64", q, 0.01, "adapters", mode, domain, True, "a.png", 64, 64),
+            *(
+                0,
+                0,
+                0.1 * q,
+                0.1 * q,
+                26.0 + 2 * q + gain * (mode == "weighted"),
+                math.nan,
+                0,
+                0,
+                {},
+            ),
+        )
+        for q in qualities
+        for domain in ("natural", "sketch")
+        for mode in ("base", "weighted")
+    ]
+    write_points(points, folder / "rd_points.csv", ())
+    rows = {d: {"gain": {"weighted": gain}, "psnr": {}, "images": 1} for d in ("natural", "sketch")}
+    of_quality = {str(q): {"domains": rows, "base_fingerprint": f"{q}" * 64} for q in qualities}
+    several = {"rates": of_quality} if len(qualities) > 1 else {}
+    write_json(folder / "summary.json", {**next(iter(of_quality.values())), **several})
+
+
+def test_a_pack_for_all_rates_is_compared_with_one_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    each, every = tmp_path / "each", tmp_path / "every"
+    for quality in (1, 2, 3, 4):
+        finished_run(each / f"q{quality}", quality, (quality,), 0.5)
+    finished_run(every / "run", "all", (1, 2, 3, 4), 0.4)
+    monkeypatch.setattr(common, "start", lambda *_: None)  # nothing is missing
+    monkeypatch.setattr(sweep, "main", lambda *_: None)
+    for name, folder in (("FOR_EACH", each), ("RUNS", every), ("HERE", tmp_path)):
+        monkeypatch.setattr(all_rates, name, folder)
+    all_rates.main()
+    table = common.read_rows(tmp_path / "table.csv", all_rates.Row)
+    assert [(r.trained, r.steps, r.packs, r.domain) for r in table] == [
+        *(("all", 500, 1, d) for d in ("natural", "sketch")),
+        *(("each", 2000, 4, d) for d in ("natural", "sketch")),
+    ]
+    assert [r.bd_psnr_db for r in table] == pytest.approx([0.4, 0.4, 0.5, 0.5])
+    assert all(r.bd_rate_percent < 0 and r.train_s is not None for r in table)
+    gains = common.read_rows(tmp_path / "gains.csv", all_rates.Gain)
+    assert [g.quality for g in gains if (g.trained, g.domain) == ("each", "sketch")] == [1, 2, 3, 4]
+    assert is_plot(tmp_path / "gains.png")
+    assert "each, 2000 steps, sketch: -" in capsys.readouterr().out
+    (every / "run" / "logs" / "version_1").mkdir()  # as of a run that was interrupted
+    assert all_rates.train_seconds(every / "run") is None
 
 
 def test_forgetting_replaces_the_rows_of_trainings_that_are_done_anew(tmp_path: Path) -> None:

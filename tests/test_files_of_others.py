@@ -256,6 +256,7 @@ def test_nothing_is_looked_up_for_a_pack(
         ("how.gate.threshold", "high"),
         ("how.adapter.rank", 1.5),
         ("format", 3),
+        ("format", 4),
         ("format", "2; rm"),
         ("format", True),
     ],

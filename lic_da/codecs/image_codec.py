@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -61,6 +61,7 @@ class ImageCodec(ABC):
         codec: the CompressAI model that is trained.
         config: what it was built from.
         fingerprint: SHA-256 of the base weights.
+        all_rates: whether there are such codecs for all qualities of a base codec of variable rate.
     """
 
     method: str
@@ -68,6 +69,7 @@ class ImageCodec(ABC):
     modes_on_request: ClassVar[tuple[str, ...]] = ()
     weights_file: ClassVar[str] = "weights.safetensors"
     stored_under: ClassVar[str] = ""
+    all_rates: ClassVar[bool] = False
     codec: CompressionModel
     config: CodecSpec
     fingerprint: str
@@ -151,6 +153,33 @@ class ImageCodec(ABC):
             StreamError: the stream was made with other weights, or its latents decode to other values
                 than were encoded.
         """
+
+    @property
+    def fingerprints(self) -> Mapping[int, str]:
+        """Quality -> SHA-256 of the base weights, of each quality that it is for."""
+        return {self.config.quality: self.fingerprint}
+
+    def select_quality(self, quality: int) -> None:
+        """Code at another of its qualities from now on.
+
+        Raises:
+            UserError: it is not for this one.
+        """
+        self.config.coding_at(quality)
+
+    @contextmanager
+    def at_quality(self, quality: int) -> Iterator[None]:
+        """Code at another of its qualities inside the block.
+
+        Raises:
+            UserError: as :meth:`select_quality`.
+        """
+        before = self.config.quality
+        self.select_quality(quality)
+        try:
+            yield
+        finally:
+            self.select_quality(before)
 
     def refining(self, effort: Effort) -> AbstractContextManager[None]:
         """Spend an effort on each image that is coded inside the block (:mod:`lic_da.codecs.refine`).

@@ -39,16 +39,20 @@ def encoder_latent(codec: CompressionModel) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def decoder_latent(codec: CompressionModel, x: Tensor) -> Tensor:
+def decoder_latent(codec: CompressionModel, x: Tensor, rates: Tensor | None = None) -> Tensor:
     """ŷ, what ``codec.g_s`` would be given for images x.
 
     Args:
         codec: any CompressAI codec, in eval mode.
         x: ``(B, 3, H, W)`` in [0, 1].
+        rates: of a codec of variable rate, the place of each image's quality among those it has, ``(B,)``;
+            None: the one that it codes at.
 
     Returns:
         ``(B, M, H/s, W/s)``.
     """
+    if rates is not None:
+        return until_synthesis(codec, lambda: codec(x, rates))
     bottleneck = only_bottleneck(codec)
     if bottleneck is not None:
         # Quantise y, and leave the likelihoods alone.

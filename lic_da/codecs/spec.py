@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lic_da.config import merged, plain
+from lic_da.config import ALL, merged, plain
 from lic_da.errors import UserError, unknown
 
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.0130, 5: 0.0250, 6: 0.0483}
@@ -27,7 +27,7 @@ class CodecSpec:
 
     Attributes:
         name: of the codec, for tables, packs and the folder of its weights.
-        quality: one of ``qualities``.
+        quality: one of ``qualities``; of ``quality: all`` the one that it codes at, first the middle one.
         qualities: all that the codec has.
         stride: sides of coded images are padded to multiples of this, in pixels.
         model: ``kind`` (see :data:`lic_da.registry.MODELS`) or ``_target_``, and arguments.
@@ -39,6 +39,7 @@ class CodecSpec:
         training: settings of training adapters and gate over this codec.
         lambdas: quality -> λ, of the qualities whose λ is not CompressAI's.
         variable_rate: whether one set of weights serves all qualities.
+        all_rates: whether what is trained over it is for all qualities (``quality: all``).
         where: in words, where weights can be had.
         zoo: name of the architecture in CompressAI's model zoo.
         given: the settings that it was made from, for files; ``by_quality`` is not applied in them.
@@ -55,6 +56,7 @@ class CodecSpec:
     training: Mapping[str, Any] = field(default_factory=dict)
     lambdas: Mapping[int, float] = field(default_factory=dict)
     variable_rate: bool = False
+    all_rates: bool = False
     where: str = ""
     zoo: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -76,12 +78,14 @@ class CodecSpec:
         name, quality, qualities = given["name"], given["quality"], given["qualities"]
         if not isinstance(qualities, list):
             raise UserError(f"qualities of codec {name} must be a list such as [1, 2, 3].")
-        if quality not in qualities:
+        if quality == ALL:
+            _check_all_rates(given)
+        elif quality not in qualities:
             raise unknown("quality", quality, qualities, f"for codec {name}")
         own = merged(given, (given.get("by_quality") or {}).get(quality) or {})
         spec = cls(
             name=str(name),
-            quality=int(quality),
+            quality=int(_middle(qualities) if quality == ALL else quality),
             qualities=tuple(int(q) for q in qualities),
             stride=int(own["stride"]),
             model=own["model"],
@@ -91,11 +95,13 @@ class CodecSpec:
             training=own.get("training") or {},
             lambdas=own.get("lambdas") or {},
             variable_rate=bool(own.get("variable_rate")),
+            all_rates=quality == ALL,
             where=str(own.get("where") or ""),
             zoo=own.get("zoo"),
             given=given,
         )
-        spec.lmbda()
+        for served in spec.served:
+            spec.lmbda(served)
         return spec
 
     @classmethod
@@ -109,12 +115,18 @@ class CodecSpec:
         return copy
 
     def at_quality(self, quality: int) -> CodecSpec:
-        """The same codec at another quality.
+        """The same codec at another quality, and for that alone.
 
         Raises:
             UserError: it has no such quality, or no λ for it.
         """
         return self.from_settings({**self.given, "quality": quality})
+
+    def coding_at(self, quality: int) -> CodecSpec:
+        """The same, coding at another of the qualities that it is for."""
+        if quality not in self.served:
+            raise unknown("quality", quality, self.served, f"of this {self.name}")
+        return replace(self, quality=quality)
 
     def lmbda(self, quality: int | None = None) -> float:
         """λ of a quality: as ``lambdas`` says, else as CompressAI's table.
@@ -135,6 +147,16 @@ class CodecSpec:
         return float(value)
 
     @property
+    def served(self) -> tuple[int, ...]:
+        """The qualities that what is trained over it is for: with ``quality: all`` all, else its own."""
+        return self.qualities if self.all_rates else (self.quality,)
+
+    @property
+    def default_quality(self) -> int:
+        """The quality at which what is for several of them codes if none is asked for."""
+        return _middle(self.served)
+
+    @property
     def rates(self) -> tuple[int, ...]:
         """The qualities that its weights serve: all of a codec of variable rate, else its own."""
         return self.qualities if self.variable_rate else (self.quality,)
@@ -143,6 +165,23 @@ class CodecSpec:
     def weights_stem(self) -> str:
         """Name of a file of its weights without its suffix: ``q3``, or ``all`` of variable rate."""
         return "all" if self.variable_rate else f"q{self.quality}"
+
+
+def _middle(qualities: Sequence[int]) -> int:
+    """The quality in the middle; of an even number of them the lower one."""
+    return qualities[(len(qualities) - 1) // 2]
+
+
+def _check_all_rates(settings: Mapping[str, Any]) -> None:
+    """Raise a UserError unless one set of a codec's weights serves several qualities, each listed once."""
+    name, qualities = settings["name"], settings["qualities"]
+    if not settings.get("variable_rate"):
+        raise UserError(
+            f"codec.quality=all needs a codec of variable rate, such as zou2022_n64. {name} has other "
+            f"weights for each quality: name one of {', '.join(map(str, qualities))}."
+        )
+    if not qualities or len(set(qualities)) < len(qualities):
+        raise UserError(f"qualities of codec {name} must be different numbers, not {qualities}.")
 
 
 _NOT_OF_THE_CODEC = ("name", "codec", "training", "gamma")

@@ -63,6 +63,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         latents: gives crops with their latents, on the grid of these and not flipped; None: crops lie
             anywhere.
         augments: what is done to the crops of each group; None: they are mirrored.
+        qualities: of the codec, one of which is drawn for each crop; the crop is the same with or without.
     """
 
     def __init__(
@@ -74,11 +75,15 @@ class CropDataset(Dataset[dict[str, Any]]):
         half_from: int | None = None,
         latents: LatentCrops | None = None,
         augments: Sequence[Augment] | None = None,
+        qualities: Sequence[int] = (),
     ) -> None:
         if latents is not None and (half_from is not None or augments is not None):
             raise ValueError("The cache holds latents of images as they are only.")
+        if latents is not None and qualities:
+            raise ValueError("The cache holds latents of one quality only.")
         self.crop = crop
         self.augments = augments
+        self.qualities = tuple(qualities)
         self.latents = latents
         self._boxes: dict[Path, list[Box]] = {}
         self.entries: list[list[tuple[LabelledImage, bool]]] = []
@@ -143,8 +148,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         """A sample.
 
         Returns:
-            ``image``: ``(3, crop, crop)`` float32 in [0, 1]; ``label``: int; ``file``: its path; and what
-            :meth:`LatentCrops.sample` adds.
+            ``image``: ``(3, crop, crop)`` float32 in [0, 1]; ``label``: int; ``file``: its path;
+            ``quality``: int, where there are several; and what :meth:`LatentCrops.sample` adds.
         """
         group, number, seed = key
         entry, _ = self.entries[group][number]
@@ -152,9 +157,12 @@ class CropDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng(seed)
         if self.latents is None:
             augment = UNCHANGED if self.augments is None else self.augments[group]
-            sample = {"image": random_crop(pixels, self.crop, rng, augment).float().div(255)}
+            image = random_crop(pixels, self.crop, rng, augment)
+            sample: dict[str, Any] = {"image": image.float().div(255)}
         else:
             sample = self.latents.sample(pixels, self._boxes[entry.path], rng)
+        if self.qualities:
+            sample["quality"] = int(rng.choice(self.qualities))
         return {**sample, "label": entry.label, "file": str(entry.path)}
 
 
@@ -253,17 +261,24 @@ class WholeImages(Dataset[dict[str, Any]]):
     Args:
         images: what to read.
         centre: side of the central square to cut out, in pixels; None: the whole image.
+        qualities: of the codec, one for each image; none: it has its own.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], centre: int | None = None) -> None:
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        centre: int | None = None,
+        qualities: Sequence[int] = (),
+    ) -> None:
         self.images = list(images)
         self.centre = centre
+        self.qualities = tuple(qualities)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``image``: ``(3, H, W)`` float32 in [0, 1]; ``label``, ``domain``, ``file``."""
+        """``image``: ``(3, H, W)`` float32 in [0, 1]; ``label``, ``domain``, ``file``, ``quality``."""
         entry = self.images[index]
         image = to_tensor(read_rgb(entry.path))
         if self.centre is not None:
@@ -275,13 +290,15 @@ class WholeImages(Dataset[dict[str, Any]]):
             "label": entry.label,
             "domain": entry.domain,
             "file": str(entry.path),
+            **({"quality": self.qualities[index]} if self.qualities else {}),
         }
 
 
 def _only_item(batch: list[dict[str, Any]]) -> dict[str, Any]:
     """Images differ in size, so a batch of them is one image, with a batch dimension."""
     (item,) = batch
-    return {**item, "image": item["image"][None], "label": torch.tensor([item["label"]])}
+    whole = {**item, "image": item["image"][None]}
+    return whole | {k: torch.tensor([item[k]]) for k in ("label", "quality") if k in item}
 
 
 class DomainsDataModule(L.LightningDataModule):
@@ -318,6 +335,8 @@ class DomainsDataModule(L.LightningDataModule):
         unseen_images: at most this many test images of an unseen domain; None: all. Those of a smaller
             number are among those of a larger one.
         augment: do to training crops what their domains' files say under ``augment``.
+        qualities: of the codec, if it is trained for several: one is drawn for each crop, and validation
+            images take turns.
 
     Attributes:
         latents: of the codec that is trained; see :class:`CropDataset`.
@@ -349,6 +368,7 @@ class DomainsDataModule(L.LightningDataModule):
         more_tests: bool = False,
         unseen_images: int | None = None,
         augment: bool = False,
+        qualities: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.domain_names = domain_names(domains, source)
@@ -365,7 +385,7 @@ class DomainsDataModule(L.LightningDataModule):
         self.console = console
         self.latent_cache, self.latent_pixels = latent_cache, latent_pixels
         self.more_tests, self.unseen_images = more_tests, unseen_images
-        self.augment = augment
+        self.augment, self.qualities = augment, tuple(qualities)
         self.latents: LatentCrops | None = None
         self.images: dict[str, DomainImages] = {}
         self._train: CropDataset | None = None
@@ -431,6 +451,7 @@ class DomainsDataModule(L.LightningDataModule):
                 half_from=self.half_from,
                 latents=self.latents,
                 augments=[load_domain(n).augment for n in names] if self.augment else None,
+                qualities=self.qualities,
             )
         return self._train
 
@@ -470,8 +491,11 @@ class DomainsDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Central squares of validation images, one a batch; of several processes each has its share."""
-        own = self._validation()[self._rank :: self._processes]
-        return _one_by_one(WholeImages(own, centre=self.val_crop))
+        own = slice(self._rank, None, self._processes)
+        images = self._validation()
+        # An image has the same quality in every validation, whichever process has it.
+        turns = [q for _, q in zip(images, itertools.cycle(self.qualities), strict=False)]
+        return _one_by_one(WholeImages(images[own], self.val_crop, turns[own]))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole test images of seen and unseen domains, one a batch."""

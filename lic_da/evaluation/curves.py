@@ -41,44 +41,60 @@ BD_COLUMNS = (
 PSNR = METRICS["psnr"].scale
 _LABELLED = (
     "domains", "unseen", "data.domains", "data.unseen", "data.seed", "method.name",
-    "method.training.seed",
+    "method.training.seed", "codec.qualities",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished run, at one of its qualities.
 
     Attributes:
         folder: of the run.
         config: its ``config.yaml``, in today's words.
-        summary: its ``summary.json``.
-        points: its ``rd_points.csv``.
+        summary: what its ``summary.json`` says of the quality.
+        points: of the quality in its ``rd_points.csv``.
+        quality: of the codec.
     """
 
     folder: Path
     config: Mapping[str, Any]
     summary: dict[str, Any]
     points: tuple[Point, ...]
+    quality: int
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Read a run.
+        """Read a run; of one for all qualities that which its summary begins with.
 
         Raises:
             UserError: files of it are missing or damaged.
+        """
+        every = cls.read_all(folder)
+        own = read_json(folder / "summary.json").get("quality")
+        return next((run for run in every if run.quality == own), every[0])
+
+    @classmethod
+    def read_all(cls, folder: Path) -> list[Run]:
+        """Read a run at each quality that was measured, the lowest first.
+
+        Raises:
+            UserError: as :meth:`read`.
         """
         try:
             config = run_settings(read_yaml(folder / "config.yaml"))
             summary = read_json(folder / "summary.json")
         except (OSError, UserError, ValueError) as error:
             raise UserError(f"{folder} does not hold a finished run ({error}).") from error
-        return cls(folder, config, summary, tuple(read_points(folder / "rd_points.csv")))
-
-    @property
-    def quality(self) -> int:
-        """Quality of the codec."""
-        return int(self.config["codec"]["quality"])
+        points = read_points(folder / "rd_points.csv")
+        rates = summary.pop("rates", None)
+        if rates is None:
+            return [cls(folder, config, summary, tuple(points), int(config["codec"]["quality"]))]
+        found = []
+        for quality, of_quality in rates.items():
+            own = tuple(p for p in points if p.quality == int(quality))
+            found.append(cls(folder, config, {**summary, **of_quality}, own, int(quality)))
+        return found
 
     def validated(self) -> dict[str, float]:
         """PSNR in dB of the validation images at the end, mixed by the gate, of each domain.

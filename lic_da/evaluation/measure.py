@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lic_da.codecs.image_codec import ImageCodec, pad, to_8_bit
 from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.refine import Effort
+from lic_da.codecs.spec import CodecSpec
 from lic_da.data.datamodule import LabelledImage, to_tensor
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation import metrics as scoring
@@ -96,6 +97,25 @@ def check_modes(
             raise unknown("mode", mode, (*known, *on_request))
     if modes is not None and not {"base", known[0]} <= set(modes):
         raise UserError(f"evaluation.modes must hold base and {known[0]}: gains are theirs.")
+
+
+def check_qualities(asked: Sequence[int] | None, key: str, codec: CodecSpec) -> None:
+    """Raise a UserError unless what is to be measured are qualities that a codec is for, each once.
+
+    Args:
+        asked: by the user; None: nothing in particular.
+        key: the setting, for messages.
+        codec: the base codec.
+    """
+    if asked is None:
+        return
+    if isinstance(asked, str) or not isinstance(asked, Sequence) or not asked:
+        raise UserError(f"{key} must be a list of qualities, such as [1, 2, 3], not {asked!r}.")
+    for quality in asked:
+        if quality not in codec.served:
+            raise unknown(f"quality in {key}", quality, codec.served, f"for codec {codec.name}")
+    if len(set(asked)) < len(asked):
+        raise UserError(f"{key} names a quality twice: {list(asked)}.")
 
 
 Decoded = Callable[[LabelledImage, Tensor, dict[str, Tensor]], None]

@@ -40,6 +40,7 @@ def measure_into(
     *,
     modes: Sequence[str] | None,
     metrics: Sequence[str] = ("psnr", "ms_ssim"),
+    qualities: Sequence[int] | None = None,
     effort: int = 0,
     decoded: Decoded | None = None,
     console: Console | None = None,
@@ -52,25 +53,50 @@ def measure_into(
         images: see :func:`lic_da.evaluation.measure.measure`, as all that follows.
         modes: which ways to decode; None: all.
         metrics: names of metrics; PSNR is always measured.
+        qualities: at which the codec codes; None: all that it is for.
         effort: what the encoder spends on each stream but the base's.
-        decoded: called for every image.
+        decoded: called for every image, at one of the qualities.
         console: where progress is shown.
 
     Returns:
         What :func:`summarise` says; the run, method, codec, quality, the base weights as they are now, and
-        how to read the metrics.
+        how to read the metrics. Of a codec for all qualities that is of its own, or of one in the middle of
+        those that were measured; and the same of each is under ``rates``.
     """
-    points = measure(
-        adapted,
-        images,
-        run=folder.name,
-        modes=modes,
-        metrics=metrics,
-        effort=effort,
-        decoded=decoded,
-        console=console,
+    points: dict[int, list[Point]] = {}
+    summaries: dict[str, dict[str, Any]] = {}
+    asked = sorted(adapted.fingerprints if qualities is None else qualities)
+    own = adapted.config.default_quality
+    shown = own if own in asked else asked[(len(asked) - 1) // 2]
+    for quality in asked:
+        with adapted.at_quality(quality):
+            points[quality] = measure(
+                adapted,
+                images,
+                run=folder.name,
+                modes=modes,
+                metrics=metrics,
+                effort=effort,
+                decoded=decoded if quality == shown else None,
+                console=console,
+            )
+            summaries[str(quality)] = _summary(folder, adapted, points[quality], metrics)
+    write_points(
+        [p for of_one in points.values() for p in of_one], folder / "rd_points.csv", adapted.domains
     )
-    write_points(points, folder / "rd_points.csv", adapted.domains)
+    several = {"rates": summaries} if adapted.config.all_rates else {}
+    return {**summaries[str(shown)], **several}
+
+
+def at_each_quality(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What :func:`measure_into` says of each quality that was measured, the lowest first."""
+    return list(summary.get("rates", {"": summary}).values())
+
+
+def _summary(
+    folder: Path, adapted: ImageCodec, points: Sequence[Point], metrics: Sequence[str]
+) -> dict[str, Any]:
+    """What is said of the points of the quality that the codec codes at."""
     return {
         "run": folder.name,
         "method": adapted.method,

@@ -31,7 +31,8 @@ class Coder:
     Attributes:
         pack: folder of a pack; None: a base codec alone.
         codec: name of the base codec alone; None: the one that a stream was made with.
-        quality: of the base codec alone; None: as the stream, or as the codec's configuration.
+        quality: of the base codec alone; None: as the stream, or as the codec's configuration. Of a pack
+            for several, the one that images are coded at; None: the pack's own.
         mode: how to code; None: as the pack's method is judged by.
             A base codec alone knows ``base`` only.
         domain: for the mode ``oracle``.
@@ -64,7 +65,7 @@ class Coder:
             UserError: pack, codec, quality, mode or domain do not exist or do not go together.
         """
         if self.pack is not None:
-            codec = load(self.pack, self.trust, self.spatial)
+            codec = load(self.pack, self.trust, self.spatial, self.quality)
             if self.v == "best" and "chosen" not in codec.modes_on_request:
                 raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
             codec.check_mode(self.mode or codec.modes[0], self.domain)
@@ -107,7 +108,10 @@ class Coder:
         """The codec that compresses, in its mode and with its effort inside the block."""
         if self.pack is None and self.codec is None:
             raise UserError("Compressing needs --pack, or --codec for a base codec alone.")
-        codec = load(self.pack, self.trust) if self.pack else _alone(str(self.codec), self.quality)
+        if self.pack:
+            codec = load(self.pack, self.trust, quality=self.quality)
+        else:
+            codec = _alone(str(self.codec), self.quality)
         mode = self.mode or codec.modes[0] if self.pack else "base"
         if self.v == "best":
             mode = "chosen"
@@ -164,16 +168,23 @@ def _outcome(job: Job, stream: Stream) -> Outcome:
     )
 
 
-def load(folder: Path, trust: Sequence[str] = (), spatial: str | None = None) -> ImageCodec:
+def load(
+    folder: Path,
+    trust: Sequence[str] = (),
+    spatial: str | None = None,
+    quality: int | None = None,
+) -> ImageCodec:
     """The codec of a pack; the last one is kept. For the rest see :func:`lic_da.methods.pack.load`."""
-    return _load(folder.resolve(), tuple(trust), spatial)
+    return _load(folder.resolve(), tuple(trust), spatial, quality)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path, trust: tuple[str, ...], spatial: str | None) -> ImageCodec:
+def _load(
+    folder: Path, trust: tuple[str, ...], spatial: str | None, quality: int | None
+) -> ImageCodec:
     from lic_da.methods import pack
 
-    return pack.load(folder, trust=trust, spatial=spatial)
+    return pack.load(folder, trust=trust, spatial=spatial, quality=quality)
 
 
 @functools.lru_cache(maxsize=2)
@@ -213,7 +224,12 @@ def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
         The names; None: it is no pack over the base weights whose fingerprint begins with these bytes.
     """
     config = _plain(folder / "config.yaml")
-    if not str(config.get("base_fingerprint")).startswith(fingerprint.hex()):
+    several = config.get("base_fingerprints")
+    known = [
+        config.get("base_fingerprint"),
+        *(several.values() if isinstance(several, dict) else ()),
+    ]
+    if not any(str(own).startswith(fingerprint.hex()) for own in known):
         return None
     return [str(name) for name in config.get("domains", [])]
 

@@ -32,6 +32,7 @@ class FrozenEncoder:
     def __init__(self, adapted: ImageCodec, *, reads_y: bool = False) -> None:
         self.adapted = adapted
         self.reads_y = reads_y
+        self._places = {quality: place for place, quality in enumerate(adapted.config.qualities)}
         self._crops: CropSynthesis | None = None
         self._images: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -76,9 +77,13 @@ class FrozenEncoder:
         )
 
     def of_crops(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """ŷ of a batch of crops, with the margin where there is one; and what the gate reads."""
+        """ŷ of a batch of crops, with the margin where there is one; and what the gate reads.
+
+        Args:
+            batch: ``image``, with ``quality`` of each where it is drawn; and ``latent`` where that is kept.
+        """
         if "latent" not in batch:
-            return self._encoded(batch["image"])
+            return self._encoded(batch["image"], batch.get("quality"))
         y_hat: Tensor = batch["latent"]
         if self._crops is None:
             return y_hat, y_hat
@@ -89,7 +94,8 @@ class FrozenEncoder:
         """The same of a validation image, which is encoded only the first time."""
         file = batch["file"]
         if file not in self._images:
-            self._images[file] = self._encoded(pad(batch["image"], self.adapted.stride))
+            padded = pad(batch["image"], self.adapted.stride)
+            self._images[file] = self._encoded(padded, batch.get("quality"))
         return self._images[file]
 
     def decode(
@@ -108,7 +114,10 @@ class FrozenEncoder:
         return transform(y_hat)
 
     @torch.no_grad()
-    def _encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _encoded(self, x: Tensor, qualities: Tensor | None) -> tuple[Tensor, Tensor]:
+        rates = None
+        if qualities is not None:
+            rates = torch.tensor([self._places[q] for q in qualities.tolist()], device=x.device)
         with encoder_latent(self.adapted.codec) as y:
-            y_hat = decoder_latent(self.adapted.codec, x)
+            y_hat = decoder_latent(self.adapted.codec, x, rates)
         return y_hat, y[0] if self.reads_y else y_hat

@@ -113,6 +113,14 @@ class CodecModule(L.LightningModule):
         checkpoint["domains"] = self.adapted.domains
         checkpoint["method"] = self.adapted.method
         checkpoint["settings"] = self.adapted.settings()
+        if self._qualities is not None:
+            checkpoint["qualities"] = self._qualities
+
+    @property
+    def _qualities(self) -> list[int] | None:
+        """Those that are trained for where these are all; None: one."""
+        config = self.adapted.config
+        return list(config.served) if config.all_rates else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other base weights, other domains or another method."""
@@ -131,6 +139,13 @@ class CodecModule(L.LightningModule):
             raise UserError(
                 f"The checkpoint belongs to base weights {base}, but this codec has "
                 f"{self.adapted.fingerprint}: give the codec and quality it was made with."
+            )
+        theirs = checkpoint.get("qualities")
+        if theirs != self._qualities:
+            made = "all" if theirs else self.adapted.config.quality
+            raise UserError(
+                f"The checkpoint was made for {f'qualities {theirs}' if theirs else 'one quality'}: give "
+                f"codec.quality={made}, and the codec's qualities as they were then."
             )
         noted = options({"training": checkpoint.get("hyper_parameters", {})})["training"]
         used = noted.get("optimizer", "adam")

@@ -9,6 +9,10 @@ A pack is a folder::
                            pack that extends another took over, …
     metrics.json           what was measured at the end of training
 
+A pack for all qualities of a codec of variable rate (format 3) has ``codec.quality: all``. It lists
+``qualities`` and the fingerprint of the base at each, ``base_fingerprints``; ``quality`` is the one that it
+codes at if none is asked for.
+
 A pack is data: ``config.yaml`` holds plain values and registered names (:mod:`lic_da.registry`), and
 opening it runs nothing but this package, unless the user trusts another one.
 """
@@ -16,7 +20,7 @@ opening it runs nothing but this package, unless the user trusts another one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +34,10 @@ from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import as_yaml
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
 from lic_da.io.files import atomic_path, read_yaml, write_json, write_text
 from lic_da.io.tensors import TensorFile
-from lic_da.migrations import FORMAT, named, pack_settings
+from lic_da.migrations import ALL_RATES, FORMAT, named, pack_settings
 from lic_da.registry import CODECS, refuse_paths
 
 STORED_FROM = 16
@@ -58,6 +62,13 @@ def save(codec: ImageCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
         folder: where to; it is made if need be.
         metrics: goes into ``metrics.json``.
     """
+    with codec.at_quality(codec.config.default_quality):
+        _save(codec, folder)
+    write_json(folder / _METRICS, metrics)
+
+
+def _save(codec: ImageCodec, folder: Path) -> None:
+    """Write tensors and ``config.yaml``, which tells the quality that the codec codes at."""
     tensors = codec.trained_state()
     with atomic_path(folder / codec.weights_file) as temporary:
         save_file(
@@ -68,26 +79,28 @@ def save(codec: ImageCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     own = codec.config.settings()
     if zoo.is_file_of_weights(own.get("weights")):
         own["weights"] = str(Path(own["weights"]).expanduser().resolve())
-    kind = type(codec)
+    kind, several = type(codec), codec.config.all_rates
     settings = {
-        "format": FORMAT,
+        "format": ALL_RATES if several else FORMAT,
         "method": codec.method,
         "kind": CODECS.name_of(kind) or f"{kind.__module__}.{kind.__qualname__}",
         "codec": named(own),
         "quality": codec.config.quality,
+        **({"qualities": list(codec.fingerprints)} if several else {}),
         "domains": list(codec.domains),
         **named(codec.settings()),
         "base_fingerprint": codec.fingerprint,
+        **({"base_fingerprints": dict(codec.fingerprints)} if several else {}),
         "fingerprint": zoo.fingerprint(codec.state()),
     }
     write_text(folder / CONFIG, as_yaml(settings))
-    write_json(folder / _METRICS, metrics)
 
 
 def load(
     folder: Path | str,
     *,
     trust: Sequence[str] = (),
+    quality: int | None = None,
     spatial: str | None = None,
     in_memory: bool | None = None,
 ) -> ImageCodec:
@@ -97,6 +110,8 @@ def load(
         folder: of the pack.
         trust: packages outside lic_da whose classes the pack may name, such as ``["my_package"]``. They are
             imported, and may do anything.
+        quality: that it codes at, of a pack for several; None: the pack's own. Streams of all of them are
+            decoded in any case.
         spatial: ``window``: decode each region of an image with a v of its own, whatever the pack says;
             ``image``: one v for all of it; None: as the pack says.
         in_memory: read all adapters now. False: leave them in their file, which stays open, and read those
@@ -105,11 +120,12 @@ def load(
 
     Raises:
         UserError: the folder is no pack or asks for something outside lic_da that is not trusted, it
-            belongs to other base weights or to none that are there, or its weights are not those that
-            were saved.
+            belongs to other base weights or to none that are there, it is not for this quality, or its
+            weights are not those that were saved.
     """
     folder = Path(folder)
     config = read_config(folder, trust=trust)
+    config.check_quality(quality, folder)
     if zoo.is_file_of_weights(config.codec.weights):
         try:
             zoo.weights_path(config.codec)
@@ -123,16 +139,17 @@ def load(
     kind = codec_class(config.kind)
     file = None if in_memory else TensorFile(folder / kind.weights_file)
     with _in_words(folder):
-        own = config.own if file is None else {**config.own, "tensors": file}
-        codec = kind.rebuild(config.codec, config.method, config.domains, own)
-    if codec.fingerprint != config.base_fingerprint:
-        raise UserError(
-            f"The pack {folder} was trained on base weights {config.base_fingerprint}, but those of "
-            f"codec {config.codec.name} at quality {config.codec.quality} here are {codec.fingerprint}."
-        )
-    tensors = read_tensors(folder, trust=trust) if file is None else file
+        tensors = {} if file is None else {"tensors": file}
+        codec = kind.rebuild(config.codec, config.method, config.domains, {**config.own, **tensors})
+    for own, fingerprint in config.base_fingerprints.items():
+        if codec.fingerprints[own] != fingerprint:
+            raise UserError(
+                f"The pack {folder} was trained on base weights {fingerprint}, but those of "
+                f"codec {config.codec.name} at quality {own} here are {codec.fingerprints[own]}."
+            )
+    held = read_tensors(folder, trust=trust) if file is None else file
     with _in_words(folder):
-        codec.load_trained(tensors, str(folder / codec.weights_file))
+        codec.load_trained(held, str(folder / codec.weights_file))
     saved, now = config.fingerprint, zoo.fingerprint(codec.state())
     if saved is not None and saved != now:
         raise UserError(
@@ -140,11 +157,13 @@ def load(
         )
     if spatial is not None:
         codec.set_spatial(spatial)
+    codec.select_quality(config.quality if quality is None else quality)
     return codec
 
 
 _OF_ALL_PACKS = (
-    "format", "method", "kind", "codec", "quality", "domains", "base_fingerprint", "fingerprint",
+    "format", "method", "kind", "codec", "quality", "qualities", "domains", "base_fingerprint",
+    "base_fingerprints", "fingerprint",
 )  # fmt: skip
 
 
@@ -156,8 +175,9 @@ class PackConfig:
         method: name of the method.
         kind: registered name or import path of the class that codes; see :data:`lic_da.registry.CODECS`.
         codec: the base codec.
+        quality: that it codes at if none is asked for.
         domains: names of all domains, the source first.
-        base_fingerprint: SHA-256 of the base weights.
+        base_fingerprints: quality -> SHA-256 of the base weights, of each quality that it is for.
         fingerprint: SHA-256 of all weights of the codec; None: an older pack, which does not say.
         own: what the class that codes has given to be kept.
     """
@@ -165,8 +185,9 @@ class PackConfig:
     method: str
     kind: str
     codec: CodecSpec
+    quality: int
     domains: tuple[str, ...]
-    base_fingerprint: str
+    base_fingerprints: Mapping[int, str]
     fingerprint: str | None
     own: Mapping[str, Any]
 
@@ -177,15 +198,51 @@ class PackConfig:
         Raises:
             UserError: it does not describe a codec.
         """
+        codec = CodecSpec.from_settings(settings["codec"])
+        if codec.all_rates != (settings["format"] == ALL_RATES):
+            raise UserError(
+                f"format {ALL_RATES} is that of packs for all qualities, and of no others: its format is "
+                f"{settings['format']}, its codec.quality {codec.given['quality']}."
+            )
+        quality, fingerprints = codec.quality, {codec.quality: settings["base_fingerprint"]}
+        if codec.all_rates:
+            quality, fingerprints = settings["quality"], dict(settings["base_fingerprints"])
+            for listed in (settings["qualities"], [*fingerprints]):
+                if listed != [*codec.served]:
+                    raise UserError(
+                        f"it is for all qualities, {_listed(codec.served)}, but lists {_listed(listed)}."
+                    )
+            if quality not in codec.served:
+                raise unknown("quality", quality, codec.served)
         return cls(
             method=settings["method"],
             kind=settings["kind"],
-            codec=CodecSpec.from_settings(settings["codec"]),
+            codec=codec,
+            quality=quality,
             domains=tuple(settings["domains"]),
-            base_fingerprint=settings["base_fingerprint"],
+            base_fingerprints=fingerprints,
             fingerprint=settings.get("fingerprint"),
             own={key: value for key, value in settings.items() if key not in _OF_ALL_PACKS},
         )
+
+    @property
+    def base_fingerprint(self) -> str:
+        """SHA-256 of the base weights at the pack's own quality."""
+        return self.base_fingerprints[self.quality]
+
+    def check_quality(self, quality: int | None, folder: Path) -> None:
+        """Raise a UserError unless the pack is for a quality; None is its own."""
+        if quality is None or quality in self.codec.served:
+            return
+        several = "qualities" if self.codec.all_rates else "quality"
+        raise UserError(
+            f"The pack {folder} is for {several} {_listed(self.codec.served)} of {self.codec.name}, "
+            f"not for {quality}."
+        )
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 @contextmanager

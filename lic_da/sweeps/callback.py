@@ -39,7 +39,7 @@ _WITHOUT_EFFECT = ("logger", "report", "name", "ckpt_path")  # on what is traine
 def job_name(
     domains: Sequence[str] | str,
     codec: str,
-    quality: int,
+    quality: int | str,
     method: str,
     seed: int,
     overrides: Sequence[str],
@@ -49,7 +49,7 @@ def job_name(
     Args:
         domains: target domains.
         codec: name of the codec.
-        quality: of the codec.
+        quality: of the codec, or ``all``.
         method: name of the method's configuration.
         seed: of the run.
         overrides: all overrides of the job, as Hydra lists them.

@@ -25,8 +25,8 @@ def read_series(folder: Path) -> list[Series]:
         UserError: it is neither, or nothing of it is finished.
     """
     if (folder / "config.yaml").is_file():
-        return series_of([Run.read(folder)])
-    runs = [Run.read(s.folder) for s in jobs.states(folder) if s.state == "done"]
+        return series_of(Run.read_all(folder))
+    runs = [r for s in jobs.states(folder) if s.state == "done" for r in Run.read_all(s.folder)]
     if not runs:
         raise UserError(f"No job of {folder} is done, so there is nothing to export.")
     return series_of(runs)

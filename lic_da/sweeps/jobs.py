@@ -17,7 +17,7 @@ import psutil
 
 from lic_da.errors import UserError
 from lic_da.io.files import read_json, write_json
-from lic_da.io.run_folder import FAILURE, RUNNING
+from lic_da.io.run_folder import CONFIG, FAILURE, RUNNING, SUMMARY
 
 
 @contextmanager
@@ -103,30 +103,37 @@ class JobState:
 
 
 def states(sweep: Path) -> list[JobState]:
-    """All jobs of a sweep that were begun, by name.
+    """All jobs of a sweep that were begun, by name; of a run alone that run.
 
     Raises:
         UserError: there is no such folder, or there are no jobs in it.
     """
     if not sweep.is_dir():
         raise UserError(f"There is no sweep {sweep}.")
-    found = []
-    for folder in sorted(p for p in sweep.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        if (folder / FAILURE).is_file():
-            try:
-                reason = read_json(folder / FAILURE)["reason"]
-            except (UserError, KeyError, TypeError):
-                reason = f"{folder / FAILURE} says no more"
-            found.append(JobState(folder, "failed", reason))
-        elif (folder / "summary.json").is_file():
-            found.append(JobState(folder, "done"))
-        elif (folder / RUNNING).is_file():
-            found.append(JobState(folder, "unfinished", _why_unfinished(folder / RUNNING)))
-        elif (folder / "config.yaml").is_file():
-            found.append(JobState(folder, "unfinished", "it was stopped before its end"))
+    folders = [sweep]
+    if not (sweep / CONFIG).is_file():
+        folders = sorted(p for p in sweep.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = [state for folder in folders if (state := _state(folder)) is not None]
     if not found:
         raise UserError(f"{sweep} is not the folder of a sweep: there are no jobs in it.")
     return found
+
+
+def _state(folder: Path) -> JobState | None:
+    """Where a job stands; None: it was not begun."""
+    if (folder / FAILURE).is_file():
+        try:
+            reason = read_json(folder / FAILURE)["reason"]
+        except (UserError, KeyError, TypeError):
+            reason = f"{folder / FAILURE} says no more"
+        return JobState(folder, "failed", reason)
+    if (folder / SUMMARY).is_file():
+        return JobState(folder, "done")
+    if (folder / RUNNING).is_file():
+        return JobState(folder, "unfinished", _why_unfinished(folder / RUNNING))
+    if (folder / CONFIG).is_file():
+        return JobState(folder, "unfinished", "it was stopped before its end")
+    return None
 
 
 def _why_unfinished(path: Path) -> str:

@@ -45,7 +45,7 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     """Write ``rd_points.csv``, ``bd_rate.csv``, ``summary.json`` and ``report.html``; log them to W&B.
 
     Args:
-        sweep: folder of the sweep.
+        sweep: folder of the sweep; or of a run, whose tables are written to ``NAME_curves/`` in it.
         report: ``conf/report``.
         logger: ``conf/logger``.
 
@@ -65,9 +65,12 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     classical = anchors_of(report.anchors, report.classical)
     surroundings.wandb_mode(logger.mode)
     states = jobs.states(sweep)
-    runs = [Run.read(s.folder) for s in states if s.state == "done"]
+    runs = [r for s in states if s.state == "done" for r in Run.read_all(s.folder)]
     if not runs:
         raise UserError(f"No job of {sweep} is done, so there is nothing to summarise.")
+    if states[0].folder == sweep:
+        sweep = sweep / f"{sweep.name}_curves"
+        sweep.mkdir(exist_ok=True)
     tables = _tables(sweep, runs, classical, report.resamples, console)
     versions = _versions(tables.series, loggers.git_commit())
     summary = _summary(sweep, states, tables.series, tables.savings, versions)
@@ -292,7 +295,7 @@ def _shown(
     run = next(r for r in series.runs if r.quality == quality)
     examples = Examples(per_domain=len(chosen))
     points = measure(
-        load(run.folder / "pack"),
+        load(run.folder / "pack", quality=quality),
         list(chosen.values()),
         run=run.folder.name,
         modes=["base", series.judged],
@@ -331,7 +334,7 @@ def sweep_command(sweep: Path, series: Sequence[Series]) -> str:
     if not stored.is_file():
         return "The sweep's own command was not kept."
     overrides = read_yaml(stored)["hydra"]["overrides"]["task"]
-    qualities = {str(r.quality) for s in series for r in s.runs}
+    qualities = {str(r.config["codec"]["quality"]) for s in series for r in s.runs}
     arguments = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group != "codec.quality":

@@ -37,16 +37,9 @@ def log_result(
         return
     import wandb
 
-    scalars: dict[str, Any] = {}
-    if summary["gate_accuracy"] is not None:
-        scalars["test/gate_accuracy"] = summary["gate_accuracy"]
-    for name, row in summary["domains"].items():
-        for kind in (*(scale.name for scale in scales(summary)), "gain"):
-            scalars |= {f"test/{kind}_{mode}/{name}": v for mode, v in row.get(kind, {}).items()}
-        scalars |= {f"test/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
-        scalars[f"test/bpp/{name}"] = row["bpp"]
-        if "bpp_base" in row:
-            scalars[f"test/bpp_base/{name}"] = row["bpp_base"]
+    scalars = _test_scalars(summary, "test")
+    for quality, own in summary.get("rates", {}).items():
+        scalars |= _test_scalars(own, f"test/q{quality}")
     tables = {}
     told = {n: r["predicted"] for n, r in summary["domains"].items() if "predicted" in r}
     if told:
@@ -73,6 +66,21 @@ def log_result(
                 ],
             }
         )
+
+
+def _test_scalars(summary: dict[str, Any], under: str) -> dict[str, Any]:
+    """What a summary says at one quality, as names below ``under`` and numbers."""
+    scalars: dict[str, Any] = {}
+    if summary["gate_accuracy"] is not None:
+        scalars[f"{under}/gate_accuracy"] = summary["gate_accuracy"]
+    for name, row in summary["domains"].items():
+        for kind in (*(scale.name for scale in scales(summary)), "gain"):
+            scalars |= {f"{under}/{kind}_{mode}/{name}": v for mode, v in row.get(kind, {}).items()}
+        scalars |= {f"{under}/gate_{name}/{d}": v for d, v in row.get("gate", {}).items()}
+        scalars[f"{under}/bpp/{name}"] = row["bpp"]
+        if "bpp_base" in row:
+            scalars[f"{under}/bpp_base/{name}"] = row["bpp_base"]
+    return scalars
 
 
 def log_sweep(

@@ -42,6 +42,7 @@ def _earlier(extension: Extension) -> AdaptedCodec:
 def before_and_after(
     extension: Extension,
     asked: EvaluationSettings,
+    qualities: Sequence[int],
     folder: Path,
     images: Sequence[LabelledImage],
     console: Console,
@@ -53,6 +54,7 @@ def before_and_after(
     Args:
         extension: of the run.
         asked: what the run has measured, and how.
+        qualities: at which it has; figures are means over them.
         folder: of the run, which holds ``rd_points.csv`` already.
         images: test images; those of other domains are left out.
         console: where progress is shown.
@@ -64,15 +66,18 @@ def before_and_after(
     if zoo.fingerprint(adapter_state(earlier.codec)) != extension.fingerprint:
         raise UserError(f"The pack {extension.pack} has changed while it was extended.")
     modes = [b for b in asked.modes or MODES if b in MODES]
-    points = measure(
-        earlier,
-        [p for p in images if p.domain in earlier.domains],
-        run=folder.name,
-        modes=modes,
-        metrics=["psnr"],
-        effort=asked.effort,
-        console=console,
-    )
+    points: list[Point] = []
+    for quality in qualities:
+        with earlier.at_quality(quality):
+            points += measure(
+                earlier,
+                [p for p in images if p.domain in earlier.domains],
+                run=folder.name,
+                modes=modes,
+                metrics=["psnr"],
+                effort=asked.effort,
+                console=console,
+            )
     write_points(points, folder / BEFORE, earlier.domains)
     before, after = (read_points(folder / name) for name in (BEFORE, "rd_points.csv"))
     return {

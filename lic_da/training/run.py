@@ -30,7 +30,7 @@ from lic_da.data.datamodule import DomainsDataModule
 from lic_da.errors import Stopped, UserError
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.images import Examples, comparison
-from lic_da.evaluation.summary import measure_into, metrics_table, table
+from lic_da.evaluation.summary import at_each_quality, measure_into, metrics_table, table
 from lic_da.io.files import (
     atomic_path,
     read_json,
@@ -141,12 +141,14 @@ def _data(
     Raises:
         UserError: images are missing, or fewer than processes.
     """
+    several = {"qualities": settings.codec.served} if settings.codec.all_rates else {}
     data: DomainsDataModule = instantiate(
         settings.data,
         domains=settings.names[1:],
         train_domains=settings.train_domains,
         done=done,
         console=console,
+        **several,
     )
     data.prepare_data()
     data.setup()
@@ -251,12 +253,14 @@ def _is_run_of(settings: RunSettings, folder: Path) -> bool:
     """Whether the run in ``folder`` has these settings, and these base weights if it is finished."""
     if not (folder / "config.yaml").is_file():
         return False
-    summary = folder / "summary.json"
-    if summary.is_file():
-        weights = zoo.fingerprint(zoo.build(settings.codec).state_dict())
-        if read_json(summary)["base_fingerprint"] != weights:
-            return False
-    return settings.are_those_of(read_yaml(folder / "config.yaml"))
+    if not settings.are_those_of(read_yaml(folder / "config.yaml")):
+        return False
+    if not (folder / "summary.json").is_file():
+        return True
+    summary = read_json(folder / "summary.json")
+    codec = settings.codec.coding_at(summary.get("quality", settings.codec.quality))
+    known: str = summary["base_fingerprint"]
+    return known == zoo.fingerprint(zoo.build(codec).state_dict())
 
 
 def _callbacks(settings: RunSettings, folder: Path, monitored: tuple[str, str]) -> list[Any]:
@@ -304,6 +308,7 @@ def _result(
             images,
             modes=asked.modes,
             metrics=asked.metrics,
+            qualities=settings.measured,
             effort=asked.effort,
             decoded=examples,
             console=console,
@@ -320,7 +325,7 @@ def _result(
     }
     if settings.extension:
         summary["before_after"] = extend.before_and_after(
-            settings.extension, asked, folder, images, console
+            settings.extension, asked, settings.measured, folder, images, console
         )
     pack.save(adapted, folder / "pack", summary)
     (folder / "pictures").mkdir(exist_ok=True)
@@ -331,8 +336,9 @@ def _result(
     write_text(folder / "table.txt", _printed(summary, data))
     # Last of all: a run that has it is finished.
     write_json(folder / "summary.json", summary)
+    curves = f"\nBD-rates: python -m lic_da.summarize sweep={folder}" if "rates" in summary else ""
     Console().print(
-        f"\nTables rd_points.csv and summary.json, pictures/ and the pack are in {folder}\n"
+        f"\nTables rd_points.csv and summary.json, pictures/ and the pack are in {folder}{curves}\n"
         f"Next: lic-da compress IMAGE OUT.lic --pack {folder / 'pack'}",
         highlight=False,
         soft_wrap=True,
@@ -343,9 +349,10 @@ def _result(
 def _printed(summary: dict[str, Any], data: DomainsDataModule) -> str:
     """The tables of a run, printed; what was printed."""
     out = Console(record=True)
-    out.print(table(summary))
-    if others := metrics_table(summary):
-        out.print(others)
+    for own in at_each_quality(summary):
+        out.print(table(own))
+        if others := metrics_table(own):
+            out.print(others)
     if "before_after" in summary:
         out.print(extend.table(summary["before_after"]))
     for images in data.images.values():

@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lic_da.codecs import zoo
+from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.spec import OF_ADAPTERS, CodecSpec, MethodSpec
 from lic_da.config import available, is_of, merged, plain
 from lic_da.data.datamodule import domain_names, listed
 from lic_da.data.domains import load_domain, unseen_domains
 from lic_da.errors import UserError, unknown
-from lic_da.evaluation.measure import check_modes
+from lic_da.evaluation.measure import check_modes, check_qualities
 from lic_da.evaluation.metrics import METRICS
 from lic_da.io.files import user_path
 from lic_da.methods import pack
@@ -34,6 +35,9 @@ from lic_da.tracking.settings import LoggerSettings
 
 TRAIN_ON = ("all", "targets")
 """Domains whose images a method is trained on: all of the run, or the targets without the source."""
+
+_MEASURED = (1, 2, 3, 4)
+"""Qualities of a codec for all of them that are measured if none are asked for, as of ``make sweep``."""
 
 _OF_THE_PACK = ("codec", "data.source", *OF_ADAPTERS)
 _MAY_DIFFER = ("codec.training", "codec.weights")  # where they are given
@@ -67,6 +71,8 @@ class EvaluationSettings:
     Attributes:
         modes: ways to decode; None: all that the method has.
         metrics: names for :data:`~lic_da.evaluation.metrics.METRICS`.
+        qualities: of a codec that is trained for all its qualities, those that are measured; None: 1 to 4,
+            as far as it has them.
         effort: of the encoder for each image, from 0 to 3; see :mod:`lic_da.codecs.refine`.
         compatibility: source test images whose old streams are tried with what was trained.
         examples: images a domain that are kept as PNG.
@@ -74,6 +80,7 @@ class EvaluationSettings:
 
     modes: Sequence[str] | None
     metrics: Sequence[str]
+    qualities: Sequence[int] | None
     effort: int
     compatibility: int
     examples: int
@@ -83,6 +90,7 @@ class EvaluationSettings:
         """The settings under ``evaluation``."""
         named = {**settings, "metrics": metric_names(settings), "modes": mode_names(settings)}
         named.setdefault("effort", 0)
+        named.setdefault("qualities", None)
         return cls(**{field.name: named[field.name] for field in fields(cls)})
 
 
@@ -204,12 +212,36 @@ class RunSettings:
                 )
         METRICS.chosen(self.evaluation.metrics)
         kind = pack.codec_class(self.method.codec)
+        if self.codec.all_rates:
+            self._check_all_rates(kind)
         check_modes(self.evaluation.modes, kind.modes, kind.modes_on_request)
+        check_qualities(self.evaluation.qualities, "evaluation.qualities", self.codec)
+
+    def _check_all_rates(self, kind: type[ImageCodec]) -> None:
+        if not kind.all_rates:
+            raise UserError(
+                f"codec.quality=all is for method=adapters: method={self.method.name} trains for one "
+                f"quality at a time, such as codec.quality={self.codec.default_quality}."
+            )
+        if self.data.get("latent_cache"):
+            raise UserError(
+                "The cache holds latents of one quality, and codec.quality=all draws one for each crop: "
+                "leave out data.latent_cache=true."
+            )
 
     @property
     def steps(self) -> int:
         """Batches of the whole training."""
         return int(self.codec.training["steps"])
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The qualities that are measured."""
+        served, asked = self.codec.served, self.evaluation.qualities
+        if asked is not None:
+            return tuple(asked)
+        usual = tuple(q for q in served if q in _MEASURED)
+        return usual if self.codec.all_rates and usual else served[: len(_MEASURED)]
 
     @property
     def train_domains(self) -> tuple[str, ...]:

@@ -162,6 +162,16 @@ def _with_stored(
     return Lazy({**held, **bank.readers(prefix)})
 
 
+def _fingerprints(codec: CompressionModel, config: CodecSpec) -> dict[int, str]:
+    """SHA-256 of the base weights at each quality of a codec of variable rate."""
+    found = {}
+    for quality in config.served:
+        zoo.select_rate(codec, config.coding_at(quality))
+        found[quality] = zoo.fingerprint(base_state(codec))
+    zoo.select_rate(codec, config)
+    return found
+
+
 @dataclass
 class AdaptedCodec(ModelCodec, ImageCodec):
     """A codec with adapters for several domains, ready to code images.
@@ -177,10 +187,12 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         fingerprint: SHA-256 of the base weights.
         memory: bytes of activations; larger images are coded in tiles.
         adapter_config: where and how it is adapted.
+        rates: of one for all qualities, SHA-256 of the base weights by quality; empty: for its own alone.
         effort: what is done for each image that is coded.
     """
 
     adapter_config: AdapterSpec = PUBLISHED
+    rates: Mapping[int, str] = field(default_factory=dict)
     effort: refine.Effort = field(default_factory=refine.Effort)
 
     method = "adapters"
@@ -188,6 +200,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     modes_on_request: ClassVar[tuple[str, ...]] = (CHOSEN,)
     weights_file: ClassVar[str] = pack.ADAPTERS_FILE
     stored_under: ClassVar[str] = "g_s."
+    all_rates: ClassVar[bool] = True
 
     @classmethod
     def build(
@@ -213,7 +226,8 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         codec = zoo.build(spec, weights=weights)
         adapt(codec, spec, domains, adapters, file)
         fingerprint = zoo.fingerprint(base_state(codec))
-        return cls(codec, spec, fingerprint, adapter_config=adapters)
+        rates = _fingerprints(codec, spec) if spec.all_rates else {}
+        return cls(codec, spec, fingerprint, adapter_config=adapters, rates=rates)
 
     @classmethod
     def new(
@@ -227,6 +241,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         folder: Path | str,
         *,
         trust: Sequence[str] = (),
+        quality: int | None = None,
         spatial: str | None = None,
         in_memory: bool | None = None,
     ) -> Self:
@@ -235,7 +250,9 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         Raises:
             UserError: also if it is a pack of another method.
         """
-        codec = pack.load(Path(folder), trust=trust, spatial=spatial, in_memory=in_memory)
+        codec = pack.load(
+            Path(folder), trust=trust, quality=quality, spatial=spatial, in_memory=in_memory
+        )
         if not isinstance(codec, cls):
             raise UserError(f"{folder} is a pack of method {codec.method}: use lic_da.load for it.")
         return codec
@@ -279,6 +296,29 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     @property
     def domains(self) -> tuple[str, ...]:
         return self.synthesis.domains
+
+    @property
+    def title(self) -> str:
+        """The codec in words."""
+        if not self.rates:
+            return super().title
+        return f"{self.config.name}, qualities {', '.join(map(str, self.rates))}"
+
+    @property
+    def fingerprints(self) -> Mapping[int, str]:
+        return self.rates or super().fingerprints
+
+    def select_quality(self, quality: int) -> None:
+        if quality != self.config.quality:
+            self.config = self.config.coding_at(quality)
+            self.fingerprint = self.rates[quality]
+            zoo.select_rate(self.codec, self.config)
+
+    def latent(self, stream: Stream, kept: list[Integers] | None = None) -> Tensor:
+        """ŷ of a stream of any of its qualities, which the stream's fingerprint tells."""
+        named = (q for q, f in self.rates.items() if bytes.fromhex(f)[:8] == stream.fingerprint)
+        with self.at_quality(next(named, self.config.quality)):
+            return super().latent(stream, kept)
 
     def added_parameters(self) -> dict[str, Any]:
         synthesis = self.synthesis
