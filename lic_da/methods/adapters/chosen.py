@@ -94,18 +94,18 @@ class CodedImage:
         geometry: of it.
         memory: bytes that activations may take.
         y_hat: the latent as the decoder has it, ``(1, M, H/s, W/s)``.
-        symbols: that it was made of; None: the decoder has no use for them.
         pixels: the original, uint8 ``(1, 3, H, W)``.
         lmbda: λ of R + λ·255²·MSE.
+        symbols: that the latent was made of; None: the decoder has no use for them.
     """
 
     synthesis: AdaptedSynthesis
     geometry: tiling.Geometry
     memory: int
     y_hat: Tensor
-    symbols: Tensor | None
     pixels: Tensor
     lmbda: float
+    symbols: Tensor | None = None
 
     @torch.inference_mode()
     def best(self, gate: Weights | None, gate_bytes: int = 0) -> dict[str, Any]:

@@ -529,7 +529,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         """An image as it is coded in this latent, and in these symbols if they are known."""
         pixels = to_8_bit(x) if x.is_floating_point() else x
         decoder = self.synthesis, self._synthesis, self.memory
-        return chosen.CodedImage(*decoder, y_hat, symbols, pixels, self.config.lmbda())
+        return chosen.CodedImage(*decoder, y_hat, pixels, self.config.lmbda(), symbols)
 
     def _placed(self, stream: Stream) -> tuple[Tensor, Tensor | None]:
         """ŷ of a stream, and its symbols where the decoder has reconstruction points for them."""
