@@ -1,10 +1,10 @@
 """How much rate does one decoder save, step by step? ``make experiments/same_decoder``.
 
-A cascade over the default codec: the gate, the calibrated gate, v chosen at the encoder, reconstruction
-points, refined latents. Packs of all qualities are trained as far as they are missing; then the middles of
-test images are coded by every step. Writes points.csv, a row an image, step and quality; table.csv, a row a
-domain and step, with BD-rates against the base decoder; and bd_rate.png. What points.csv has already of the
-same packs and images is not coded again.
+A cascade over the default codec: the gate, its v per region, the calibrated gate, v chosen at the encoder,
+reconstruction points, refined latents. Packs of all qualities are trained as far as they are missing; then
+the middles of test images are coded by every step. Writes points.csv, a row an image, step and quality;
+table.csv, a row a domain and step, with BD-rates against the base decoder; and bd_rate.png. What points.csv
+has already of the same packs and images is not coded again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import typer
 
 from experiments import common
+from lic_da.adapters.regions import Spatial
 from lic_da.codecs import zoo
 from lic_da.data.domains import prepare
 from lic_da.evaluation.bd_rate import Curve, delta
@@ -46,6 +47,7 @@ class Step:
         points: use the reconstruction points of the pack.
         mode: of the codec.
         effort: of the encoder.
+        spatial: what the gate finds a v for, ``image`` or ``window``.
     """
 
     name: str
@@ -54,11 +56,15 @@ class Step:
     points: bool = False
     mode: str = "weighted"
     effort: int = 0
+    spatial: Spatial = "image"
 
 
 CASCADE = (
     Step(BASE, mode="base"),
     Step("gate"),
+    Step(
+        "gate, regions", spatial="window"
+    ),  # alone: a v that is in the stream is for all of the image
     Step("+ calibrated gate", calibrated=True),
     Step("+ chosen v", calibrated=True, mode="chosen"),
     Step("+ points", calibrated=True, mode="chosen", points=True),
@@ -67,7 +73,7 @@ CASCADE = (
         for effort in (1, 2, 3)
     ),
 )
-"""Each step has what those before it have. BD-rates are against the first."""
+"""Each step has what those before it have, but regions. BD-rates are against the first."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +171,16 @@ def images(data: Path, domains: Sequence[str], per_domain: int, side: int) -> It
 def taking(codec: AdaptedCodec, step: Step) -> Iterator[None]:
     """Inside the block, the codec has of its calibration and points what the step uses."""
     synthesis = codec.synthesis
-    trust, points = synthesis.trust, synthesis.points
+    trust, points, spatial = synthesis.trust, synthesis.points, synthesis.spatial
     synthesis.trust = trust if step.calibrated else None
     synthesis.points = points if step.points else None
+    synthesis.set_spatial(step.spatial, synthesis.window)
     try:
         with codec.in_mode(step.mode):
             yield
     finally:
         synthesis.trust, synthesis.points = trust, points
+        synthesis.set_spatial(spatial, synthesis.window)
 
 
 def coded(codec: AdaptedCodec, pack: str, step: Step, image: Image) -> Coded:
