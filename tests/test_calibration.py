@@ -141,7 +141,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 def test_files_from_before_it_have_none() -> None:
     gate = {"mid": None, "input": "latent", "threshold": 0.0}
-    now = {**gate, "calibration": "none"}
+    now = {**gate, "calibration": "none", "spatial": "image", "window": 6}
     assert run_settings({"gate": gate, "evaluation": {}})["gate"] == now
     assert codec_settings({"how": {"sites": "paper", "gate": gate}})["how"]["gate"] == now
     assert pack_settings({"format": 2, "how": {"gate": gate}})["how"]["gate"] == now
