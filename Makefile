@@ -4,6 +4,8 @@ PY := .venv/bin/python
 
 DOMAINS ?= sketch,comic
 QUALITY ?= 3
+PILE ?=
+GROUPS ?=
 QUALITIES ?= 1,2,3,4
 CODEC ?= bmshj2018_factorized_n64
 CODECS ?= $(CODEC)
@@ -37,8 +39,11 @@ data: setup  ## bring domains to data/: natural, sketch, comic and clipart, or [
 # Where they are not given, the configuration says them, or the pack that is extended.
 GIVEN = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC)) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))
 
-train: setup  ## train adapters and gate: DOMAINS=sketch,comic [QUALITY=3, or all] [CODEC=…] [ARGS="…"]
-	$(PY) -m lic_da.train 'domains=[$(DOMAINS)]' $(GIVEN) $(ARGS)
+# Groups of images without labels in the place of domains.
+TRAINED = $(if $(PILE)$(GROUPS),$(if $(PILE),'pile="$(PILE)"') $(if $(GROUPS),groups=$(GROUPS)),'domains=[$(DOMAINS)]')
+
+train: setup  ## train adapters and gate: DOMAINS=sketch,comic or PILE=FOLDER GROUPS=4 [QUALITY=3, or all] [CODEC=…] [ARGS="…"]
+	$(PY) -m lic_da.train $(TRAINED) $(GIVEN) $(ARGS)
 
 sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUALITIES=1,2,3,4
 	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)

@@ -67,7 +67,10 @@ _OF_A_RUN = (
     *("name", "ckpt_path", "logger", "report", "trust"),
     *("data.num_workers", "data.cache_gb"),
 )
-_NO_CACHE = {"data.latent_pixels": "data.latent_cache"}
+_UNLESS = {
+    "data.latent_pixels": "data.latent_cache",
+    **dict.fromkeys(("groups", "rounds", "round_steps"), "pile"),
+}
 _ONCE = {
     "codec.training.optimizer": "adam",
     "method.training.optimizer": "adam",
@@ -75,12 +78,12 @@ _ONCE = {
     "method.training.source_adapter": True,
 }
 
-RUN = Comparison((*_OF_A_RUN, "extend"), _NO_CACHE, _ONCE, of_all_rates=("codec.qualities",))
+RUN = Comparison((*_OF_A_RUN, "extend"), _UNLESS, _ONCE, of_all_rates=("codec.qualities",))
 """Of two runs. Beside the folder of a pack that is extended its fingerprint stands, which counts."""
 
 CURVE = Comparison(
     (*_OF_A_RUN, "extended_from"),
-    _NO_CACHE,
+    _UNLESS,
     _ONCE,
     of_all_rates=("codec.quality", "codec.qualities"),
 )

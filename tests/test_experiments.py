@@ -34,6 +34,7 @@ from experiments.base_codecs import run as base_codecs
 from experiments.few_images import run as few_images
 from experiments.forgetting import run as forgetting
 from experiments.interrupted import run as interrupted
+from experiments.pile import run as pile
 from experiments.points import run as points
 from experiments.pretraining import run as pretraining
 from experiments.regions import run as regions
@@ -181,6 +182,10 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     **{
         f"adapter_settings {n}": (adapter_settings.train, ("mbt2018_mean_n64", c))
         for n, c in enumerate(adapter_settings.CHANGES)
+    },
+    **{
+        f"pile {run}": (pile.train, (run, Path("mixed"), "6", ("data.data_dir=data",)))
+        for run in pile.TRAININGS
     },
     **{f"few_images {method}": (few_images.train, (method, 2)) for method in few_images.STEPS},
     "few_images augmented": (few_images.train_augmented, (2,)),
@@ -495,6 +500,20 @@ def test_a_pack_for_all_rates_is_compared_with_one_for_each(
     assert "each, 2000 steps, sketch: -" in capsys.readouterr().out
     (every / "run" / "logs" / "version_1").mkdir()  # as of a run that was interrupted
     assert all_rates.train_seconds(every / "run") is None
+
+
+def test_what_a_pile_gives_is_written_by_true_domain(tmp_path: Path) -> None:
+    rows = [
+        pile.Placed(f"{n}.png", kind, "test" if n < 2 else "train", f"pile-{n % 2}", f"pile-{kind}")
+        for kind in ("a", "b")
+        for n in range(4)
+    ]
+    gains = [pile.Gain("rounds", "a", 4, 1.5)]
+    by_looks, *_, by_rounds = pile.write(rows, gains, tmp_path)
+    assert by_looks.rand_index < 0.1 and by_rounds.rand_index == 1
+    assert (by_rounds.images, by_rounds.count, by_rounds.groups) == ("test", 4, 2)
+    assert common.read_rows(tmp_path / "groups.csv", pile.Placed) == rows
+    assert common.read_rows(tmp_path / "gains.csv", pile.Gain) == gains
 
 
 def test_forgetting_replaces_the_rows_of_trainings_that_are_done_anew(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -120,6 +121,54 @@ def add(
 
     for name, images, path in add_domains(user_path(table), overwrite=overwrite):
         print(printable(f"{name}: {images} images, {path}"))
+
+
+@app.command()
+def groups(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run with pile=FOLDER, outputs/NAME.")
+    ],
+    move: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE=GROUP", help="Move an image, or all of a pattern with *. Repeatable."
+        ),
+    ] = None,
+    names: Annotated[bool, typer.Option("--names", help="Only the names, a line each.")] = False,
+    sheets: Annotated[
+        bool, typer.Option("--sheets", help="Draw the contact sheets again.")
+    ] = False,
+) -> None:
+    """Show the groups that a run has found in a pile, and move images between them.
+
+    What is moved stays where it was put: `make train GROUPS=RUN` goes on with these groups.
+    """
+    from lic_da.data import pile
+
+    folder = user_path(run)
+    table = pile.read_groups(folder)
+    if move:
+        table = pile.moved(table, dict(_move(text) for text in move))
+        pile.write_groups(table, folder)
+    found = pile.group_images(table, folder)
+    if move or sheets:
+        pile.write_sheets(found, folder)
+    if names:
+        print(printable("\n".join(found)))
+        return
+    by_hand = Counter(member.domain for member in table if member.by_hand)
+    for name, images in found.items():
+        told = f"; {by_hand[name]} by hand" if by_hand[name] else ""
+        print(printable(f"{images.summary()}{told}"))
+        print(printable(f"  {folder / 'groups' / f'{name}.png'}"))
+
+
+def _move(text: str) -> tuple[str, str]:
+    """Image and group of ``IMAGE=GROUP``; names of images may have a = in them."""
+    image, equals, group = text.rpartition("=")
+    if not equals or not image:
+        raise UserError(f"--move {text}: write IMAGE=GROUP, such as --move cats/a.png=pile-2.")
+    return image, group
 
 
 def _names(names: list[str] | None) -> list[str]:

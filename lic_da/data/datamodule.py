@@ -402,9 +402,13 @@ class DomainsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Bring the images to disk (once a machine)."""
         for name in (*self.domain_names, *self.unseen_names):
-            images = prepare(name, self.data_dir, console=self.console)
+            images = self.domain(name, self.console)
             if self.more_tests:
                 more_tests(images, self.data_dir, self.console)
+
+    def domain(self, name: str, console: Console | None = None) -> DomainImages:
+        """The images of a domain, brought to disk if they are not there."""
+        return prepare(name, self.data_dir, console=console)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the indices.
@@ -415,7 +419,7 @@ class DomainsDataModule(L.LightningDataModule):
         if self.images:
             return
         names = (*self.domain_names, *self.unseen_names)
-        self.images = {name: prepare(name, self.data_dir) for name in names}
+        self.images = {name: self.domain(name) for name in names}
         if self.more_tests:
             self.images = {n: more_tests(i, self.data_dir) for n, i in self.images.items()}
         refuse_shared_files(self.images.values())

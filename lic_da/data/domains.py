@@ -164,19 +164,45 @@ def prepare(
     Raises:
         UserError: no such domain, no usable images, or no source can be reached.
     """
-    domain = load_domain(name)
+    domain, told = load_domain(name), read_text(CONF / "domain" / f"{name}.yaml")
+    folder = user_path(data_dir).resolve() / "domains" / name
+    return prepare_domain(
+        domain, told, folder, data_dir, console=console, rebuild=rebuild, retry=retry
+    )
+
+
+def prepare_domain(
+    domain: Domain,
+    told: str,
+    folder: Path,
+    data_dir: Path,
+    *,
+    console: Console | None = None,
+    rebuild: bool = False,
+    retry: bool = False,
+) -> DomainImages:
+    """As :func:`prepare`, for a domain that need not be one of ``conf/domain``.
+
+    Args:
+        domain: its sources and rules.
+        told: text that is another one where these are others.
+        folder: of its index, drawings and contact sheet, somewhere in the data folder.
+        data_dir: folder for packages, drawings and indices.
+        console: as of :func:`prepare`.
+        rebuild: the same.
+        retry: the same.
+    """
     data_dir = user_path(data_dir).resolve()
     console = console or Console(quiet=True, stderr=True)
     _refuse_circles(domain)
     others = [prepare(other, data_dir, console=console, retry=retry) for other in domain.others]
-    folder = data_dir / "domains" / name
     if not rebuild:
-        ready = load_index(folder, data_dir, _signature(domain, data_dir))
+        ready = load_index(folder, data_dir, _signature(domain, told, data_dir))
         if ready is not None and not (retry and ready.notes):
             return ready
     data_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(data_dir / ".lock"):  # one for all domains, which may share packages
-        signature = _signature(domain, data_dir)
+        signature = _signature(domain, told, data_dir)
         ready = None if rebuild else load_index(folder, data_dir, signature)
         if ready is not None and not (retry and ready.notes):
             return ready
@@ -193,7 +219,8 @@ def prepared(name: str, data_dir: Path) -> DomainImages | None:
     folder = data_dir / "domains" / name
     if not (folder / "state.json").is_file():
         return None
-    return load_index(folder, data_dir, _signature(load_domain(name), data_dir))
+    told = read_text(CONF / "domain" / f"{name}.yaml")
+    return load_index(folder, data_dir, _signature(load_domain(name), told, data_dir))
 
 
 def unseen_domains(asked: Sequence[str], trained: Sequence[str], data_dir: Path) -> tuple[str, ...]:
@@ -273,6 +300,10 @@ def _build(
     for other in others:
         inspected, twice = _apart_from(inspected, other)
         skipped[f"near-identical to images of {other.name}"] += twice
+        if not inspected:
+            raise UserError(
+                f"All {twice} usable images of '{name}' are near-identical to images of {other.name}."
+            )
     if len(inspected) < domain.expected:
         notes.append(
             f"{name}: only {len(inspected)} of at least {domain.expected} expected images were found"
@@ -328,18 +359,19 @@ def _reachable_sources(
     return reached, notes
 
 
-def _signature(domain: Domain, data_dir: Path) -> str:
+def _signature(domain: Domain, told: str, data_dir: Path) -> str:
     """Changes when the domain's configuration changes, or the files of one of its folders."""
-    parts: list[Any] = [_INDEX_VERSION, _prepared_by(domain.name)]
+    parts: list[Any] = [_INDEX_VERSION, _of_preparing(told)]
     for source in domain.sources:
         parts += source.watched(data_dir / "packages")
-    parts += [_prepared_by(name) for name in domain.others]
+    others = (read_text(CONF / "domain" / f"{name}.yaml") for name in domain.others)
+    parts += [_of_preparing(text) for text in others]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _prepared_by(name: str) -> str:
+def _of_preparing(told: str) -> str:
     """The text of a domain's configuration, without what is said of training."""
-    return _OF_TRAINING.sub("", read_text(CONF / "domain" / f"{name}.yaml"))
+    return _OF_TRAINING.sub("", told)
 
 
 def refuse_shared_files(domains: Iterable[DomainImages]) -> None:

@@ -36,7 +36,7 @@ def assign_splits(
         members = [free[i] for i in group]
         groups[min(m.candidate.split_key for m in members)] = members
     splits = {key: _split_of(key, shares) for key in groups}
-    _fill_empty_splits(splits)
+    fill_empty_splits(splits)
     placed = [(m, splits[key], key) for key, members in groups.items() for m in members]
     given = [item for item in inspected if item.candidate.given_split is not None]
     for split in reversed(SPLITS):  # what is there to test with stays apart from the rest
@@ -86,7 +86,7 @@ def _split_of(sha256: str, shares: Sequence[float]) -> str:
     return "train" if position < train else "val" if position < train + val else "test"
 
 
-def _fill_empty_splits(splits: dict[str, str]) -> None:
+def fill_empty_splits(splits: dict[str, str]) -> None:
     """With few images a split may be empty; then the series with the largest hashes fill it."""
     if len(splits) < len(SPLITS):
         return

@@ -244,7 +244,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     hidden = (*_LABELLED, *(("codec.", "data.", "method.") if codecs else ()))
     labels: list[str] = []
     for run, values in zip(runs, settings, strict=True):
-        parts = ["+".join(values["domains"])]
+        parts = ["+".join(values["domains"]) or f"pile {values.get('pile')}"]
         if codecs:
             parts.append(values["codec.name"])
         if len(set(methods)) > 1:

@@ -99,6 +99,17 @@ def of_pack(extend: str | None, key: str, otherwise: Any) -> Any:
     return flat(read_yaml(config)).get(f"codec.{key}", otherwise)
 
 
+def or_pile(
+    domains: Sequence[str] | str, pile: str | None, groups: int | str
+) -> Sequence[str] | str:
+    """What a run is named by: its domains, or the pile whose groups take their place."""
+    if pile is None and isinstance(groups, int):
+        return domains
+    folder = Path(str(groups) if pile is None else str(pile)).expanduser()
+    return [f"pile-{re.sub(r'[^A-Za-z0-9]+', '-', folder.name).strip('-')}"]
+
+
+OmegaConf.register_new_resolver("or_pile", or_pile, replace=True)
 OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 OmegaConf.register_new_resolver("of_pack", of_pack, replace=True, use_cache=True)
 

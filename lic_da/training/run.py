@@ -49,6 +49,7 @@ from lic_da.tracking.results import log_result
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
 from lic_da.training.memory import keep_freed_memory
+from lic_da.training.pile.grouping import STATE, find_groups
 from lic_da.training.settings import RunSettings
 
 
@@ -65,6 +66,7 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
     _quiet()
     keep_freed_memory()
     L.seed_everything(settings.seed, verbose=False)
+    settings = _on_groups(settings, folder)
     adapted = _untrained(settings)
     with adapted.refining(Effort(settings.evaluation.effort)):
         pass  # refused before anything is trained
@@ -110,6 +112,15 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
             pack_domains=adapted.domains if settings.extension else data.train_domains,
         )
         return _result(settings, folder, adapted, data, cost, attached, console)
+
+
+def _on_groups(settings: RunSettings, folder: Path) -> RunSettings:
+    """The settings with the groups of the pile as domains; the same if there is no pile."""
+    if settings.pile is None:
+        return settings
+    found = find_groups(settings, folder, Console(stderr=True))
+    L.seed_everything(settings.seed, verbose=False)
+    return found
 
 
 def _untrained(settings: RunSettings) -> ImageCodec:
@@ -323,6 +334,8 @@ def _result(
         "git_commit": loggers.git_commit(),
         "skipped": {n: images.skipped for n, images in data.images.items() if images.skipped},
     }
+    if settings.pile:
+        summary["pile"] = read_json(folder / STATE)
     if settings.extension:
         summary["before_after"] = extend.before_and_after(
             settings.extension, asked, settings.measured, folder, images, console
@@ -372,6 +385,7 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*number of training batches.*",
+        ".*but have no `val_dataloader`.*",
         ".*isinstance.treespec.*",
         ".*dataloader is not resumable.*",
         ".*in eval mode at the start of training.*",

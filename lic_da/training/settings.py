@@ -21,10 +21,12 @@ from lic_da.codecs.spec import OF_ADAPTERS, CodecSpec, MethodSpec
 from lic_da.config import available, is_of, merged, plain
 from lic_da.data.datamodule import domain_names, listed
 from lic_da.data.domains import load_domain, unseen_domains
+from lic_da.data.pile import PileDataModule, named_groups, read_groups
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation.measure import check_modes, check_qualities
 from lic_da.evaluation.metrics import METRICS
-from lic_da.io.files import user_path
+from lic_da.io.files import read_yaml, user_path
+from lic_da.io.run_folder import CONFIG
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED
@@ -62,6 +64,47 @@ class Extension:
     replay: bool
     own_features: int
     trust: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PileSettings:
+    """A folder of images without labels, whose groups take the place of domains.
+
+    Attributes:
+        folder: of the images.
+        groups: how many to look for, at most.
+        earlier: folder of a run whose groups are gone on with, and its moves by hand; None: none.
+        rounds: of brief training, after each of which images go to the adapters that decode them best.
+        round_steps: batches of each.
+    """
+
+    folder: str
+    groups: int
+    earlier: Path | None
+    rounds: int
+    round_steps: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> PileSettings | None:
+        """The settings of a run's pile; None: it has none.
+
+        Raises:
+            UserError: ``groups`` is neither a number nor the folder of a run that has found groups, or
+                another number is none that works.
+        """
+        folder, groups, earlier = settings["pile"], settings["groups"], None
+        if not isinstance(groups, int):
+            earlier = user_path(str(groups))
+            table = read_groups(earlier)
+            folder = folder or read_yaml(earlier / CONFIG)["pile"]
+            groups = len(named_groups(table))
+        if folder is None:
+            return None
+        for name, least in (("groups", 1), ("rounds", 0), ("round_steps", 1)):
+            number = groups if name == "groups" else settings[name]
+            if not isinstance(number, int) or number < least:
+                raise UserError(f"{name} must be a whole number from {least} on, not {number}.")
+        return cls(str(folder), groups, earlier, settings["rounds"], settings["round_steps"])
 
 
 @dataclass(frozen=True)
@@ -105,6 +148,7 @@ class RunSettings:
         names: of all domains that the codec is made for, the source first.
         domains: names of the new ones, which the run is about.
         extension: the pack that is extended; None: none.
+        pile: images without labels, whose groups the domains are once they are found; None: none.
         data: ``_target_`` of the data module, and its arguments.
         trainer: ``_target_`` of the trainer, and its arguments.
         evaluation: what is measured.
@@ -122,6 +166,7 @@ class RunSettings:
     names: tuple[str, ...]
     domains: tuple[str, ...]
     extension: Extension | None
+    pile: PileSettings | None
     data: Mapping[str, Any]
     trainer: Mapping[str, Any]
     evaluation: EvaluationSettings
@@ -144,11 +189,12 @@ class RunSettings:
         """
         CodecSpec.from_settings(config.codec)
         config = copy.deepcopy(config)
-        extension = _extended(config)
+        extension, pile = _extended(config), PileSettings.from_settings(_pile(config))
+        _on_pile(config, pile)
         earlier = extension.domains if extension else ()
         source, *new = domain_names(config.domains, config.data.source)
         names = (*(earlier or [source]), *new)
-        if len(names) < 2:
+        if len(names) < 2 and pile is None:
             raise UserError(
                 f"Name at least one target domain, such as domains=[sketch]. Available: "
                 f"{', '.join(available('domain'))}."
@@ -168,6 +214,7 @@ class RunSettings:
             names=names,
             domains=tuple(new),
             extension=extension,
+            pile=pile,
             data=values["data"],
             trainer=values["trainer"],
             evaluation=EvaluationSettings.from_settings(values["evaluation"]),
@@ -210,6 +257,11 @@ class RunSettings:
                 raise UserError(
                     f"data.{key} must be a multiple of {self.codec.stride} for this codec."
                 )
+        if self.pile and (self.extension or self.method.name != AdaptedCodec.method):
+            raise UserError(
+                "Groups of a pile are found by adapters of a new pack: leave out extend and method. "
+                "lic-da data add outputs/NAME/groups.csv makes domains of them for anything else."
+            )
         METRICS.chosen(self.evaluation.metrics)
         kind = pack.codec_class(self.method.codec)
         if self.codec.all_rates:
@@ -255,6 +307,23 @@ class RunSettings:
         config = merged(self.config, {"ckpt_path": str(checkpoint)})
         return replace(self, ckpt_path=checkpoint, config=config)
 
+    def on_groups(self, groups: Sequence[str], folder: Path) -> RunSettings:
+        """The same, with the groups of its pile as domains.
+
+        Args:
+            groups: names.
+            folder: of the run, which holds their table.
+        """
+        assert self.pile is not None
+        target = f"{PileDataModule.__module__}.{PileDataModule.__qualname__}"
+        found = {"_target_": target, "pile": self.pile.folder, "folder": str(folder)}
+        return replace(
+            self,
+            names=(self.names[0], *groups),
+            domains=tuple(groups),
+            data=merged(self.data, found),
+        )
+
     def in_group(self, group: str) -> RunSettings:
         """The same, with its W&B run in a group unless it is in one."""
         if self.logger.group is not None:
@@ -269,6 +338,36 @@ class RunSettings:
             config: of the other run, as its ``config.yaml`` has them; plain values.
         """
         return not RUN.differing(self.config, config)
+
+
+def _pile(config: DictConfig) -> dict[str, Any]:
+    """The settings of a run that are about a pile, as plain values."""
+    return {key: config[key] for key in ("pile", "groups", "rounds", "round_steps")}
+
+
+def _on_pile(config: DictConfig, pile: PileSettings | None) -> None:
+    """Leave out of the settings of a run what stands for domains; the groups of its pile will be there.
+
+    Args:
+        config: a copy of the run's own; it is changed if there is a pile.
+        pile: None: there is none.
+
+    Raises:
+        UserError: domains are on the command line beside a pile, or what belongs to one without it.
+    """
+    given = _given()
+    if pile is None:
+        if alone := sorted({"groups", "rounds", "round_steps"} & {*given}):
+            raise UserError(f"{alone[0]} goes with a pile: give pile=FOLDER too.")
+        return
+    if "domains" in given:
+        raise UserError(
+            "The groups of a pile are its domains: leave out domains, or leave out pile and groups."
+        )
+    with open_dict(config):
+        config.pile, config.domains = pile.folder, []
+        if "unseen" not in given:
+            config.unseen = []
 
 
 def _extended(config: DictConfig) -> Extension | None:
