@@ -356,7 +356,7 @@ def test_points_survive_the_csv_file(tmp_path: Path) -> None:
     write_points(points, tmp_path / "rd_points.csv", ["a", "b"])
     header = (tmp_path / "rd_points.csv").read_text().splitlines()[0]
     assert header == (
-        "run,codec,quality,lmbda,method,mode,domain,seen,image,width,height,string_bytes,file_bytes,"
+        "run,codec,quality,lmbda,method,blend,domain,seen,image,width,height,string_bytes,file_bytes,"
         "bpp,bpp_estimated,psnr,ms_ssim,encode_s,decode_s,effort,psnr_base,gate_a,gate_b"
     )
     again = read_points(tmp_path / "rd_points.csv")

@@ -25,6 +25,7 @@ from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 from lic_da.methods.adapters.extension import GrowingGate, extend
 from lic_da.methods.adapters.module import DecoderAdaptation
+from lic_da.migrations import pack_settings
 from lic_da.training.run import train, train_what_is_missing
 from lic_da.training.settings import RunSettings
 from tests.conftest import codec_config, disturb, photo_crops, scribbles
@@ -240,7 +241,7 @@ def test_what_is_the_packs_may_be_said_and_training_may_differ(configure: Config
     assert settings.names == (*EARLIER, "other") and settings.domains == ("other",)
     assert settings.codec.training["lr"] == 7e-4 and settings.steps == 10
     assert settings.data["source"] == "photos" and settings.codec.quality == 2
-    saved = read_yaml("ear2lier/config.yaml")["how"]
+    saved = pack_settings(read_yaml("ear2lier/config.yaml"))["how"]
     adapters = settings.method.adapters
     assert adapters == {**saved, "points": "none"} == {k: settings.config[k] for k in adapters}
     assert json.loads(Path("ear2lier/metrics.json").read_text()) == {}

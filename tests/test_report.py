@@ -73,7 +73,7 @@ def run_of(quality: int, targets: list[str], shift: float = 0.0) -> Run:
         "seed": 0,
     }
     summary = {"base_fingerprint": f"{quality}", "domains": {}}
-    return Run(Path(f"q{quality}"), config, summary, tuple(points))
+    return Run(Path(f"q{quality}"), config, summary, tuple(points), quality)
 
 
 def anchors() -> list[Point]:
@@ -251,7 +251,7 @@ def test_the_slider_uncovers_one_image_and_covers_the_other(
     written: Path, visit: Callable[..., Visit], width: int, photographs: list[RGB]
 ) -> None:
     v = visit(width, 900).open(written / "report.html")
-    figure = v.page.locator("#pictures .compare").first
+    figure = v.page.locator("#images .compare").first
     stage = figure.locator(".stage")
     figure.scroll_into_view_if_needed()
 
@@ -346,7 +346,7 @@ def test_printed_the_report_shows_all_three_images(
 ) -> None:
     v = visit(1200, 900).open(written / "report.html")
     v.page.emulate_media(media="print")
-    layers = v.page.locator("#pictures .compare").first.locator(".layer")
+    layers = v.page.locator("#images .compare").first.locator(".layer")
     assert [layers.nth(i).is_visible() for i in range(3)] == [True] * 3
     assert not v.page.locator("input[type=range]").first.is_visible()
 

@@ -126,14 +126,7 @@ def load(
     folder = Path(folder)
     config = read_config(folder, trust=trust)
     config.check_quality(quality, folder)
-    if zoo.is_file_of_weights(config.codec.weights):
-        try:
-            zoo.weights_path(config.codec)
-        except UserError as error:
-            raise UserError(
-                f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
-                f"{CONFIG}: codec.weights."
-            ) from error
+    _check_weights_are_there(config.codec, folder)
     if in_memory is None:
         in_memory = len(config.domains) < STORED_FROM
     kind = codec_class(config.kind)
@@ -141,12 +134,7 @@ def load(
     with _in_words(folder):
         tensors = {} if file is None else {"tensors": file}
         codec = kind.rebuild(config.codec, config.method, config.domains, {**config.own, **tensors})
-    for own, fingerprint in config.base_fingerprints.items():
-        if codec.fingerprints[own] != fingerprint:
-            raise UserError(
-                f"The pack {folder} was trained on base weights {fingerprint}, but those of "
-                f"codec {config.codec.name} at quality {own} here are {codec.fingerprints[own]}."
-            )
+    _check_base(codec, config, folder)
     held = read_tensors(folder, trust=trust) if file is None else file
     with _in_words(folder):
         codec.load_trained(held, str(folder / codec.weights_file))
@@ -159,6 +147,26 @@ def load(
         codec.set_spatial(spatial)
     codec.select_quality(config.quality if quality is None else quality)
     return codec
+
+
+def _check_weights_are_there(spec: CodecSpec, folder: Path) -> None:
+    if zoo.is_file_of_weights(spec.weights):
+        try:
+            zoo.weights_path(spec)
+        except UserError as error:
+            raise UserError(
+                f"{error} The pack {folder} belongs to them; if they are elsewhere now, say so in its "
+                f"{CONFIG}: codec.weights."
+            ) from error
+
+
+def _check_base(codec: ImageCodec, config: PackConfig, folder: Path) -> None:
+    for own, fingerprint in config.base_fingerprints.items():
+        if codec.fingerprints[own] != fingerprint:
+            raise UserError(
+                f"The pack {folder} was trained on base weights {fingerprint}, but those of "
+                f"codec {config.codec.name} at quality {own} here are {codec.fingerprints[own]}."
+            )
 
 
 _OF_ALL_PACKS = (

@@ -108,23 +108,7 @@ def export(
             "method",
             f"Packs of method adapters can be exported, but this one is of method {codec.method}.",
         )
-    if codec.synthesis.trust is not None:
-        raise ExportError(
-            "calibration",
-            "The gate of this pack is calibrated (gate.calibration=learned), which the runtime lacks.",
-        )
-    if codec.synthesis.spatial != "image":
-        raise ExportError(
-            "spatial",
-            "This pack finds a v for each region of an image (gate.spatial=window), which the runtime "
-            'cannot. Load it with spatial="image" to export it with one v an image.',
-        )
-    if codec.synthesis.points is not None:
-        raise ExportError(
-            "points",
-            f"This pack has reconstruction points (points={codec.adapter_config.points}), "
-            "which the runtime lacks.",
-        )
+    _check_the_runtime_has(codec)
     codec.bank_in_memory("exported")
     settings, tensors = _entropy(codec.codec)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
@@ -155,6 +139,27 @@ def _check_installed() -> None:
                 "not_installed",
                 f"Exporting needs {package}, which is not installed: pip install 'lic-da[export]'.",
             ) from None
+
+
+def _check_the_runtime_has(codec: AdaptedCodec) -> None:
+    """Raise an ExportError if decoding takes what the runtime does not do."""
+    if codec.synthesis.trust is not None:
+        raise ExportError(
+            "calibration",
+            "The gate of this pack is calibrated (gate.calibration=learned), which the runtime lacks.",
+        )
+    if codec.synthesis.spatial != "image":
+        raise ExportError(
+            "spatial",
+            "This pack finds a v for each region of an image (gate.spatial=window), which the runtime "
+            'cannot. Load it with spatial="image" to export it with one v an image.',
+        )
+    if codec.synthesis.points is not None:
+        raise ExportError(
+            "points",
+            f"This pack has reconstruction points (points={codec.adapter_config.points}), "
+            "which the runtime lacks.",
+        )
 
 
 def _manifest(
