@@ -62,6 +62,15 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def remove(self, name: str) -> None:
+        """Forget a name, such as one that a notebook wants to give to another class.
+
+        Raises:
+            UserError: there is none; the message lists those there are.
+        """
+        self.find(name)
+        del self._entries[name]
+
     def name_of(self, cls: type) -> str | None:
         """The name that a class has here, if it has one."""
         path = f"{cls.__module__}:{cls.__qualname__}"

@@ -167,7 +167,7 @@ def test_large_images_go_in_tiles(trained: WidenedCodec, photographs: list[RGB])
     """With the counted halo tiles are the whole but for the order of additions; without, they are not."""
     pixels = as_input(photographs[2])[..., :288, :384].double()
     g_a, g_s = (copy.deepcopy(part).double() for part in (trained.codec.g_a, trained.codec.g_s))
-    analysis, synthesis = trained.adapted._analysis, trained.adapted._synthesis
+    analysis, synthesis = trained.adapted.analysis_geometry, trained.adapted.synthesis_geometry
     assert analysis.halo == synthesis.halo == 2 and analysis.scale == synthesis.scale == 16
     y = g_a(pixels)
     for halo, equal in ((2, True), (1, False)):

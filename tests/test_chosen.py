@@ -39,7 +39,7 @@ def recovered(codec: AdaptedCodec, pixels: RGB, true: tuple[int, ...]) -> tuple[
     with torch.inference_mode():
         original = to_8_bit(codec.synthesis(y_hat, v))[..., : stream.height, : stream.width]
         image = chosen.CodedImage(
-            codec.synthesis, codec._synthesis, codec.memory, y_hat, original, lmbda=1.0
+            codec.synthesis, codec.synthesis_geometry, codec.memory, y_hat, original, lmbda=1.0
         )
         found = image.best(codec.synthesis.mode_weights(y_hat))["chosen"]
     assert isinstance(found, tuple)

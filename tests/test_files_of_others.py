@@ -374,8 +374,8 @@ def test_a_class_that_was_registered_is_named_as_the_packages_own(tmp_path: Path
         with pytest.raises(UserError, match="'serial' already"):
             SITES.register("serial")(Behind)
     finally:
-        SITES._entries.pop("outside_site")
-        ADAPTERS._entries.pop("outside_adapter")
+        SITES.remove("outside_site")
+        ADAPTERS.remove("outside_adapter")
     with pytest.raises(UserError, match=r"Unknown kind of .* 'outside_.*'.*Available"):
         lic_da.load(tmp_path / "pack")
 

@@ -81,7 +81,7 @@ def test_an_image_in_tiles_is_merged_once(
     photographs: list[RGB], touched: list[Convolution]
 ) -> None:
     codec = built()
-    geometry = codec._synthesis
+    geometry = codec.synthesis_geometry
     assert geometry.halo is not None
     small = dataclasses.replace(codec, memory=(8 + 2 * geometry.halo) ** 2 * geometry.bytes_each)
     stream = Stream.from_bytes(codec.compress(photographs[0]))

@@ -131,7 +131,7 @@ def test_also_where_every_convolution_is_adapted_and_in_tiles(photograph: RGB, p
     whole = codec.decode(stream)
     with mock.patch.object(synthesis, "RegionSum", ByDefinition):
         assert (codec.decode(stream) - whole).abs().max() < 1e-5
-    geometry = codec._synthesis
+    geometry = codec.synthesis_geometry
     assert geometry.halo is not None
     memory = (8 + 2 * geometry.halo) ** 2 * geometry.bytes_each
     tiled = dataclasses.replace(codec, memory=memory)

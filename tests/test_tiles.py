@@ -25,7 +25,7 @@ def codec(adapted: AdaptedCodec) -> AdaptedCodec:
 
 def in_tiles(codec: AdaptedCodec, side: int) -> AdaptedCodec:
     """The codec with so little memory that tiles are ``side`` elements of the latent wide."""
-    geometry = codec._synthesis
+    geometry = codec.synthesis_geometry
     assert geometry.halo is not None
     memory = (side + 2 * geometry.halo) ** 2 * geometry.bytes_each
     assert geometry.side(100, 100, memory) == side
@@ -79,7 +79,7 @@ def test_the_halo_is_what_a_change_of_one_element_reaches(codec: AdaptedCodec) -
     y = torch.zeros(1, 64, 13, 13)
     y[..., 6, 6] = torch.nan
     touched = codec.synthesis(y, v)[0, 0].isnan().nonzero()
-    geometry = codec._synthesis
+    geometry = codec.synthesis_geometry
     assert (geometry.scale, geometry.halo) == (16, 3)
     first, last = touched.min().item() // 16, touched.max().item() // 16
     assert max(6 - first, last - 6) == geometry.halo
@@ -87,7 +87,7 @@ def test_the_halo_is_what_a_change_of_one_element_reaches(codec: AdaptedCodec) -
     x[..., 6 * 16 : 7 * 16, 6 * 16 : 7 * 16] = torch.nan
     touched = codec.codec.g_a(x)[0, 0].isnan().nonzero()
     reach = max(6 - touched.min().item(), touched.max().item() - 6)
-    assert reach == codec._analysis.halo == 2
+    assert reach == codec.analysis_geometry.halo == 2
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def test_one_element_of_halo_less_is_seen(codec: AdaptedCodec) -> None:
     v = torch.tensor([[0.2, 0.3, 0.5]])
 
     def decoded(halo: int) -> torch.Tensor:
-        geometry = dataclasses.replace(codec._synthesis, halo=halo)
+        geometry = dataclasses.replace(codec.synthesis_geometry, halo=halo)
         memory = (8 + 2 * halo) ** 2 * geometry.bytes_each
         x_hat = torch.zeros(1, 3, 256, 256)
         pieces = tiling.synthesise(lambda y: codec.synthesis(y, v), y_hat, geometry, memory)
@@ -112,7 +112,7 @@ def test_one_element_of_halo_less_is_seen(codec: AdaptedCodec) -> None:
 
 
 def test_memory_sets_the_tiles(codec: AdaptedCodec) -> None:
-    geometry = codec._synthesis
+    geometry = codec.synthesis_geometry
     for memory in (1 << 26, 1 << 30):
         side = geometry.side(1000, 1000, memory)
         assert side is not None and geometry.halo is not None

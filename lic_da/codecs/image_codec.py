@@ -420,7 +420,7 @@ class ModelCodec:
         height, width = x.shape[2:]
         check_fits(width, height, self.stride)
         with ExitStack() as stack:
-            stack.enter_context(tiling.tiled_analysis(self.codec, self._analysis, self.memory))
+            stack.enter_context(tiling.tiled_analysis(self.codec, self.analysis_geometry, self.memory))
             checksum = stack.enter_context(symbol_checksum(self.codec, "encode"))
             y = stack.enter_context(encoder_latent(self.codec))
             coded = self.codec.compress(pad(x, self.stride))
@@ -463,7 +463,7 @@ class ModelCodec:
         padded = [-(-side // self.stride) for side in (stream.height, stream.width)]
         if list(stream.shape) != padded:
             raise StreamError("The stream's latent does not have the size that its image needs.")
-        elements = math.prod(padded) * (self.stride // self._synthesis.scale) ** 2
+        elements = math.prod(padded) * (self.stride // self.synthesis_geometry.scale) ** 2
         y_hat, checksum = decode.decode_latent(
             self.codec, stream.strings, stream.shape, self.codec.M * elements, kept
         )
@@ -477,14 +477,16 @@ class ModelCodec:
     def _shown(self, transform: Any, y_hat: Tensor) -> Iterator[tiling.Piece]:
         """Parts of the image that a transform makes of a latent, clamped to [0, 1]."""
         for rows, columns, piece in tiling.synthesise(
-            transform, y_hat, self._synthesis, self.memory
+            transform, y_hat, self.synthesis_geometry, self.memory
         ):
             yield rows, columns, piece.clamp_(0, 1)
 
     @cached_property
-    def _analysis(self) -> tiling.Geometry:
+    def analysis_geometry(self) -> tiling.Geometry:
+        """What ``g_a`` sees around a place, for tiles of the image."""
         return tiling.analysis_geometry(self.codec.g_a)
 
     @cached_property
-    def _synthesis(self) -> tiling.Geometry:
+    def synthesis_geometry(self) -> tiling.Geometry:
+        """What ``g_s`` sees around a place of the latent, for tiles of the latent."""
         return tiling.synthesis_geometry(self.codec.g_s, self.codec.M)

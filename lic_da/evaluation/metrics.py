@@ -181,6 +181,10 @@ class Metrics(Mapping[str, Metric]):
 
         return decorate
 
+    def remove(self, name: str) -> None:
+        """Forget a metric, such as one that a notebook wants to define anew."""
+        del self._entries[name]
+
     def find(self, name: str) -> Metric:
         """The metric of a registered name, or of the import path of its function.
 

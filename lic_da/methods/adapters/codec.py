@@ -447,7 +447,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
                 return refine.Refinement(
                     latent,
                     lambda y_hat, symbols: transform(self.synthesis.moved(y_hat, symbols, v)),
-                    self._synthesis,
+                    self.synthesis_geometry,
                     self.memory,
                     image.pixels,
                     image.lmbda,
@@ -528,7 +528,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     def _image(self, x: Tensor, y_hat: Tensor, symbols: Tensor | None) -> chosen.CodedImage:
         """An image as it is coded in this latent, and in these symbols if they are known."""
         pixels = to_8_bit(x) if x.is_floating_point() else x
-        decoder = self.synthesis, self._synthesis, self.memory
+        decoder = self.synthesis, self.synthesis_geometry, self.memory
         return chosen.CodedImage(*decoder, y_hat, pixels, self.config.lmbda(), symbols)
 
     def _placed(self, stream: Stream) -> tuple[Tensor, Tensor | None]:
@@ -593,6 +593,6 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         ]
 
     @cached_property
-    def _synthesis(self) -> tiling.Geometry:
+    def synthesis_geometry(self) -> tiling.Geometry:
         base, adapters = self.synthesis_parts
         return tiling.synthesis_geometry(base, self.codec.M, adapters)
