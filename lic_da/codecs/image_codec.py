@@ -420,7 +420,9 @@ class ModelCodec:
         height, width = x.shape[2:]
         check_fits(width, height, self.stride)
         with ExitStack() as stack:
-            stack.enter_context(tiling.tiled_analysis(self.codec, self.analysis_geometry, self.memory))
+            stack.enter_context(
+                tiling.tiled_analysis(self.codec, self.analysis_geometry, self.memory)
+            )
             checksum = stack.enter_context(symbol_checksum(self.codec, "encode"))
             y = stack.enter_context(encoder_latent(self.codec))
             coded = self.codec.compress(pad(x, self.stride))

@@ -14,6 +14,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from compressai import models
 from torch import Tensor, nn
 
@@ -21,6 +22,42 @@ from lic_da.codecs.spatial import tiling
 
 _TILE = 1 << 26
 """Bytes of activations; the layers of larger latents are computed in tiles."""
+
+
+class ProductConv2d(nn.Conv2d):
+    """A convolution as a sum of matrix products, one per place of the kernel.
+
+    In double precision torch unfolds what it convolves, on one thread; products take all threads.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C_in, H, W)`` -> ``(B, C_out, H, W)``."""
+        return torch.stack([self._of_one(image) for image in x])
+
+    def _of_one(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        height, width = x.shape[1:]
+        beyond = self.kernel_size[0] // 2
+        around = F.pad(x, (beyond, beyond, beyond, beyond))
+        out = self.bias[:, None].expand(-1, height * width).contiguous()
+        for i in range(self.kernel_size[0]):
+            for j in range(self.kernel_size[1]):
+                moved = around[:, i : i + height, j : j + width].reshape(self.in_channels, -1)
+                out.addmm_(self.weight[..., i, j], moved)
+        return out.view(self.out_channels, height, width)
+
+
+def _suits(layer: nn.Module) -> bool:
+    """Whether it is a plain convolution with a bias, whose result is as large as its input."""
+    if type(layer) is not nn.Conv2d or layer.bias is None:
+        return False
+    side = layer.kernel_size[0]
+    return (
+        layer.kernel_size == (side, side)
+        and layer.padding == (side // 2, side // 2)
+        and side % 2 == layer.groups == 1
+        and layer.stride == layer.dilation == (1, 1)
+    )
 
 
 class DoubleInEval(nn.Sequential):
@@ -32,6 +69,9 @@ class DoubleInEval(nn.Sequential):
             result: Tensor = super().forward(x)
             return result
         layers = copy.deepcopy(nn.Sequential(*self)).to(torch.float64)
+        for layer in layers:
+            if _suits(layer):
+                layer.__class__ = ProductConv2d
         geometry = tiling.synthesis_geometry(layers, x.shape[1])
         height, width = (side * geometry.scale for side in x.shape[2:])
         whole: Tensor | None = None
