@@ -17,7 +17,7 @@ ARGS ?=
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z/_%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
 	  awk -F '\t' '{printf "  %-14s %s\n", $$1, $$2}'
-	@echo "  variables: DOMAINS=$(DOMAINS) QUALITY=$(QUALITY) CODEC=$(CODEC) ARGS='Hydra overrides'"
+	@echo "  variables: DOMAINS=$(DOMAINS) QUALITY=$(QUALITY) QUALITIES=$(QUALITIES) CODEC=$(CODEC) PILE= GROUPS= ARGS='Hydra overrides'"
 
 setup: .venv/installed  ## make .venv from requirements.lock
 

@@ -430,12 +430,12 @@ def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple
 
     codec = load(pack, trust)
     for quality, base in codec.fingerprints.items():
-        written = {"the pack's base codec": base, "the pack": codec.string_weights(codec.modes[0])}
-        for writer, weights in written.items():
-            if bytes.fromhex(weights).startswith(stream.fingerprint):
-                made = f"{codec.config.name}, quality {quality}"
-                own = f"{made}, {codec.method}" if writer == "the pack" else made
-                return [("written by", f"{writer} ({own})")]
+        if bytes.fromhex(base).startswith(stream.fingerprint):
+            made = f"{codec.config.name}, quality {quality}"
+            return [("written by", f"the pack's base codec ({made})")]
+    if bytes.fromhex(codec.string_weights(codec.modes[0])).startswith(stream.fingerprint):
+        made = f"{codec.config.name}, quality {codec.config.quality}, {codec.method}"
+        return [("written by", f"the pack ({made})")]
     return [("written by", "neither the pack nor its base codec")]
 
 

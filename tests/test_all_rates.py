@@ -447,7 +447,7 @@ def test_the_command_line_codes_at_a_quality_and_finds_it_again(
     taken = next(Path("pictures/lines").glob("*.png"))
     options = ("--pack", trained / "pack", "--overwrite")
     sizes = []
-    for quality in (1, 5):
+    for quality in (1, 3, 5):
         assert call("compress", taken, "a.lic", *options, "--quality", quality).startswith("0")
         told = call("info", "a.lic", "--pack", trained / "pack")
         assert f"written by   the pack's base codec ({ZOU}, quality {quality})" in told

@@ -26,6 +26,7 @@ from lic_da.errors import UserError
 from lic_da.files.bulk import cluster
 from lic_da.files.bulk.cluster import Cluster
 from lic_da.files.bulk.names import safe_name, stems
+from lic_da.files.bulk.outputs import FORMS
 from lic_da.files.bulk.work import MOST_DEATHS, Done, Task
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import read_rgb, save_png
@@ -253,6 +254,31 @@ def test_a_path_in_a_table_is_not_opened(
     pq.write_table(pa.table({"image": files}), tmp_path / "t.parquet")
     assert bulk(tmp_path / "t.parquet", tmp_path / "out", *ALONE).startswith("2")
     assert [row["error"] for row in rows(tmp_path / "out", "errors")] == ["the row has no image"]
+
+
+def test_a_data_set_gives_its_own_files_and_no_others(
+    images: Path, tmp_path: Path, in_this_process: None
+) -> None:
+    saved, own = tmp_path / "set" / "saved", tmp_path / "set" / "saved" / "own.png"
+    made = datasets.Dataset.from_dict({"image": [str(images / "00.png")] * 2})
+    made.cast_column("image", datasets.Image()).save_to_disk(saved)
+    shutil.copy(images / "00.png", own)
+    (file,) = saved.glob("*.arrow")  # rewritten with paths instead of contents
+    with pa.ipc.open_stream(file) as stream:
+        schema = stream.schema
+    paths = [{"bytes": None, "path": str(path)} for path in (own, images / "00.png")]
+    with pa.ipc.new_stream(file, schema) as writer:
+        writer.write_table(pa.table([paths], schema))
+    assert bulk(saved, tmp_path / "out", *ALONE).startswith("2")
+    assert len(rows(tmp_path / "out")) == 1
+    assert [row["error"] for row in rows(tmp_path / "out", "errors")] == ["the row has no image"]
+
+
+def test_a_table_may_end_with_a_file_that_fills_a_group(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with FORMS["parquet"](tmp_path, "0") as write:
+        write("a.png", b"x" * (17 << 20))
+    assert pq.read_table(tmp_path / "shards" / "0.parquet")["name"].to_pylist() == ["a.png"]
 
 
 @pytest.mark.parametrize(

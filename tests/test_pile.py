@@ -23,7 +23,7 @@ from lic_da.errors import UserError
 from lic_da.io.images import RGB, save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.training.pile import rounds
-from lic_da.training.pile.grouping import find_groups
+from lic_da.training.pile.grouping import _names, find_groups
 from lic_da.training.run import train
 from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
@@ -100,7 +100,9 @@ def test_a_pile_of_two_kinds_becomes_an_ordinary_pack(
     conf: Path, tmp_path: Path, pile: Callable[..., Path]
 ) -> None:
     folder = tmp_path / "run"
-    settings = settings_of(conf, tmp_path, f"pile={pile(lines=12, flats=12)}", "groups=2")
+    settings = settings_of(
+        conf, tmp_path, f"pile={pile(lines=12, flats=12)}", "groups=2", "data.augment=true"
+    )
     summary = train(settings, folder)
     table = read_groups(folder)
     assert agreement(table, tmp_path) == 1
@@ -248,6 +250,12 @@ def test_groups_that_decode_each_other_as_well_are_one_and_empty_ones_are_begun_
     features = np.array([[0.0], [0.1], [9.0], [9.1], [4.0], [5.0]])
     anew = rounds.reseeded(np.zeros(6, int), features, 2, 3, np.zeros(6, bool))
     assert sorted(Counter(anew.tolist()).values()) == [3, 3]
+
+
+def test_no_two_groups_have_one_name() -> None:
+    assert _names(["sketch", None, "sketch"]) == ["pile-sketch", "pile-2", "pile-sketch-2"]
+    found = _names(["sketch-2", "sketch", "sketch", "3", None])
+    assert len(set(found)) == 5
 
 
 def test_kinds_of_images_are_told_apart_and_known_ones_by_name(photographs: list[RGB]) -> None:

@@ -17,12 +17,14 @@ import lic_da
 from lic_da.adapters import mosaic, synthesis
 from lic_da.adapters.formula import AdapterSum
 from lic_da.adapters.regions import RegionWeights
+from lic_da.codecs.image_codec import to_8_bit
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB, read_rgb
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.export import ExportError, export
+from lic_da.methods.adapters.placing import Crop, best_shares
 from lic_da.migrations import pack_settings, run_settings
 from tests.conftest import CODEC, DOMAINS, MEAN_SCALE, codec_config, disturb, scribbles
 from tests.test_cli import call
@@ -123,6 +125,21 @@ def test_it_is_the_formula_with_v_as_a_map(photograph: RGB, page: RGB, name: str
         assert (codec.decode(data) - fast).abs().max() < 1e-5
     codec.set_spatial("image")
     assert (codec.decode(data) - fast).abs().max() > 1e-3
+
+
+def test_reconstruction_points_are_fitted_to_what_regions_decode(
+    photograph: RGB, page: RGB
+) -> None:
+    codec = built(photograph, points="means", gate={"spatial": "window"})
+    assert codec.synthesis.points is not None
+    x = torch.from_numpy(page).permute(2, 0, 1)[None].float() / 255
+    latent = codec.coded_at_once(x)
+    y_hat = latent.symbols() + latent.means
+    with torch.inference_mode():
+        decoded = to_8_bit(codec.synthesis(y_hat))
+    crop = Crop(decoded, 1, 0, y_hat, latent.symbols(), torch.zeros_like(y_hat))
+    harm = torch.ones_like(codec.synthesis.points.offsets)
+    assert best_shares(codec, [crop], harm)[1] == 0
 
 
 def test_also_where_every_convolution_is_adapted_and_in_tiles(photograph: RGB, page: RGB) -> None:

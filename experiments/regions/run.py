@@ -152,7 +152,10 @@ def measured(codec: AdaptedCodec, domain: str, name: str, pixels: RGB) -> tuple[
         base=base,
         one=psnr(found.one) - base,
         regional=psnr(found.regional) - base,
-        **{f"step_{k}": v for k, v in steps(found, codec.synthesis_geometry.scale)._asdict().items()},
+        **{
+            f"step_{k}": v
+            for k, v in steps(found, codec.synthesis_geometry.scale)._asdict().items()
+        },
         cost=cost(codec, found) if domain == "page" else math.nan,
     )
     return image, found

@@ -454,10 +454,14 @@ class DomainsDataModule(L.LightningDataModule):
                 cache_bytes=int(self.cache_gb * 2**30),
                 half_from=self.half_from,
                 latents=self.latents,
-                augments=[load_domain(n).augment for n in names] if self.augment else None,
+                augments=[self.augment_of(n) for n in names] if self.augment else None,
                 qualities=self.qualities,
             )
         return self._train
+
+    def augment_of(self, name: str) -> Augment:
+        """What may be done to the training crops of a domain."""
+        return load_domain(name).augment
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Balanced batches of crops."""

@@ -98,6 +98,11 @@ def load_domain(name: str) -> Domain:
     """
     path = CONF / "domain" / f"{name}.yaml"
     if not path.is_file():
+        if name.startswith("pile-"):
+            raise UserError(
+                f"'{name}' is a group of a pile: lic-da data add outputs/NAME/groups.csv of the run that "
+                "found it makes domains of its groups."
+            )
         raise unknown("domain", name, available("domain"))
     if not _NAME.fullmatch(name):
         raise UserError(f"'{name}' cannot be a domain: use letters, digits, - and _ only.")

@@ -24,6 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lic_da.data.augment import UNCHANGED, Augment
 from lic_da.data.contact_sheet import write_contact_sheet
 from lic_da.data.datamodule import DomainsDataModule
 from lic_da.data.domains import Domain, prepare_domain
@@ -279,6 +280,10 @@ class PileDataModule(DomainsDataModule):
         if not self._groups:
             self._groups = dict(self._in_groups(console))
         return self._groups.get(name) or super().domain(name, console)
+
+    def augment_of(self, name: str) -> Augment:
+        """Nothing, of a group: what it shows is not known."""
+        return UNCHANGED if name in self._groups else super().augment_of(name)
 
     def _in_groups(self, console: Console | None) -> Iterator[tuple[str, DomainImages]]:
         pile = prepare_pile(self.pile, self.data_dir, self.domain_names[0], console)

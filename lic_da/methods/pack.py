@@ -171,7 +171,7 @@ def _check_base(codec: ImageCodec, config: PackConfig, folder: Path) -> None:
 
 _OF_ALL_PACKS = (
     "format", "method", "kind", "codec", "quality", "qualities", "domains", "base_fingerprint",
-    "base_fingerprints", "fingerprint",
+    "base_fingerprints", "fingerprint", "tensors",
 )  # fmt: skip
 
 

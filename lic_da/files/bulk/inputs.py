@@ -11,7 +11,7 @@ import itertools
 import tarfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -199,7 +199,7 @@ class Dataset(Source):
     def read(self, items: Sequence[Item]) -> Iterator[Read]:
         table, column = self._open()
         for item in items:
-            data = file_of(table[item.start][column])
+            data = _file_of_row(table[item.start][column], self.name)
             yield item, UserError("the row has no image") if data is None else data
 
     def _open(self) -> tuple[Any, str]:
@@ -214,6 +214,21 @@ class Dataset(Source):
 @functools.lru_cache(maxsize=1)
 def _dataset(name: str, subset: str | None, split: str, column: str) -> tuple[Any, str]:
     return indexed(name, subset=subset, split=split, column=column)
+
+
+def _file_of_row(image: Mapping[str, Any] | None, name: str) -> bytes | None:
+    """The file of a row's image; a path counts only in the data set's folder, or in the Hub's cache.
+
+    A data set comes from others: what else of this machine it names is none of its images.
+    """
+    if image and not image.get("bytes") and image.get("path"):
+        from datasets import config
+
+        path = Path(image["path"]).resolve()
+        homes = (user_path(name), Path(config.HF_CACHE_HOME))
+        if not path.is_file() or not any(path.is_relative_to(home.resolve()) for home in homes):
+            return None
+    return file_of(image)
 
 
 def find(

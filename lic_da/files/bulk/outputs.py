@@ -59,7 +59,8 @@ def _parquet(folder: Path, part: str) -> Iterator[Write]:
                 flush()
 
         yield write
-        flush()
+        if rows or writer is None:  # a shard without files is a table without rows
+            flush()
         assert writer is not None
         writer.close()
 

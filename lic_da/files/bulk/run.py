@@ -33,6 +33,7 @@ from lic_da.files.bulk.inputs import Source
 from lic_da.files.bulk.work import ERRORS, INDEX, WORK, Done, Task
 from lic_da.files.coder import Coder, load
 from lic_da.io.files import atomic_path, read_json, read_text, write_json
+from lic_da.methods.pack import CONFIG
 from lic_da.surroundings import printable
 
 FORMAT = 1
@@ -116,8 +117,9 @@ def _settings(source: Source, coder: Coder, layout: Layout) -> dict[str, Any]:
 
 def _digest(pack: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(pack.glob("*.safetensors")):
-        digest.update(path.read_bytes())
+    for path in (pack / CONFIG, *sorted(pack.glob("*.safetensors"))):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

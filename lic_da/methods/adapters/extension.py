@@ -208,17 +208,19 @@ def _fingerprints(
         gate_features: that many of the gate's features.
     """
     rows = len(domains)
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name in domains:
+    parts: dict[str, str] = {}
+    for name in domains:  # one after the other, as they may stay in a file
         prefix = f"bank.adapters.{name}."
-        parts[f"bank.{name}"] = {k: tensors[k] for k in tensors if k.startswith(prefix)}
-    parts["gate.features"] = {
-        k: tensors[k][:gate_features] for k in tensors if k.startswith("gate.features.")
-    }
-    parts["gate.classify"] = {
-        "weight": tensors["gate.classify.weight"][:rows, :gate_features],
-        "bias": tensors["gate.classify.bias"][:rows],
-    }
+        own = {k: tensors[k] for k in tensors if k.startswith(prefix)}
+        parts[f"bank.{name}"] = fingerprint(own)
+    features = {k: tensors[k][:gate_features] for k in tensors if k.startswith("gate.features.")}
+    parts["gate.features"] = fingerprint(features)
+    parts["gate.classify"] = fingerprint(
+        {
+            "weight": tensors["gate.classify.weight"][:rows, :gate_features],
+            "bias": tensors["gate.classify.bias"][:rows],
+        }
+    )
     if "points.offsets" in tensors:
-        parts["points"] = {"offsets": tensors["points.offsets"][:rows]}
-    return {part: fingerprint(own) for part, own in parts.items()}
+        parts["points"] = fingerprint({"offsets": tensors["points.offsets"][:rows]})
+    return parts

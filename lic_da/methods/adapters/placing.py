@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lic_da.adapters.points import CLASSES, classes
+from lic_da.adapters.regions import with_shares
 from lic_da.codecs.image_codec import to_8_bit
 from lic_da.data.datamodule import CropDataset
 from lic_da.methods.adapters.calibrating import crop_keys
@@ -152,7 +153,8 @@ def best_shares(adapted: AdaptedCodec, crops: Sequence[Crop], offsets: Tensor) -
         with synthesis.mixed_by(v) as transform:
             for number, share in enumerate(SHARES):
                 synthesis.points.offsets.copy_(share * offsets)
-                decoded = to_8_bit(transform(synthesis.moved(crop.y_hat, crop.symbols, v)))
+                placed = synthesis.moved(crop.y_hat, crop.symbols, v)
+                decoded = to_8_bit(transform(with_shares(placed, v)))
                 error = (decoded.float() - crop.image.float()).square().mean().item()
                 errors[number, crop.label] += math.log(max(error, _LEAST))
     synthesis.points.offsets.copy_(before)

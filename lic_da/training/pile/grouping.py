@@ -11,6 +11,7 @@ What is found stands in the folder of the run after each round, so that a search
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -274,8 +275,8 @@ def _names(like: Iterable[str | None]) -> list[str]:
     names: list[str] = []
     for number, domain in enumerate(like, start=1):
         name = f"pile-{number}" if domain is None else f"pile-{domain}"
-        taken = sum(n == name or n.startswith(f"{name}-") for n in names)
-        names.append(f"{name}-{taken + 1}" if taken else name)
+        several = (f"{name}-{count}" for count in itertools.count(2))
+        names.append(next(n for n in (name, *itertools.islice(several, number)) if n not in names))
     return names
 
 
@@ -283,6 +284,8 @@ def _known_domains(data_dir: Path) -> dict[str, list[Described]]:
     """Blocks of some images of each domain that is prepared."""
     known = {}
     for name in available("domain"):
+        if name.startswith("pile-"):  # made of another pile's groups
+            continue
         try:
             images = None if load_domain(name).more_of else prepared(name, data_dir)
         except UserError:  # one that cannot be read is nothing to compare with
