@@ -169,7 +169,7 @@ def measure(names: Sequence[str], rounds: int, cpu: bool) -> list[Part]:
 def _part(key: tuple[str, str], first: str, rows: Sequence[Row], cpu: bool) -> Part:
     name, part = key
     wholes = [row[first, "whole"] for row in rows]
-    low, middle, high = quartiles([row[key] / w for row, w in zip(rows, wholes, strict=True)])
+    middle, low, high = quartiles([row[key] / w for row, w in zip(rows, wholes, strict=True)])
     return Part(
         *(name, part, torch.get_num_threads(), "processor" if cpu else "wall"),
         1000 * statistics.median(row[key] for row in rows),

@@ -41,8 +41,8 @@ def plain(number: float, digits: int, unit: str = "dB") -> str:
     return f"{abs(number):.{digits}f} {unit}"
 
 
-def saving(domain: str) -> str:
-    file = "experiments/sweep/bd_rate.csv"
+def saving(domain: str, codec: str = "") -> str:
+    file = f"experiments/sweep/{codec}bd_rate.csv"
     where = {"blend": "weighted", "anchor": "base", "interpolation": "akima"}
     return signed(value(file, "bd_rate_percent", domain=domain, **where))
 
@@ -112,7 +112,17 @@ def codecs() -> set[str]:
             plain(against(BUNDLED[2], BUNDLED[1]), 1, "%"),
         }
         | {f"{found[1]} dB" for found in gains.values() if found}
+        | {saving(d, "zou2022_n64/") for d in ("sketch", "comic", "clipart", "natural")}
+        | decode_parts()
     )
+
+
+def decode_parts() -> set[str]:
+    """Shares of decoding with ``zou2022_n64``."""
+    file = "benchmarks/results/decode_parts.csv"
+    parts = ("entropy networks, double precision", "entropy networks, single precision")
+    parts += ("g_s: window attention", "g_s and gate: all else", "entropy decoding")
+    return {f"{100 * value(file, 'share', codec=BUNDLED[2], part=p):.0f} %" for p in parts}
 
 
 def domains() -> set[str]:

@@ -375,6 +375,13 @@ def test_what_has_no_effect_on_a_result_tells_no_series_apart() -> None:
         assert len(series_of(runs)) == count
 
 
+def test_a_setting_that_is_null_is_as_one_from_before_it_was_there() -> None:
+    runs = [run_of(q, ["sketch"]) for q in (1, 2)]
+    later = dataclasses.replace(runs[1], config={**runs[1].config, "pile": None})
+    (series,) = series_of([runs[0], later])
+    assert [run.quality for run in series.runs] == [1, 2]
+
+
 def test_several_series_and_curves_without_overlap(tmp_path: Path, photographs: list[RGB]) -> None:
     runs = [run_of(q, ["sketch"]) for q in (1, 2, 3, 4)]
     runs += [run_of(q, ["sketch", "clipart"], shift=0.2) for q in (1, 2, 3)]

@@ -224,8 +224,9 @@ def series_of(runs: Iterable[Run]) -> list[Series]:
         UserError: runs that should be comparable are not: other base weights or other test images.
     """
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
+    for run in runs:  # what is null is as if it was not there, as in runs from before it was
+        said = {name: value for name, value in run.settings.items() if value is not None}
+        groups.setdefault(json.dumps(said, sort_keys=True), []).append(run)
     ordered = [tuple(sorted(runs, key=lambda r: r.quality)) for runs in groups.values()]
     labels = _labels([runs[0] for runs in ordered])
     series = [Series(label, runs) for label, runs in zip(labels, ordered, strict=True)]
