@@ -40,7 +40,8 @@ data: setup  ## bring domains to data/: natural, sketch, comic and clipart, or [
 GIVEN = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC)) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))
 
 # Groups of images without labels in the place of domains.
-TRAINED = $(if $(PILE)$(GROUPS),$(if $(PILE),'pile="$(PILE)"') $(if $(GROUPS),groups=$(GROUPS)),'domains=[$(DOMAINS)]')
+GROUPED = $(if $(PILE),'pile="$(PILE)"') $(if $(GROUPS),groups=$(GROUPS)) $(if $(filter file,$(origin DOMAINS)),,'domains=[$(DOMAINS)]')
+TRAINED = $(if $(PILE)$(GROUPS),$(GROUPED),'domains=[$(DOMAINS)]')
 
 train: setup  ## train adapters and gate: DOMAINS=sketch,comic or PILE=FOLDER GROUPS=4 [QUALITY=3, or all] [CODEC=…] [ARGS="…"]
 	$(PY) -m lic_da.train $(TRAINED) $(GIVEN) $(ARGS)

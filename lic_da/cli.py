@@ -258,7 +258,7 @@ def bulk(
     """Code very many images on several processes or machines, to shards with an index, and back.
 
     Started again it goes on; every image counts once, whatever was killed. Images that cannot be coded are
-    listed in OUT/errors.parquet. Needs Ray: pip install 'lic-da[bulk]'.
+    listed in OUT/errors.parquet. Needs Ray: pip install 'lic-da\\[bulk]'.
     """
     from lic_da.files.bulk import run
     from lic_da.files.bulk.cluster import Cluster

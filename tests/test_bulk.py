@@ -346,6 +346,10 @@ def test_a_shard_that_was_lost_is_made_again(
     assert "Going on: 2 of 3 parts are done" in said and members(out) == before
 
 
+def test_its_help_names_the_extra_that_it_needs() -> None:
+    assert "pip install 'lic-da[bulk]'" in " ".join(call("bulk", "--help").split())
+
+
 def test_what_cannot_be_done_is_said_before_anything_is_written(
     images: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
