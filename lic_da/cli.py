@@ -255,10 +255,10 @@ def bulk(
     seed: Annotated[int, typer.Option(help="Of the search of --effort.")] = 0,
     trust: Trust = None,
 ) -> None:
-    """Code very many images on several processes or machines, to shards with an index, and back.
+    r"""Code very many images on several processes or machines, to shards with an index, and back.
 
     Started again it goes on; every image counts once, whatever was killed. Images that cannot be coded are
-    listed in OUT/errors.parquet. Needs Ray: pip install 'lic-da\\[bulk]'.
+    listed in OUT/errors.parquet. Needs Ray: pip install 'lic-da\[bulk]'.
     """
     from lic_da.files.bulk import run
     from lic_da.files.bulk.cluster import Cluster
