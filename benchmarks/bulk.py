@@ -37,8 +37,9 @@ from experiments import common
 from lic_da.config import CONF
 from lic_da.data.domains import prepare
 from lic_da.errors import UserError
-from lic_da.io.images import read_rgb, save_png
+from lic_da.io.images import read_rgb
 from lic_da.io.listing import files_of
+from lic_da.io.lossless import save_png
 
 _WATCHED_S = 0.5
 

@@ -51,7 +51,7 @@ from lic_da.codecs.spec import CodecSpec
 from lic_da.config import CONF, read_settings
 from lic_da.errors import unknown
 from lic_da.io.bitstream import Stream, StreamError
-from lic_da.io.files import read_yaml
+from lic_da.io.yaml_files import read_yaml
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.pretraining.module import Pretraining, coder_of
 

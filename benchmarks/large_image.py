@@ -25,7 +25,8 @@ from experiments import common
 from lic_da.config import CONF
 from lic_da.data.domains import prepare
 from lic_da.io.bitstream import Stream
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 
 
 def mosaic(width: int, height: int) -> RGB:

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 from lic_da.errors import unknown
@@ -186,6 +185,8 @@ def has_wandb_key() -> bool:
 
 def package_version() -> str:
     """Version of this package as installed, or ``unknown``."""
+    from importlib import metadata  # takes a while, and few ask
+
     try:
         return metadata.version("lic_da")
     except metadata.PackageNotFoundError:

@@ -21,7 +21,8 @@ from lic_da.adapters import synthesis
 from lic_da.adapters.formula import AdapterSum
 from lic_da.codecs import zoo
 from lic_da.codecs.spec import CodecSpec
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
 
 CODEC = "bmshj2018_factorized_n64"

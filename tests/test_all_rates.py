@@ -35,7 +35,8 @@ from lic_da.errors import Stopped, UserError
 from lic_da.evaluation.curves import Run, series_of
 from lic_da.evaluation.measure import read_points, write_points
 from lic_da.io.bitstream import Stream
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.extension import extend

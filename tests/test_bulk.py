@@ -29,7 +29,8 @@ from lic_da.files.bulk.names import safe_name, stems
 from lic_da.files.bulk.outputs import FORMS
 from lic_da.files.bulk.work import MOST_DEATHS, Done, Task
 from lic_da.io.bitstream import Stream
-from lic_da.io.images import read_rgb, save_png
+from lic_da.io.images import read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import CODEC, DOMAINS, codec_config, disturb, scribbles

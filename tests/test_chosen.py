@@ -16,7 +16,8 @@ from lic_da.data.index import ImageInfo
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import check_modes, measure
 from lic_da.io.bitstream import MAX_ENTRIES, Stream, StreamError
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters import chosen
 from lic_da.methods.adapters.codec import AdaptedCodec

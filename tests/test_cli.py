@@ -20,8 +20,9 @@ from lic_da.cli import app
 from lic_da.errors import UserError
 from lic_da.files.batch import plan
 from lic_da.io.bitstream import Stream
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
 from lic_da.io.listing import image
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec, pad, to_8_bit
 from tests.conftest import CODEC, codec_config, disturb

@@ -17,7 +17,8 @@ from lic_da.data.sources.dicebear import DiceBearSource
 from lic_da.data.sources.huggingface import HuggingFaceSource
 from lic_da.data.sources.packages import DebianSource, PypiSource
 from lic_da.errors import UserError
-from lic_da.io.images import RGB, save_png
+from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from tests.conftest import photo_crops, scribbles
 
 MakeDomain = Callable[..., Path]

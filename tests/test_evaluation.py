@@ -51,7 +51,8 @@ from lic_da.evaluation.measure import (
 )
 from lic_da.evaluation.metrics import METRICS
 from lic_da.evaluation.summary import summarise, table
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import codec_config, hyperprior_config
 

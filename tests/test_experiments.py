@@ -53,7 +53,8 @@ from lic_da.evaluation.curves import Run, savings, series_of
 from lic_da.evaluation.measure import Point, write_points
 from lic_da.evaluation.operations import kmacs_per_pixel
 from lic_da.io.files import write_json, write_text
-from lic_da.io.images import RGB, save_png
+from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests import damage

@@ -19,8 +19,8 @@ from lic_da.adapters.gate import Gate
 from lic_da.codecs import zoo
 from lic_da.errors import UserError
 from lic_da.evaluation.measure import mean, measure, read_points
-from lic_da.io.files import read_yaml
 from lic_da.io.images import RGB
+from lic_da.io.yaml_files import read_yaml
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec, adapter_state
 from lic_da.methods.adapters.extension import GrowingGate, extend

@@ -16,7 +16,8 @@ import pytest
 
 import lic_da.config
 from lic_da.evaluation.measure import read_points
-from lic_da.io.images import RGB, save_png
+from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from tests.conftest import photo_crops
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

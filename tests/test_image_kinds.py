@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from lic_da.io.images import ImageProblem, read_rgb, save_png
+from lic_da.io.images import ImageProblem, read_rgb
+from lic_da.io.lossless import save_png
 from tests import damaged_images
 from tests.image_files import Samples, chunk, exif, png, shown, turned
 
@@ -322,7 +323,8 @@ def test_memory_for_a_deep_image_is_bounded(tmp_path: Path) -> None:
     samples = np.zeros((2000, 3000, 3), np.uint16)
     (tmp_path / "deep.png").write_bytes(png(samples, 16))
     code = (
-        "import resource, sys; from lic_da.io.images import read_rgb, save_png\n"
+        "import resource, sys; from lic_da.io.images import read_rgb\n"
+        "from lic_da.io.lossless import save_png\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "read_rgb(sys.argv[1])\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"

@@ -19,8 +19,8 @@ from lic_da.io.images import (
     ImageProblem,
     rasterise_svg,
     read_rgb,
-    save_png,
 )
+from lic_da.io.lossless import save_png
 from tests.conftest import scribbles
 
 

@@ -29,7 +29,8 @@ from lic_da.evaluation.measure import measure, read_points
 from lic_da.evaluation.metrics import METRICS
 from lic_da.evaluation.summary import measure_into
 from lic_da.io.files import write_json
-from lic_da.io.images import RGB, save_png
+from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.sweeps.export import read_series

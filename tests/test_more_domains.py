@@ -32,7 +32,8 @@ from lic_da.data.domains import load_domain, prepare, unseen_domains
 from lic_da.data.sources.base import SourceUnavailable
 from lic_da.data.sources.huggingface import HuggingFaceSource
 from lic_da.errors import UserError
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
 

@@ -20,7 +20,8 @@ from lic_da.data.blocks import describe
 from lic_da.data.pile import Member, named_groups, prepare_pile, read_groups, write_groups
 from lic_da.data.sources.tables import read_table
 from lic_da.errors import UserError
-from lic_da.io.images import RGB, save_png
+from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.training.pile import rounds
 from lic_da.training.pile.grouping import _names, find_groups

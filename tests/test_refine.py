@@ -19,7 +19,8 @@ from lic_da.errors import UserError
 from lic_da.evaluation.measure import measure, read_points, write_points
 from lic_da.evaluation.summary import summarise, table
 from lic_da.io.bitstream import Stream
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from tests.conftest import (

@@ -18,7 +18,8 @@ from lic_da.cli import main
 from lic_da.codecs.spec import MethodSpec
 from lic_da.errors import UserError
 from lic_da.io.bitstream import CHOSEN_UNITS, Stream, StreamError
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.export import ExportError, export

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lic_da.io.images import save_png
+from lic_da.io.lossless import save_png
 from tests.conftest import scribbles
 
 HEAVY = {

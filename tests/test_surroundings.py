@@ -28,7 +28,8 @@ from lic_da.data.sources.huggingface import HuggingFaceSource
 from lic_da.errors import UserError
 from lic_da.io import listing
 from lic_da.io.files import atomic_path, new_folder, write_text
-from lic_da.io.images import RGB, read_rgb, save_png
+from lic_da.io.images import RGB, read_rgb
+from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.sweeps import jobs

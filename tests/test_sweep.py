@@ -23,7 +23,8 @@ from scipy.interpolate import PchipInterpolator
 
 import lic_da.config
 from lic_da.evaluation.measure import Point, mean, read_points
-from lic_da.io.images import RGB, save_png
+from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from lic_da.sweeps import jobs
 from lic_da.sweeps.callback import job_name, sweep_name
 from tests.conftest import FOUR_STEPS, photo_crops, scribbles

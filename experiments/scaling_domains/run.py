@@ -28,7 +28,8 @@ from lic_da.config import CONF
 from lic_da.data.domains import prepare
 from lic_da.evaluation.curves import Run
 from lic_da.io.files import write_text
-from lic_da.io.images import read_rgb, save_png
+from lic_da.io.images import read_rgb
+from lic_da.io.lossless import save_png
 
 HERE = Path(__file__).parent
 RUNS = common.OUTPUTS / "experiment_scaling_domains"

@@ -22,8 +22,8 @@ from lic_da.io.images import (
     ImageProblem,
     rasterise_svg,
     read_rgb,
-    save_png,
 )
+from lic_da.io.lossless import save_png
 from lic_da.surroundings import granted_cpus
 from lic_da.workers import DIED, Workers
 

@@ -28,7 +28,8 @@ from lic_da.evaluation.measure import (
     read_points,
 )
 from lic_da.evaluation.metrics import METRICS, Scale, scales
-from lic_da.io.files import atomic_path, read_json, read_yaml
+from lic_da.io.files import atomic_path, read_json
+from lic_da.io.yaml_files import read_yaml
 from lic_da.migrations import run_settings
 from lic_da.same_settings import CURVE
 

@@ -121,6 +121,27 @@ def run(
     Returns:
         Whether all went well.
     """
+    kept = [job for job in jobs if not overwrite and job.target.is_file()]
+    if kept and len(jobs) == 1:
+        raise UserError(f"{kept[0].target} exists; --overwrite replaces it.")
+    todo = [job for job in jobs if job not in set(kept)]
+    began = time.perf_counter()
+    outcomes = _outcomes(work, todo, workers, images)
+    good = [o for o in _told(outcomes, verb, len(todo)) if o.error is None]
+    seconds = time.perf_counter() - began
+    told = sys.stderr if any(job.target == STDOUT for job in jobs) else sys.stdout
+    print(_summary(verb, good, len(jobs), len(kept), seconds), file=told, flush=True)
+    return len(good) == len(todo)
+
+
+def _told(outcomes: Iterator[Outcome], verb: str, total: int) -> Iterator[Outcome]:
+    """The outcomes, with what failed told on stderr, and a progress bar for several."""
+    if total < 2:  # rich takes a while to import
+        for outcome in outcomes:
+            if outcome.error is not None:
+                print(printable(f"error: {outcome.error}"), file=sys.stderr, flush=True)
+            yield outcome
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -130,27 +151,16 @@ def run(
         TimeRemainingColumn,
     )
 
-    kept = [job for job in jobs if not overwrite and job.target.is_file()]
-    if kept and len(jobs) == 1:
-        raise UserError(f"{kept[0].target} exists; --overwrite replaces it.")
-    todo = [job for job in jobs if job not in set(kept)]
     console = Console(stderr=True)
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    began = time.perf_counter()
-    good: list[Outcome] = []
-    with Progress(*columns, console=console, transient=True, disable=len(todo) < 2) as progress:
-        task = progress.add_task(verb, total=len(todo))
-        for outcome in _outcomes(work, todo, workers, images):
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(verb, total=total)
+        for outcome in outcomes:
             progress.advance(task)
-            if outcome.error is None:
-                good.append(outcome)
-            else:
+            if outcome.error is not None:
                 message = printable(f"error: {outcome.error}")
                 console.print(message, markup=False, highlight=False, soft_wrap=True)
-    seconds = time.perf_counter() - began
-    told = sys.stderr if any(job.target == STDOUT for job in jobs) else sys.stdout
-    print(_summary(verb, good, len(jobs), len(kept), seconds), file=told, flush=True)
-    return len(good) == len(todo)
+            yield outcome
 
 
 def _summary(verb: str, good: Sequence[Outcome], total: int, kept: int, seconds: float) -> str:

@@ -15,7 +15,7 @@ from lic_da.config import CONF, available, read_settings
 from lic_da.errors import UserError, unknown
 from lic_da.files.batch import Job, Outcome
 from lic_da.io.bitstream import Stream
-from lic_da.io.files import output_path, read_yaml, user_path
+from lic_da.io.files import output_path, user_path
 
 if TYPE_CHECKING:
     from lic_da.codecs.image_codec import ImageCodec
@@ -138,7 +138,7 @@ class Coder:
 
     def decompress(self, job: Job) -> Outcome:
         """Decode a stream to an image without further loss."""
-        from lic_da.io.images import save_lossless
+        from lic_da.io.lossless import save_lossless
 
         stream = Stream.read(job.source)
         save_lossless(job.target, self.decode(stream), self.format)
@@ -236,6 +236,8 @@ def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
 
 def _plain(file: Path) -> dict[str, Any]:
     """A YAML file as it stands; empty if there is none that can be read."""
+    from lic_da.io.yaml_files import read_yaml
+
     try:
         return read_yaml(file)
     except (FileNotFoundError, UserError):

@@ -53,7 +53,7 @@ class RuntimeCoder:
 
     def decompress(self, job: Job) -> Outcome:
         """Decode a stream to an image without further loss."""
-        from lic_da.io.images import save_lossless
+        from lic_da.io.lossless import save_lossless
 
         stream = Stream.read(job.source)
         pixels = _decoder(self.folder, self.threads).decompress(stream, self.mode, self.domain)

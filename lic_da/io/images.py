@@ -1,4 +1,4 @@
-"""Reading any image as 8-bit RGB, drawing SVG, and writing images.
+"""Reading any image as 8-bit RGB, and drawing SVG.
 
 ``docs/images.md`` has a table of what is read, and how.
 """
@@ -22,13 +22,10 @@ from PIL import GifImagePlugin, Image, ImageCms, ImageFile, TiffImagePlugin, Uni
 from lic_da.errors import UserError
 from lic_da.io import orientation, png
 from lic_da.io.bitstream import MAX_PIXELS
-from lic_da.io.files import output_path
-
-RGB = NDArray[np.uint8]
+from lic_da.io.lossless import RGB as RGB
 
 MIN_SIDE = 16
 SVG_SIZE = 512
-_WEBP_SIDE = 16383
 _SAME_COLOUR = 3  # of 255: profiles that differ less are taken as sRGB
 _BAND = 1 << 20  # samples that are scaled to 8 bits at a time
 _MOST_BYTES = 1 << 31
@@ -460,38 +457,3 @@ def rasterise_svg(svg: bytes, *, size: int = SVG_SIZE, name: Path | str = "SVG")
         raise ImageProblem(name, "SVG that cannot be drawn") from error
     with Image.open(io.BytesIO(drawn)) as image:
         return np.array(image.convert("RGB"))
-
-
-def save_png(path: Path | str, pixels: RGB) -> None:
-    """Write ``(H, W, 3)`` uint8 pixels as PNG; the file appears whole or not at all."""
-    save_lossless(path, pixels, "png")
-
-
-def save_lossless(path: Path | str, pixels: RGB, format: str = "png") -> None:
-    """Write ``(H, W, 3)`` uint8 pixels as PNG or lossless WebP; the file appears whole or not at all.
-
-    Raises:
-        UserError: the image is too large for WebP.
-    """
-    if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
-        raise UserError(f"{path}: WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")
-    with output_path(Path(path)) as temporary:
-        _save(pixels, temporary, format)
-
-
-def lossless_bytes(pixels: RGB, format: str = "png") -> bytes:
-    """The bytes of the file that :func:`save_lossless` writes.
-
-    Raises:
-        UserError: as there.
-    """
-    if format == "webp" and max(pixels.shape[:2]) > _WEBP_SIDE:
-        raise UserError(f"WebP holds at most {_WEBP_SIDE} pixels a side; use PNG.")
-    buffer = io.BytesIO()
-    _save(pixels, buffer, format)
-    return buffer.getvalue()
-
-
-def _save(pixels: RGB, target: Path | io.BytesIO, format: str) -> None:
-    options = {"lossless": True, "exact": True} if format == "webp" else {}
-    Image.fromarray(pixels).save(target, format=format.upper(), **options)

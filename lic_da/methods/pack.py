@@ -35,8 +35,9 @@ from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import as_yaml
 from lic_da.errors import UserError, unknown
-from lic_da.io.files import atomic_path, read_yaml, write_json, write_text
+from lic_da.io.files import atomic_path, write_json, write_text
 from lic_da.io.tensors import TensorFile
+from lic_da.io.yaml_files import read_yaml
 from lic_da.migrations import ALL_RATES, FORMAT, named, pack_settings
 from lic_da.registry import CODECS, refuse_paths
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lic_da.config import flat
 from lic_da.errors import Stopped, UserError
-from lic_da.io.files import read_yaml
+from lic_da.io.yaml_files import read_yaml
 from lic_da.sweeps import jobs
 from lic_da.sweeps.settings import ReportSettings
 from lic_da.tracking.settings import LoggerSettings

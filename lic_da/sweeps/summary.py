@@ -20,10 +20,10 @@ from rich.table import Table
 from lic_da.errors import UserError
 from lic_da.io.files import (
     read_text,
-    read_yaml,
     write_json,
     write_text,
 )
+from lic_da.io.yaml_files import read_yaml
 from lic_da.sweeps import jobs
 from lic_da.sweeps.settings import ReportSettings
 from lic_da.tracking.settings import LoggerSettings

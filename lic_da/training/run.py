@@ -34,11 +34,11 @@ from lic_da.evaluation.summary import at_each_quality, measure_into, metrics_tab
 from lic_da.io.files import (
     atomic_path,
     read_json,
-    read_yaml,
     write_json,
     write_text,
 )
 from lic_da.io.run_folder import RUNNING
+from lic_da.io.yaml_files import read_yaml
 from lic_da.methods import pack
 from lic_da.methods.module import CodecModule, TrainedAveraging
 from lic_da.methods.processes import check_processes, is_first

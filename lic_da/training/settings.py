@@ -25,8 +25,9 @@ from lic_da.data.pile import PileDataModule, named_groups, read_groups
 from lic_da.errors import UserError, unknown
 from lic_da.evaluation.measure import check_modes, check_qualities
 from lic_da.evaluation.metrics import METRICS
-from lic_da.io.files import read_yaml, user_path
+from lic_da.io.files import user_path
 from lic_da.io.run_folder import CONFIG
+from lic_da.io.yaml_files import read_yaml
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED

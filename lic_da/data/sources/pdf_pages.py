@@ -13,10 +13,11 @@ from lic_da.data.licences import Terms
 from lic_da.data.sources.base import Found, Source, SourceUnavailable, stated, unpack_folder
 from lic_da.errors import UserError
 from lic_da.io.files import read_json, write_json
-from lic_da.io.images import save_png
 from lic_da.io.listing import ends_in, files_of
+from lic_da.io.lossless import save_png
 
 _POINTS_AN_INCH = 72
+_LEVEL = 6  # of zlib; the hashes of the files say which split they are in, so it stays
 _UNREAD = ".unreadable.json"
 
 
@@ -97,7 +98,7 @@ class PdfPages(Source):
             grey = image.shape[2] == 1
             pixels = image.repeat(3, axis=2) if grey else image[:, :, 2::-1]  # BGR
             stem = name.removesuffix(".pdf").replace("/", "-")
-            save_png(folder / f"{stem}-{number + 1:04d}.png", pixels)
+            save_png(folder / f"{stem}-{number + 1:04d}.png", pixels, _LEVEL)
         for pdf in opened.values():
             pdf.close()
         write_json(folder / _UNREAD, len(documents) - len(opened))

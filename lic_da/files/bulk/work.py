@@ -20,7 +20,8 @@ from lic_da.files.bulk.inputs import Source
 from lic_da.files.coder import Coder
 from lic_da.io.bitstream import Stream
 from lic_da.io.files import atomic_path
-from lic_da.io.images import decode_rgb, lossless_bytes
+from lic_da.io.images import decode_rgb
+from lic_da.io.lossless import lossless_bytes
 from lic_da.surroundings import printable
 
 WORK = ".work"
