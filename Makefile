@@ -71,7 +71,8 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64 (hours on a CPU; resumes)
 	$(PY) -m lic_da.pretrain codec=$(CODEC) $(ARGS)
 
-bench: setup  ## time adapted decoding against the base decoder: CODECS=name,name
+bench: data  ## time starting, an image and folders beside AVIF, WebP, JPEG XL; adapted decoding: CODECS=name,name
+	$(PY) -m benchmarks.everyday $(ARGS)
 	$(PY) -m benchmarks.decoding --codecs $(CODECS)
 
 experiments/%: data  ## run an experiment, e.g. make experiments/base_codecs

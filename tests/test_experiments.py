@@ -24,7 +24,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lic_da.config
-from benchmarks import decoding, large_image, methods, stored, training
+from benchmarks import decoding, everyday, fixtures, large_image, methods, stored, training
 from experiments import common
 from experiments.ablation import run as ablation
 from experiments.adapter_settings import run as adapter_settings
@@ -899,3 +899,21 @@ def test_the_fuzzer_tries_whole_and_damaged_streams(
     assert len(list(tmp_path.glob("damaged_*"))) > 0
     said = capsys.readouterr().out
     assert "'image': 0" not in said and "'error': 0" not in said
+
+
+def test_everyday_benchmark_times_an_image_and_a_folder_beside_avif(tmp_path: Path) -> None:
+    pixels = scribbles(1, side=64)[0]
+    codec = fixtures.adapted("bmshj2018_factorized_n64", 2)
+    rows = [*everyday.image(pixels, {"ours": codec}, {"avif6": 40}, rounds=2)]
+    assert [(r.what, r.way) for r in rows] == [
+        (what, way) for what in ("encode", "decode") for way in ("ours", "avif6")
+    ]
+    size = len(codec.compress(pixels))
+    assert rows[0].bpp == 8 * size / 64**2
+    save_png(tmp_path / "images" / "a.png", pixels)
+    files = [*everyday.files("folder", tmp_path / "images", tmp_path, 64, {"avif6": 40}, rounds=2)]
+    assert all(r.ratio == 1 for r in rows + files if r.way == r.against == "avif6")
+    for ways in ("lic", "avif6"):
+        assert (tmp_path / f"{ways}_png" / "a.png").is_file()
+    everyday.plot(rows + files, tmp_path / "everyday.png")
+    assert is_plot(tmp_path / "everyday.png")

@@ -24,6 +24,11 @@ CODEC = "zou2022_n64"
 RUNS = common.OUTPUTS / "experiment_all_rates"
 FOR_EACH = sweep.RUNS.with_name(f"{sweep.RUNS.name}_{CODEC}")
 STEPS = (500, 1000)
+MEASURED = (
+    *("evaluation.modes=[base,weighted]", "evaluation.ms_ssim=false"),
+    *("evaluation.examples=0", "evaluation.compatibility=1"),
+)
+"""Of the packs for all rates: what the tables need, at four qualities each."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def train(jobs: int) -> None:
     common.sweep(
         RUNS,
         *(f"codec={CODEC}", "codec.quality=all", "domains=[sketch,comic]"),
-        *(f"codec.training.steps={steps}", *common.NO_REPORT),
+        *(f"codec.training.steps={steps}", *MEASURED, *common.NO_REPORT),
         jobs=jobs,
     )
 

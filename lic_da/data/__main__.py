@@ -34,7 +34,8 @@ def main(
     """
     console = Console(stderr=True)
     names = [n for given in domains or DEFAULT for n in given.split(",") if n]
-    names = available("domain") if names == ["all"] else names
+    if "all" in names:
+        names = [*dict.fromkeys([*available("domain"), *(name for name in names if name != "all")])]
     images, errors = [], []
     for name in names:
         try:
