@@ -100,7 +100,8 @@ def _curves(
                 anchors.setdefault((p.domain, p.codec), []).append(p)
         for (domain, codec), points in anchors.items():
             text = f"{codec}, test images of {domain}; rates of whole files"
-            yield _slug(domain, codec), content(points, codec, text, {"dataset": domain})
+            curve = content(points, f"{codec}, {domain}", text, {"dataset": domain})
+            yield _slug(domain, codec), curve
 
 
 def _slug(*parts: str) -> str:
