@@ -61,7 +61,7 @@ lint: setup  ## ruff and mypy
 	$(PY) -m mypy
 
 docs: setup  ## the documentation as a site, in site/
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	$(PY) -m uv pip compile --quiet --python-version 3.11 --all-extras --generate-hashes \

@@ -114,7 +114,19 @@ def codecs() -> set[str]:
         | {f"{found[1]} dB" for found in gains.values() if found}
         | {saving(d, "zou2022_n64/") for d in ("sketch", "comic", "clipart", "natural")}
         | decode_parts()
+        | all_rates()
     )
+
+
+def all_rates() -> set[str]:
+    """What a pack for all rates saves that was trained by half the steps of four packs."""
+    file = "experiments/all_rates/table.csv"
+    ways = (("all", 1000), ("each", 2000))
+    return {
+        plain(value(file, "bd_rate_percent", trained=t, steps=n, domain=d), 1, "%")
+        for t, n in ways
+        for d in ("sketch", "clipart")
+    }
 
 
 def decode_parts() -> set[str]:

@@ -6,6 +6,7 @@ same files lie one folder lower.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,6 +16,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 SHOWN = (
     *(f"experiments/*/{name}" for name in ("README.md", "*.csv", "*.png", "*.json", "*.txt")),
+    *("experiments/*/*/*.csv", "experiments/*/*/*.json"),
     *("benchmarks/results/*", "CHANGELOG.md", "CONTRIBUTING.md"),
 )
 
@@ -31,5 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links that leave ``docs/`` point to where those files lie in the site."""
     if page.file.src_uri in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        # The repository shows a folder's README by itself.
+        markdown = re.sub(r"\]\((experiments/\w+)\)", r"](\1/README.md)", markdown)
         return markdown.replace("](docs/", "](")
     return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
