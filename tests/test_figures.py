@@ -123,7 +123,7 @@ def all_rates() -> set[str]:
     file = "experiments/all_rates/table.csv"
     ways = (("all", 1000), ("each", 2000))
     return {
-        plain(value(file, "bd_rate_percent", trained=t, steps=n, domain=d), 1, "%")
+        signed(value(file, "bd_rate_percent", trained=t, steps=n, domain=d))
         for t, n in ways
         for d in ("sketch", "clipart")
     }
