@@ -30,7 +30,7 @@ setup: .venv/installed  ## make .venv from requirements.lock
 	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Bytecode once and for all: where Python may not write it, every start would compile torch anew.
-	@-$(PY) -m compileall -q -j 0 .venv/lib lic_da >/dev/null 2>&1
+	@$(PY) -m compileall -q -j 0 .venv/lib lic_da >/dev/null 2>&1 || true
 	@touch $@
 
 data: setup  ## bring domains to data/: natural, sketch, comic and clipart, or [DOMAINS=…], or DOMAINS=all

@@ -130,7 +130,7 @@ def compress(
 
     _check_encoding(v, mode, codec)
     todo = plan(source, target, image, ".lic")
-    trusted = tuple(trust or ())
+    trusted = _trusted(trust)
     coder: Coder | RuntimeCoder
     if _is_onnx(runtime):
         if v != "gate" or effort:
@@ -201,7 +201,7 @@ def decompress(
         *(folder, codec, quality, "base" if alone else mode),
         domain=domain,
         format=kind,
-        trust=tuple(trust or ()),
+        trust=_trusted(trust),
         spatial=spatial,
     )
     coder.check()
@@ -278,7 +278,7 @@ def bulk(
         folder = None
     else:
         folder = _decoding_pack(pack, codec, quality) if found.streams else _pack(pack, codec)
-    settings = (codec, quality, "base" if alone else mode, domain, format, tuple(trust or ()))
+    settings = (codec, quality, "base" if alone else mode, domain, format, _trusted(trust))
     coder = Coder(folder, *settings, v=v, effort=effort, seed=seed)
     coder.check()
     _leave(run.run(found, target, coder, layout, where))
@@ -315,7 +315,7 @@ def export(
     from lic_da.methods.pack import load
 
     try:
-        codec = load(pack, trust=trust or (), quality=quality, in_memory=True)
+        codec = load(pack, trust=_trusted(trust), quality=quality, in_memory=True)
         manifest = export(codec, target, overwrite=overwrite, torch_too=torch)
     except UserError as error:
         if not as_json:
@@ -353,8 +353,8 @@ def info(
         try:
             stream = Stream.read(job.source)
             lines = [
-                *_told(job.source, stream, pack, trust or ()),
-                *_told_v(stream, pack, trust or ()),
+                *_told(job.source, stream, pack, _trusted(trust)),
+                *_told_v(stream, pack, _trusted(trust)),
             ]
         except UserError as error:
             good = False
@@ -422,6 +422,13 @@ def _told(
         ("weights", f"{stream.fingerprint.hex()}…"),
         ("latent", f"{stream.shape[1]}×{stream.shape[0]}"),
     ]
+
+
+def _trusted(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Packages that the user trusts; they may lie in the folder that the command was started in."""
+    if names and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    return tuple(names or ())
 
 
 def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple[str, str]]:

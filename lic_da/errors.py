@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class NotWritable(UserError, OSError):
+    """A file cannot be written where the user wants it."""
+
+
 class Stopped(UserError):
     """The user stopped what was going on; nothing that was to follow should start."""
 

@@ -157,6 +157,11 @@ def located(path: str, sort: str) -> Any:
         except Exception as error:  # whatever happens in somebody's module
             raise UserError(f"{path}, a {sort}, cannot be imported ({error}).") from error
         break
+    else:
+        raise UserError(
+            f"There is no {sort} {path}: Python finds no package {parts[0]}, installed or where it looks "
+            "(PYTHONPATH)."
+        )
     try:
         for name in parts[length:]:
             found = getattr(found, name)

@@ -18,7 +18,7 @@ from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
 from lic_da.migrations import override, run_settings
 from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.same_settings import CURVE, RUN
-from lic_da.training.settings import EvaluationSettings
+from lic_da.training.settings import EvaluationSettings, RunSettings
 from tests.conftest import CODEC, codec_config
 
 
@@ -175,3 +175,21 @@ def test_settings_by_their_older_names_are_the_same() -> None:
     ) == EvaluationSettings.from_settings(
         {**today["evaluation"], "compatibility": 1, "examples": 0}
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("codec.training.steps=abc", r"codec\.training\.steps must be a whole .* of at least 0, not 'abc'"),
+        ("codec.training.steps=2.5", r"codec\.training\.steps must be a whole number"),
+        ("codec.training.batch_size=0", r"batch_size must be a whole number of at least 1, not 0"),
+        ("codec.training.lr=-1", r"codec\.training\.lr must be a number of at least 0, not -1"),
+        ("codec.training.gamma=nan", r"codec\.training\.gamma must be a number of at least 0, not nan"),
+        ("codec.training.warmup=true", r"codec\.training\.warmup must be a whole number"),
+        ("data.batches_per_epoch=0", r"data\.batches_per_epoch must be a whole number of at least 1"),
+        ("data.crop=many", r"data\.crop must be a whole number of at least 1, not 'many'"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_training_can_have_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RunSettings.from_config(composed("train", override))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -25,7 +26,7 @@ from lic_da import surroundings
 from lic_da.codecs import zoo
 from lic_da.data.domains import prepare
 from lic_da.data.sources.huggingface import HuggingFaceSource
-from lic_da.errors import UserError
+from lic_da.errors import NotWritable, UserError
 from lic_da.io import listing
 from lic_da.io.files import atomic_path, new_folder, write_text
 from lic_da.io.images import RGB, read_rgb
@@ -242,6 +243,9 @@ def test_files_get_the_modes_that_the_user_wants(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+    with atomic_path(tmp_path / "weights.safetensors") as temporary:
+        save_file({"a": torch.zeros(1)}, temporary)  # which leaves a file that others may not read
+    assert stat.S_IMODE((tmp_path / "weights.safetensors").stat().st_mode) == 0o666 & ~before
     (tmp_path / "kept").write_text("old")
     (tmp_path / "kept").chmod(0o640)
     write_text(tmp_path / "kept", "new")
@@ -249,6 +253,16 @@ def test_files_get_the_modes_that_the_user_wants(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("kept")
     write_text(tmp_path / "link", "newer")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "kept").read_text() == "newer"
+
+
+def test_what_cannot_be_written_is_named_and_not_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file" / "new.png", Path("/proc/new.png")):
+        with pytest.raises(
+            NotWritable, match=rf"{re.escape(str(path))} cannot be written \(\w"
+        ) as raised:
+            write_text(path, "x")
+        assert isinstance(raised.value, OSError) and str(raised.value).endswith(").")
 
 
 def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:

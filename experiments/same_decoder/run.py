@@ -151,7 +151,9 @@ def packs(settings: Sequence[str], number: int, data: Path, qualities: str) -> d
         folder, "domains=[sketch,comic]", f"codec.quality={qualities}", *settings, *common.BRIEF,
         *common.NO_REPORT, "evaluation.modes=[base,weighted]", f"data.data_dir={data}",
     )  # fmt: skip
-    return {run.quality: run.folder / "pack" for run in common.finished(folder)}
+    asked = common.numbers(qualities)
+    runs = common.finished(folder)
+    return {run.quality: run.folder / "pack" for run in runs if run.quality in asked}
 
 
 def images(data: Path, domains: Sequence[str], per_domain: int, side: int) -> Iterator[Image]:

@@ -285,6 +285,6 @@ def check_mode(mode: str, domain: str | None, domains: Sequence[str]) -> None:
     if mode not in (*MODES, CHOSEN):
         raise unknown("mode", mode, (*MODES, CHOSEN))
     if mode == "oracle" and domain is None:
-        raise UserError("The mode 'oracle' needs the name of a domain.")
+        raise UserError("The mode 'oracle' needs the name of a domain (--domain NAME).")
     if domain is not None and domain not in domains:
         raise unknown("domain", domain, domains)

@@ -103,7 +103,10 @@ def load_domain(name: str) -> Domain:
                 f"'{name}' is a group of a pile: lic-da data add outputs/NAME/groups.csv of the run that "
                 "found it makes domains of its groups."
             )
-        raise unknown("domain", name, available("domain"))
+        raise UserError(
+            f"{unknown('domain', name, available('domain'))} Each is a file in {CONF / 'domain'}; the "
+            "variable LIC_DA_CONF names another folder of settings than conf."
+        )
     if not _NAME.fullmatch(name):
         raise UserError(f"'{name}' cannot be a domain: use letters, digits, - and _ only.")
     try:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lic_da.errors import UserError
+from lic_da.errors import NotWritable, UserError
 
 
 @contextmanager
@@ -36,6 +36,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     Raises:
         UserError: ``path`` is a folder.
+        NotWritable: nothing can be written there.
     """
     path = Path(os.path.realpath(path))
     mode = _mode_of(path)
@@ -48,13 +49,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             with open(temporary, "rb") as source, open(path, "wb", buffering=0) as target:
                 shutil.copyfileobj(source, target)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Made by open, so that it has the mode that the umask gives.
     temporary = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
-    temporary.open("xb").close()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.open("xb").close()
+    except OSError as error:
+        raise NotWritable(f"{path} cannot be written ({error.strerror}).") from error
+    mode = _mode_of(temporary) if mode is None else mode
     try:
         yield temporary
-        if mode is not None:
+        if mode is not None:  # some write a file of their own in its place
             with contextlib.suppress(OSError):  # file systems without modes refuse
                 temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, path)

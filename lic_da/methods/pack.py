@@ -282,6 +282,7 @@ def read_config(folder: Path, *, trust: Sequence[str] = ()) -> PackConfig:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}, where an adapter pack was to be.")
     file = folder / CONFIG
+    _refuse_a_run(folder)
     if not file.is_file():
         missing = [name for name in (ADAPTERS_FILE, CONFIG) if not (folder / name).is_file()]
         raise UserError(f"{folder} is not an adapter pack: it has no {' and no '.join(missing)}.")
@@ -299,6 +300,11 @@ def read_config(folder: Path, *, trust: Sequence[str] = ()) -> PackConfig:
     if not (folder / weights_file).is_file():
         raise UserError(f"{folder} is not an adapter pack: it has no {weights_file}.")
     return config
+
+
+def _refuse_a_run(folder: Path) -> None:
+    if (folder / "pack" / CONFIG).is_file():
+        raise UserError(f"{folder} is the folder of a run; its pack is {folder / 'pack'}.")
 
 
 def read_tensors(folder: Path, *, trust: Sequence[str] = ()) -> dict[str, Tensor]:

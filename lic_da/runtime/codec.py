@@ -189,7 +189,7 @@ class Decoder(_Exported):
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
         if mode == "oracle" and domain is None:
-            raise UserError("The mode 'oracle' needs the name of a domain.")
+            raise UserError("The mode 'oracle' needs the name of a domain (--domain NAME).")
         if domain is not None and domain not in self.domains:
             raise unknown("domain", domain, self.domains)
 
