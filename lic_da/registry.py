@@ -124,6 +124,11 @@ class Registry(Generic[T]):
                 f"A {self.sort} is described by {{kind: NAME, …}}, not by {settings!r}."
             )
         maker = self.find(kind) if path is None else self.find_own(str(path))
+        known = inspect.signature(maker).parameters
+        if all(p.kind is not p.VAR_KEYWORD for p in known.values()):
+            for name in arguments:
+                if name not in known:
+                    raise unknown("setting", name, known, f"of {path or kind}, a {self.sort}")
         try:
             made: T = maker(**arguments)
         except UserError:

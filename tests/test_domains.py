@@ -179,3 +179,11 @@ def test_rules_tell_ink_from_colour(photographs: list[RGB]) -> None:
     assert not is_colour_drawing(scribbles(1, side=256)[0])
     assert is_colour_drawing(photographs[0]) and not is_ink_drawing(photographs[0])
     assert not is_ink_drawing(np.full((256, 256, 3), 255, np.uint8))
+
+
+def test_a_misspelt_setting_of_a_source_is_named_with_the_right_one(conf: Path) -> None:
+    (conf / "domain" / "mine.yaml").write_text("sources: [{kind: folder, paht: images}]\n")
+    with pytest.raises(
+        UserError, match=r"Unknown setting 'paht' of folder, a source\. Did you mean 'path'\?"
+    ):
+        load_domain("mine")
