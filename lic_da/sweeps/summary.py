@@ -56,6 +56,7 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
         UserError: no job is finished, or jobs cannot be compared.
     """
     from lic_da import surroundings
+    from lic_da.evaluation.bd_rate import MIN_POINTS
     from lic_da.evaluation.classical import anchors_of
     from lic_da.evaluation.curves import Run
     from lic_da.tracking import loggers
@@ -71,6 +72,13 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
     if states[0].folder == sweep:
         sweep = sweep / f"{sweep.name}_curves"
         sweep.mkdir(exist_ok=True)
+    if (count := len({run.quality for run in runs})) < MIN_POINTS:
+        console.print(
+            f"BD-rates need {MIN_POINTS} qualities, and here {'is' if count == 1 else 'are'} {count}: the "
+            "tables will have none.",
+            style="yellow",
+            soft_wrap=True,
+        )
     tables = _tables(sweep, runs, classical, report.resamples, console)
     versions = _versions(tables.series, loggers.git_commit())
     summary = _summary(sweep, states, tables.series, tables.savings, versions)
