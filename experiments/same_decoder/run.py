@@ -9,6 +9,7 @@ has already of the same packs and images is not coded again.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,11 @@ class Coded:
     decode_s: float
 
     @property
+    def at(self) -> tuple[str, str]:
+        """Which image it is."""
+        return self.domain, self.image
+
+    @property
     def of(self) -> tuple[Any, ...]:
         """What was coded, and how."""
         size = (self.width, self.height)
@@ -120,7 +126,10 @@ class Row:
     """A domain and step: BD-rate and BD-PSNR against base over the same images, mean gain, and seconds.
 
     ``gain_db`` is the mean over images and qualities of the PSNR less that of base; ``worst_db`` the least
-    of them. Times are of all images and qualities together, over their megapixels.
+    of them. ``images_bd_rate_percent`` is the mean of the BD-rates of ``images_compared`` images, those
+    whose own curves overlap. ``bits_at_least_percent`` is how much less rate than the base at its highest
+    quality the step takes at its lowest, where that decodes better all the same: it says something of
+    curves that do not overlap. Times are of all images and qualities together, over their megapixels.
     """
 
     domain: str
@@ -130,6 +139,9 @@ class Row:
     qualities: int
     bd_rate_percent: float
     bd_psnr_db: float
+    images_bd_rate_percent: float
+    images_compared: int
+    bits_at_least_percent: float
     gain_db: float
     worst_db: float
     encode_s_per_megapixel: float
@@ -232,22 +244,41 @@ def code_what_is_missing(
     """
     kept = {c.of: c for c in common.read_rows(path, Coded)} if path.is_file() else {}
     found: dict[tuple[Any, ...], Coded] = {}
-    for settings, own in folders.items():
-        steps = [step for step in CASCADE if step.pack == settings]
-        for quality, folder in sorted(own.items()):
-            codec = AdaptedCodec.load(folder)
-            pack = zoo.fingerprint(adapter_state(codec.codec))[:12]
-            for image in entries:
-                size = image.pixels.shape[1::-1]
-                for step in steps:
-                    if step.effort and image.number >= effort_images:
-                        continue
-                    of = (quality, step.name, image.domain, image.name, *size, pack)
-                    found[of] = kept[of] if of in kept else coded(codec, pack, step, image)
-                # Rows of other packs and images stay until all is done.
-                common.write_table(path, [*(kept | found).values()])
+    for codec, pack, steps in codecs_of(folders):
+        for image in entries:
+            size = image.pixels.shape[1::-1]
+            for step in steps:
+                if step.effort and image.number >= effort_images:
+                    continue
+                of = (codec.config.quality, step.name, image.domain, image.name, *size, pack)
+                found[of] = kept[of] if of in kept else coded(codec, pack, step, image)
+            # Rows of other packs and images stay until all is done.
+            common.write_table(path, [*(kept | found).values()])
     common.write_table(path, [*found.values()])
     return [*found.values()]
+
+
+def codecs_of(
+    folders: Mapping[tuple[str, ...], Mapping[int, Path]],
+) -> Iterator[tuple[AdaptedCodec, str, list[Step]]]:
+    """The packs with their steps; then the base codec at its further qualities, with the base alone.
+
+    What adapters decode may be better at the lowest rate than what the base decodes at the highest that
+    packs are for: only a longer curve of the base can be compared with it.
+
+    Returns:
+        Codecs, what their fingerprints begin with, and steps.
+    """
+    for settings, own in folders.items():
+        for _, folder in sorted(own.items()):
+            codec = AdaptedCodec.load(folder)
+            pack = zoo.fingerprint(adapter_state(codec.codec))[:12]
+            yield codec, pack, [step for step in CASCADE if step.pack == settings]
+    trained = {quality for own in folders.values() for quality in own}
+    for quality in codec.config.qualities:
+        if quality > max(trained):
+            base = AdaptedCodec.build(codec.config.at_quality(quality), codec.domains)
+            yield base, base.fingerprint[:12], [step for step in CASCADE if step.name == BASE]
 
 
 def rows(found: Sequence[Coded]) -> list[Row]:
@@ -258,13 +289,22 @@ def rows(found: Sequence[Coded]) -> list[Row]:
         for step in (s.name for s in CASCADE if s.name != BASE):
             own = [c for c in found if (c.domain, c.step) == (domain, step)]
             if own:
-                result.append(_row(own, [base[c.quality, c.domain, c.image] for c in own]))
+                result.append(_row(own, base))
     return result
 
 
-def _row(own: Sequence[Coded], base: Sequence[Coded]) -> Row:
-    saved = delta(_curve(base), _curve(own))
-    gains = [c.psnr - b.psnr for c, b in zip(own, base, strict=True)]
+def _row(own: Sequence[Coded], base: Mapping[tuple[int, str, str], Coded]) -> Row:
+    images = list(dict.fromkeys(c.at for c in own))
+    anchor = [c for of, c in base.items() if of[1:] in images]
+    saved, least = delta(_curve(anchor), _curve(own)), _bits_at_least(_curve(anchor), _curve(own))
+    each = [
+        delta(
+            _curve([c for c in anchor if c.at == image]), _curve([c for c in own if c.at == image])
+        )
+        for image in images
+    ]
+    compared = [d.bd_rate_percent for d in each if not math.isnan(d.bd_rate_percent)]
+    gains = [c.psnr - base[c.quality, c.domain, c.image].psnr for c in own]
     megapixels = sum(c.width * c.height for c in own) / 1e6
     return Row(
         *(own[0].domain, own[0].seen, own[0].step),
@@ -272,12 +312,22 @@ def _row(own: Sequence[Coded], base: Sequence[Coded]) -> Row:
         qualities=len({c.quality for c in own}),
         bd_rate_percent=saved.bd_rate_percent,
         bd_psnr_db=saved.bd_psnr_db,
+        images_bd_rate_percent=mean(compared) if compared else math.nan,
+        images_compared=len(compared),
+        bits_at_least_percent=least,
         gain_db=mean(gains),
         worst_db=min(gains),
         encode_s_per_megapixel=sum(c.encode_s for c in own) / megapixels,
         decode_s_per_megapixel=sum(c.decode_s for c in own) / megapixels,
         reason=saved.reason,
     )
+
+
+def _bits_at_least(anchor: Curve, own: Curve) -> float:
+    """Rate of a curve's worst point over that of the anchor's last, which is no better; else nan."""
+    if own.psnr[0] < max(anchor.psnr):
+        return math.nan
+    return 100 * (own.bpp[0] / anchor.bpp[-1] - 1)
 
 
 def _curve(own: Sequence[Coded]) -> Curve:
@@ -287,15 +337,22 @@ def _curve(own: Sequence[Coded]) -> Curve:
 
 
 def plot(table: Sequence[Row], path: Path) -> None:
-    """BD-rates of the steps, a group of bars a domain."""
+    """BD-rates of the steps, a group of bars a domain; hatched: what is saved at least."""
     domains, steps = ([*dict.fromkeys(getattr(r, of) for r in table)] for of in ("domain", "step"))
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for number, step in enumerate(steps):
-        own = {r.domain: r.bd_rate_percent for r in table if r.step == step}
+        own = [next((r for r in table if (r.domain, r.step) == (d, step)), None) for d in domains]
+        exact = [math.nan if r is None else r.bd_rate_percent for r in own]
+        least = [
+            r.bits_at_least_percent if r is not None and math.isnan(x) else math.nan
+            for r, x in zip(own, exact, strict=True)
+        ]
         places = [i + 0.8 * (number / len(steps) - 0.5) for i in range(len(domains))]
-        axes.bar(places, [own.get(d, 0.0) for d in domains], 0.8 / len(steps), label=step)
+        width, colour = 0.8 / len(steps), f"C{number}"
+        axes.bar(places, exact, width, color=colour, label=step)
+        axes.bar(places, least, width, color=colour, hatch="///", alpha=0.5)
     axes.set_xticks(range(len(domains)), domains)
-    axes.set_ylabel("BD-rate against the base decoder, %")
+    axes.set_ylabel("BD-rate against the base decoder, %;\nhatched: rate saved at least")
     axes.legend(fontsize="small", ncols=2)
     common.save_plot(figure, path)
 
