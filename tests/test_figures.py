@@ -274,7 +274,7 @@ def method() -> set[str]:
     def found(column: str, domain: str = "all") -> float:
         return value(table, column, domain=domain)
 
-    assert found("chosen_loses_0.005") == 0 and found("images") == 119
+    assert found("chosen_loses_0.005") == 0 and found("images") == 575
     return (
         efforts()
         | {
