@@ -267,7 +267,7 @@ def test_the_same_sweep_again_retrains_nothing_and_more_qualities_join_it(
 
 
 def test_methods_with_rates_of_their_own_stand_beside_the_others(world: World) -> None:
-    settings = ("method.training.lr=1e-2", "logger=none", "report.anchors=[]")
+    settings = ("method.training.lr=5e-2", "logger=none", "report.anchors=[]")
     done = world.sweep("method=finetune", *settings)
     assert done.returncode == 0, done.stderr
     assert "finetune" in (html := (world.folder / "report.html").read_text())

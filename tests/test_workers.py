@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lic_da.data.domains import prepare
-from lic_da.io import images
+from lic_da.io.lossless import save_png
 from lic_da.workers import DIED, Workers
 from tests.conftest import scribbles
 from tests.deadly import squared
@@ -60,7 +60,7 @@ def test_a_image_that_ends_the_process_is_counted_and_the_small_domain_goes_on(
 ) -> None:
     folder = folder_domain("mine", scribbles(12))
     for name in ("deadly_1.png", "deadly_2.png"):
-        images.save_png(folder / name, scribbles(1, seed=5 + len(name))[0])
+        save_png(folder / name, scribbles(1, seed=5 + len(name))[0])
     (folder / "deadly_2.png").write_bytes((folder / "000.png").read_bytes() + b"\n")
     ready = prepare("mine", tmp_path / "data")
     assert len(ready.entries) == 12
@@ -76,7 +76,7 @@ def test_a_image_that_ends_the_process_costs_one_of_a_batch(
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, pixels in enumerate(scribbles(3, 96)):
-        images.save_png(folder / f"{number}.png", pixels)
+        save_png(folder / f"{number}.png", pixels)
     (folder / "1.png").rename(folder / "deadly.png")
     codec = ("--codec", "bmshj2018_factorized_n64", "--quality", "1")
     done = subprocess.run(
