@@ -33,6 +33,7 @@ from typing import Annotated
 import matplotlib.pyplot as plt
 import numpy as np
 import typer
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from benchmarks.bulk import crops
@@ -259,6 +260,8 @@ def plot(rows: list[Row], path: Path) -> None:
         axis.barh([row.way for row in own], [row.ratio for row in own], xerr=beyond)
         axis.axvline(1, color="grey", linewidth=0.8)
         axis.set(title=", ".join(kind), xlabel=f"time over {own[0].against}", xscale="log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in list(axes.flat)[len(kinds) :]:
         axis.axis("off")
     common.save_plot(figure, path)

@@ -196,6 +196,34 @@ def stored(in_memory: bool) -> str:
     return f"| {' | '.join(cells)} | {more}"
 
 
+def everyday() -> set[str]:
+    """What coding takes beside other codecs."""
+    file = "benchmarks/results/everyday.csv"
+    ways = {f"`{name}`": name for name in BUNDLED}
+    ways |= {"WebP, method 6": "webp", "JPEG XL, effort 7": "jpegxl"}
+    rows = set()
+    for told, way in ways.items():
+        encode, decode = (
+            value(file, "ratio", part="image", what=what, way=way) for what in ("encode", "decode")
+        )
+        rows.add(f"| {told} | {encode:.2f} | {decode:.1f} |")
+    starts = {"--help": "`lic-da --help`", "info": "`lic-da info`"}
+    starts |= {
+        "decompress": "one image of 768×512",
+        "decompress --runtime onnx": "`--runtime onnx`",
+    }
+    rows |= {
+        f"{told} | {value(file, 'ratio', part='start', way=f'lic-da {way}'):.2f} |"
+        for way, told in starts.items()
+    }
+    compress, decompress = (
+        value(file, "ratio", part="folder", what=what, way=way)
+        for what, way in (("encode", "lic-da compress"), ("decode", "lic-da decompress"))
+    )
+    times = f"takes {compress:.1f} times as long to compress as by AVIF, and {decompress:.1f} times"
+    return rows | {times}
+
+
 def performance() -> set[str]:
     decoding = {}
     for codec in ("bmshj2018_factorized_n64", "zou2022"):
@@ -211,7 +239,7 @@ def performance() -> set[str]:
         f"| {k} | {decoding['bmshj2018_factorized_n64', k]} | {decoding['zou2022', k]} |"
         for k in (1, 3, 9, 33, 65)
     }
-    rows |= {stored(True), stored(False)}
+    rows |= {stored(True), stored(False)} | everyday()
     steps = pd.read_csv(ROOT / "benchmarks/results/training_cpu_no_amx.csv")
     for row in steps.itertuples():
         times = (
