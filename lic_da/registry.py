@@ -124,21 +124,29 @@ class Registry(Generic[T]):
                 f"A {self.sort} is described by {{kind: NAME, …}}, not by {settings!r}."
             )
         maker = self.find(kind) if path is None else self.find_own(str(path))
-        known = inspect.signature(maker).parameters
-        if all(p.kind is not p.VAR_KEYWORD for p in known.values()):
-            for name in arguments:
-                if name not in known:
-                    raise unknown("setting", name, known, f"of {path or kind}, a {self.sort}")
         try:
             made: T = maker(**arguments)
         except UserError:
             raise
         except Exception as error:  # arguments that a constructor did not expect fail in many ways
+            _refuse_unknown(maker, arguments, f"of {path or kind}, a {self.sort}")
             raise UserError(
                 f"{path or kind}, a {self.sort}, cannot be made with {arguments}: "
                 f"{' '.join(str(error).split())} ({type(error).__name__})."
             ) from error
         return made
+
+
+def _refuse_unknown(maker: type, arguments: Mapping[str, Any], where: str) -> None:
+    """Raise a UserError for the first argument that is none of the maker's."""
+    try:
+        known = inspect.signature(maker).parameters
+    except (TypeError, ValueError):  # some classes in C have none
+        return
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
+        for name in arguments:
+            if name not in known:
+                raise unknown("setting", name, known, where)
 
 
 def _imported(path: str) -> type:
