@@ -51,6 +51,7 @@ from lic_da.evaluation.measure import (
 )
 from lic_da.evaluation.metrics import METRICS
 from lic_da.evaluation.summary import summarise, table
+from lic_da.io.bitstream import StreamError
 from lic_da.io.images import RGB, read_rgb
 from lic_da.io.lossless import save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
@@ -221,6 +222,46 @@ def test_the_estimate_is_that_of_a_forward_pass_of_its_own(
     x = to_tensor(photographs[0])[None].float().div(255)
     expected = estimated_bits(codec, x) / (height * width)
     assert point.bpp_estimated == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("config", [codec_config(), hyperprior_config()], ids=lambda c: c.name)
+def test_a_latent_that_modes_share_is_decoded_once_and_shows_the_same(
+    config: CodecSpec, photographs: list[RGB]
+) -> None:
+    codec = AdaptedCodec.build(config, ["natural", "sketch"])
+    for parameter in codec.synthesis.bank.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)  # so that modes differ
+    codec.eval()
+    images = (
+        photographs[0],
+        photographs[1][:48],
+    )  # an untrained codec writes the same for all of a size
+    first, second = (codec.encode(to_tensor(p)[None].float().div(255)) for p in images)
+
+    def shown() -> list[torch.Tensor]:
+        images = []
+        for stream in (first, second, first):
+            for mode in ("base", "weighted", "oracle"):
+                with codec.in_mode(mode, "sketch" if mode == "oracle" else None):
+                    images.append(codec.decode(stream))
+        return images
+
+    alone = shown()
+    with codec.sharing_latents() as shared:
+        together = shown()
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[2])
+    with codec.sharing_latents() as shared:
+        codec.decode(first)
+        assert shared.saved_s == 0
+        codec.decode(second)
+        assert shared.saved_s == 0
+        codec.decode(second)
+        assert shared.saved_s > 0
+        with pytest.raises(StreamError, match="decode to other values"):
+            codec.decode(dataclasses.replace(second, latent_crc=second.latent_crc ^ 1))
+    codec.decode(second)
+    assert codec.shared is None
 
 
 def test_classical_codecs_write_real_files(photographs: list[RGB]) -> None:

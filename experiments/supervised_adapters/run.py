@@ -42,7 +42,7 @@ TARGETS = ("sketch", "comic")
 MODES = ("weighted", "top1", "oracle")
 SETTINGS = (
     *("logger=none", "evaluation.ms_ssim=false", "evaluation.examples=0"),
-    *("evaluation.compatibility=1", *common.NO_REPORT),
+    *("data.unseen_images=20", "evaluation.compatibility=1", *common.NO_REPORT),
 )
 RESAMPLES = 1000
 _SIDE = 256  # of the image whose operations are counted

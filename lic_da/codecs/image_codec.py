@@ -11,8 +11,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -203,6 +203,13 @@ class ImageCodec(ABC):
             f"spatial is for packs of adapters, which have a gate; this is {self.method}."
         )
 
+    def sharing_latents(self) -> AbstractContextManager[decode.SharedLatent]:
+        """Inside the block, a stream that is decoded in several modes has its latent decoded once.
+
+        The object tells the seconds that were saved by it. Only some codecs do so.
+        """
+        return nullcontext(decode.SharedLatent())
+
     def finish(self) -> None:  # noqa: B027
         """Called when training has ended and before images are coded: tables are made here."""
 
@@ -386,12 +393,14 @@ class ModelCodec:
         config: what it was built from.
         fingerprint: SHA-256 that its streams carry.
         memory: bytes of activations; larger images are coded in tiles.
+        shared: the latest decoded latent, inside :meth:`sharing_latents`.
     """
 
     codec: CompressionModel
     config: CodecSpec
     fingerprint: str
     memory: int = tiling.MEMORY
+    shared: decode.SharedLatent | None = field(default=None, init=False, repr=False)
 
     @property
     def stride(self) -> int:
@@ -438,6 +447,15 @@ class ModelCodec:
         )
         return stream, y[0]
 
+    @contextmanager
+    def sharing_latents(self) -> Iterator[decode.SharedLatent]:
+        """See :meth:`ImageCodec.sharing_latents`."""
+        before, self.shared = self.shared, decode.SharedLatent()
+        try:
+            yield self.shared
+        finally:
+            self.shared = before
+
     def pieces(self, stream: Stream) -> Iterator[tiling.Piece]:
         """See :meth:`ImageCodec.pieces`."""
         y_hat = self.latent(stream)
@@ -466,9 +484,13 @@ class ModelCodec:
         if list(stream.shape) != padded:
             raise StreamError("The stream's latent does not have the size that its image needs.")
         elements = math.prod(padded) * (self.stride // self.synthesis_geometry.scale) ** 2
-        y_hat, checksum = decode.decode_latent(
-            self.codec, stream.strings, stream.shape, self.codec.M * elements, kept
-        )
+        symbols = self.codec.M * elements
+        decoded = partial(decode.decode_latent, self.codec, stream.strings, stream.shape, symbols)
+        if self.shared is None:
+            y_hat, checksum = decoded(kept)
+        else:
+            key = stream.fingerprint, stream.shape, stream.strings
+            y_hat, checksum = self.shared.of(key, decoded, kept)
         if checksum != stream.latent_crc:
             raise StreamError(
                 "The latents decode to other values than were encoded, so the image would be garbage. "
