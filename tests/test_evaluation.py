@@ -350,6 +350,16 @@ def test_what_a_classical_codec_made_is_cached(
             assert [repr(p) for p in measure_anchor(few, [entry], tmp_path / "cache")] == [
                 repr(p) for p in first
             ]
+        assert all(math.isnan(p.ms_ssim) for p in first)
+        scored = measure_anchor(few, [entry], tmp_path / "cache", ms_ssim=True)
+        decoded = few.code(photographs[0], 40)[1]
+        assert scored[1].ms_ssim == score(decoded, to_tensor(photographs[0]))[1] > 0.5
+        assert [(p.bpp, p.psnr) for p in scored] == [(p.bpp, p.psnr) for p in first]
+        with monkeypatch.context() as patched:
+            patched.setattr(ClassicalCodec, "code", None)
+            for asked, expected in ((True, scored), (False, first)):
+                again = measure_anchor(few, [entry], tmp_path / "cache", ms_ssim=asked)
+                assert [repr(p) for p in again] == [repr(p) for p in expected]
             with pytest.raises(TypeError):  # other settings, another cache
                 other = dataclasses.replace(few, settings={**few.settings, "other": 1})
                 measure_anchor(other, [entry], tmp_path / "cache")

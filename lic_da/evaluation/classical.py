@@ -72,10 +72,15 @@ class ClassicalCodec:
             return len(file.getvalue()), to_tensor(np.asarray(image.convert("RGB")))
 
     def measured(
-        self, images: Sequence[LabelledImage], cache: Path, console: Console | None = None
+        self,
+        images: Sequence[LabelledImage],
+        cache: Path,
+        console: Console | None = None,
+        *,
+        ms_ssim: bool = False,
     ) -> list[Point]:
         """See :func:`measure_anchor`."""
-        return measure_anchor(self, images, cache, console)
+        return measure_anchor(self, images, cache, console, ms_ssim=ms_ssim)
 
     def check(self) -> None:
         """Raise a UserError if Pillow cannot write the format here."""
@@ -204,6 +209,8 @@ def measure_anchor(
     images: Sequence[LabelledImage],
     cache: Path,
     console: Console | None = None,
+    *,
+    ms_ssim: bool = False,
 ) -> list[Point]:
     """Code images at all qualities of a codec; what was coded before is read from a cache.
 
@@ -217,13 +224,14 @@ def measure_anchor(
         images: what to code.
         cache: folder of the caches.
         console: where progress is shown.
+        ms_ssim: measure MS-SSIM too, which takes longer than some of the codecs.
 
     Returns:
         One point an image and quality. ``bpp`` counts the whole file; there is no gate, no λ, no
-        estimate, and neither MS-SSIM nor times, which are nan.
+        estimate, and no times, which are nan, as MS-SSIM is where it was not asked for.
     """
     codec.check()
-    known = _Cache(codec, cache)
+    known = _Cache(codec, cache, ms_ssim)
     with ThreadPoolExecutor(max_workers=granted_cpus()) as pool:  # the encoders release the lock
         coded = pool.map(lambda entry: _code(codec, entry, known), images)
         return [
@@ -243,6 +251,7 @@ def measure_anchor(
 class _Coded:
     bytes: int
     psnr: float
+    ms_ssim: float | None = None  # not measured
 
 
 class _Cache:
@@ -251,10 +260,10 @@ class _Cache:
     An image has a file of its own, which is written whole or not at all.
     """
 
-    def __init__(self, codec: ClassicalCodec, folder: Path) -> None:
+    def __init__(self, codec: ClassicalCodec, folder: Path, ms_ssim: bool) -> None:
         identity = json.dumps([codec.format, dict(codec.settings), codec.version])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-        self.codec = codec
+        self.codec, self.ms_ssim = codec, ms_ssim
         self.folder = folder / f"{codec.format.lower()}_{digest}"
 
     def coded(self, pixels: RGB) -> dict[int, _Coded]:
@@ -262,7 +271,11 @@ class _Cache:
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
         path = self.folder / f"{digest}.json"
         rows = self._read(path)
-        missing = [q for q in self.codec.qualities if q not in rows]
+        missing = [
+            q
+            for q in self.codec.qualities
+            if q not in rows or (self.ms_ssim and rows[q].ms_ssim is None)
+        ]
         if missing:
             rows |= {quality: self._code(pixels, quality) for quality in missing}
             write_text(path, json.dumps({q: asdict(rows[q]) for q in sorted(rows)}) + "\n")
@@ -278,14 +291,15 @@ class _Cache:
 
     def _code(self, pixels: RGB, quality: int) -> _Coded:
         size, decoded = self.codec.code(pixels, quality)
-        return _Coded(size, score(decoded, to_tensor(pixels), ms_ssim=False)[0])
+        psnr, ms_ssim = score(decoded, to_tensor(pixels), ms_ssim=self.ms_ssim)
+        return _Coded(size, psnr, ms_ssim if self.ms_ssim else None)
 
 
 def _code(codec: ClassicalCodec, entry: LabelledImage, cache: _Cache) -> list[Point]:
     pixels = read_rgb(entry.path)
     height, width = pixels.shape[:2]
     rows = cache.coded(pixels)
-    return [_point(codec, entry, width, height, q, rows[q]) for q in codec.qualities]
+    return [_point(codec, entry, width, height, q, rows[q], cache.ms_ssim) for q in codec.qualities]
 
 
 def _point(
@@ -295,6 +309,7 @@ def _point(
     height: int,
     quality: int,
     row: _Coded,
+    ms_ssim: bool,
 ) -> Point:
     return Point(
         run="anchor",
@@ -313,7 +328,7 @@ def _point(
         bpp=8 * row.bytes / (width * height),
         bpp_estimated=math.nan,
         psnr=row.psnr,
-        ms_ssim=math.nan,
+        ms_ssim=row.ms_ssim if ms_ssim and row.ms_ssim is not None else math.nan,
         encode_s=math.nan,
         decode_s=math.nan,
         gate={},

@@ -119,7 +119,12 @@ class PublishedCurve:
         return f"{self.label} (published curve, {self.file.name})"
 
     def measured(
-        self, images: Sequence[LabelledImage], cache: Path, console: Console | None = None
+        self,
+        images: Sequence[LabelledImage],
+        cache: Path,
+        console: Console | None = None,
+        *,
+        ms_ssim: bool = False,
     ) -> list[Point]:
         """One point a quality, a mean over images: nothing is coded.
 
@@ -127,6 +132,7 @@ class PublishedCurve:
             images: test images of the domains that are compared on.
             cache: not used.
             console: not used.
+            ms_ssim: not used; it is there if the file has it.
 
         Raises:
             UserError: the curve's domain is not among them.

@@ -21,6 +21,7 @@ class ReportSettings:
         resamples: how often images are drawn for the 95 % intervals; 0: there are none.
         thumbnails: longest side, in pixels, of what the report shows of an image whose point is clicked;
             0: its figures alone.
+        anchor_ms_ssim: measure MS-SSIM of classical codecs too.
     """
 
     anchors: tuple[str, ...]
@@ -29,6 +30,7 @@ class ReportSettings:
     worst: int = 0
     resamples: int = 0
     thumbnails: int = 0
+    anchor_ms_ssim: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> ReportSettings:
@@ -41,4 +43,5 @@ class ReportSettings:
             worst=values["worst"],
             resamples=values.get("resamples", 0),
             thumbnails=values.get("thumbnails", 0),
+            anchor_ms_ssim=values.get("anchor_ms_ssim", False),
         )

@@ -79,7 +79,7 @@ def summarize(sweep: Path, report: ReportSettings, logger: LoggerSettings) -> di
             style="yellow",
             soft_wrap=True,
         )
-    tables = _tables(sweep, runs, classical, report.resamples, console)
+    tables = _tables(sweep, runs, classical, report, console)
     versions = _versions(tables.series, loggers.git_commit())
     summary = _summary(sweep, states, tables.series, tables.savings, versions)
     write_json(sweep / "summary.json", summary)
@@ -128,7 +128,7 @@ def _tables(
     sweep: Path,
     runs: Sequence[Run],
     classical: Sequence[Anchor],
-    resamples: int,
+    report: ReportSettings,
     console: Console,
 ) -> _Tables:
     """Write ``rd_points.csv``, ``bd_rate.csv`` and those of other metrics."""
@@ -139,15 +139,16 @@ def _tables(
     images, incomplete, notes = _test_images(series, console)
     # A classical codec is compared on the very images that the runs were tested on, or not at all.
     whole = {domain: own for domain, own in images.items() if domain not in incomplete}
-    anchors, more = _anchors(classical, whole, Path(runs[0].config["data"]["data_dir"]), console)
+    cache = Path(runs[0].config["data"]["data_dir"]) / "anchors"
+    anchors, more = _anchors(classical, whole, cache, report.anchor_ms_ssim, console)
     gate_domains = list(dict.fromkeys(d for s in series for d in s.trained))
     points = [p for s in series for r in s.runs for p in r.points]
     write_points([*points, *anchors], sweep / "rd_points.csv", gate_domains)
     # What is reported is what can be computed again from the table, to the last digit.
     anchors = [p for p in read_points(sweep / "rd_points.csv") if p.method in ANCHORS]
-    rows = savings(series, anchors, resamples=resamples)
+    rows = savings(series, anchors, resamples=report.resamples)
     write_savings(rows, sweep / "bd_rate.csv")
-    others = _other_metrics(series, anchors, sweep, resamples)
+    others = _other_metrics(series, anchors, sweep, report.resamples)
     return _Tables(series, anchors, rows, others, images, [*notes, *more])
 
 
@@ -251,7 +252,8 @@ def _test_images(
 def _anchors(
     codecs: Sequence[Anchor],
     images: dict[str, list[LabelledImage]],
-    data_dir: Path,
+    cache: Path,
+    ms_ssim: bool,
     console: Console,
 ) -> tuple[list[Point], list[str]]:
     """Points of the anchors, and which of them cannot be had here."""
@@ -260,7 +262,7 @@ def _anchors(
     notes = []
     for codec in codecs:
         try:
-            points += codec.measured(flat, data_dir / "anchors", console)
+            points += codec.measured(flat, cache, console, ms_ssim=ms_ssim)
         except UserError as error:
             notes.append(f"Left out: {error}")
             console.print(notes[-1], highlight=False, soft_wrap=True)
