@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import InstantiationException
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException
 
 from lic_da.config import CONF, available
 from lic_da.errors import UserError, unknown
@@ -25,8 +27,9 @@ def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[[], Any]:
+        begun: list[bool] = []
         configured = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
-            _in_words(function)
+            _in_words(function, begun)
         )
 
         @functools.wraps(function)
@@ -38,16 +41,25 @@ def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
                 check_groups(sys.argv[1:])
             except UserError as error:
                 _refuse(error)
-            return configured()
+            try:
+                return configured()
+            except SystemExit:
+                # Hydra has said why it cannot compose the settings, but not what there is instead.
+                if not begun and (unfit := unknown_setting(name, sys.argv[1:])):
+                    _refuse(unfit)
+                raise
 
         return main
 
     return decorate
 
 
-def _in_words(function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_words(function: Callable[..., Any], begun: list[bool]) -> Callable[..., Any]:
+    """A function that ends with a line where it raises a UserError, and says when it has begun."""
+
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        begun.append(True)
         try:
             return function(*args, **kwargs)
         except UserError as error:
@@ -71,7 +83,7 @@ def check_groups(arguments: Sequence[str]) -> None:
     """
     if any(a.startswith(("--config-dir", "-cd", "hydra.searchpath")) for a in arguments):
         return  # there may be more than in ``conf``
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
+    groups = _groups()
     for argument in arguments:
         group, _, values = argument.partition("=")
         if group not in groups or not values or set(values) & set("${}()[]'\""):
@@ -80,6 +92,44 @@ def check_groups(arguments: Sequence[str]) -> None:
             name = value.strip()
             if name and name != "null" and name not in available(group):
                 raise unknown(group, name, available(group))
+
+
+def _groups() -> set[str]:
+    """Folders of ``conf``, from each of which one file is chosen."""
+    return {path.name for path in CONF.iterdir() if path.is_dir()} if CONF.is_dir() else set()
+
+
+def unknown_setting(name: str, arguments: Sequence[str]) -> UserError | None:
+    """Error for the first setting on a command line that the command has not.
+
+    Args:
+        name: of the command's settings, ``conf/<name>.yaml``.
+        arguments: Hydra's overrides; those that add or remove settings are left out, and Hydra's own.
+
+    Returns:
+        It lists what stands beside the setting that was meant; None: there is none such.
+    """
+    given = [a.partition("=")[0] for a in arguments if "=" in a]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose(name)
+        files = [a for a in arguments if a.partition("=")[0] in composed.keys() & _groups()]
+        try:
+            composed = compose(name, overrides=[a for a in files if "," not in a])
+        except HydraException:
+            return None
+    for key in given:
+        if key.startswith(("+", "~", "-", "hydra.")) or "/" in key:
+            continue
+        place: Any = composed
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            if part not in place:
+                where = ".".join(parts[:depth])
+                return unknown("setting", part, place, f"of {where}" if where else "")
+            if depth == len(parts) - 1 or not isinstance(place := place[part], Mapping):
+                break
+    return None
 
 
 def _refuse(error: UserError) -> NoReturn:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 import lic_da.config
 from lic_da.codecs.spec import CodecSpec
+from lic_da.command import unknown_setting
 from lic_da.config import available, merged, plain, read_settings
 from lic_da.errors import UserError
 from lic_da.methods.adapters.codec import AdaptedCodec
@@ -193,3 +194,30 @@ def test_settings_by_their_older_names_are_the_same() -> None:
 def test_numbers_that_no_training_can_have_are_refused(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         RunSettings.from_config(composed("train", override))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["codec.training.step=20"],
+            "Unknown setting 'step' of codec.training. Did you mean 'steps'?",
+        ),
+        (
+            ["codec=zou2022_n64", "codec.training.lr.x=1", "data.augmnt=true"],
+            "Did you mean 'augment'?",
+        ),
+        (["domain=sketch"], "Unknown setting 'domain'. Did you mean 'domains'?"),
+        (["codec.quality=1,2", "domains=[sketch],[comic]", "sead=0,1"], "Did you mean 'seed'?"),
+    ],
+)
+def test_a_setting_that_a_command_has_not_is_named_with_what_there_is(
+    arguments: list[str], message: str
+) -> None:
+    error = unknown_setting("train", arguments)
+    assert error is not None and message in str(error) and "Available: " in str(error)
+
+
+def test_settings_that_a_command_has_are_not_taken_for_unknown_ones() -> None:
+    known = ["codec=zou2022_n64", "codec.training.steps=2", "+new=1", "hydra.verbose=true", "-m"]
+    assert unknown_setting("train", [*known, "hydra/launcher=joblib", "domains=[sketch]"]) is None

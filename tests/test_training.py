@@ -76,7 +76,7 @@ def table(folder: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in r.items() if k != "run" and not k.endswith("_s")} for r in rows]
 
 
-def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) -> None:
+def test_a_run_leaves_everything_it_promises(world: Callable, conf: Path, tmp_path: Path) -> None:
     done = train(world, "first")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "first"
@@ -165,6 +165,12 @@ def test_a_run_leaves_everything_it_promises(world: Callable, tmp_path: Path) ->
         last = folder / "checkpoints" / "last.ckpt"
         refused = world("lic_da.train", *SMALL, *overrides, f"ckpt_path={last}", "name=refused")
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
+        assert not (tmp_path / "outputs" / "refused").exists()
+    nowhere = "sources:\n  - kind: folder\n    path: /nowhere/at/all\n"
+    (conf / "domain" / "nowhere.yaml").write_text(nowhere)
+    failed = world("lic_da.train", *SMALL, "domains=[nowhere]", "name=refused")
+    assert failed.returncode == 2 and "/nowhere/at/all" in failed.stderr
+    assert not (tmp_path / "outputs" / "refused").exists()  # not even for its settings
 
 
 def test_a_killed_run_resumes_to_the_same_table(world: Callable, tmp_path: Path) -> None:

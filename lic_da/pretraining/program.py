@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import torch
 from compressai.models import CompressionModel
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
@@ -51,6 +51,7 @@ from lic_da.pretraining.weights_files import (
     logged,
     write_rows,
 )
+from lic_da.tracking.progress import TrainingProgress
 from lic_da.training import interruption
 from lic_da.training.memory import keep_freed_memory
 
@@ -208,7 +209,7 @@ def _trainer(folder: Path, steps: int, epochs: int) -> tuple[L.Trainer, interrup
             ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
             termination,
             ExactSteps(steps),
-            RichProgressBar(leave=False),
+            TrainingProgress(),
         ],
         log_every_n_steps=50,
         num_sanity_val_steps=0,

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
@@ -37,7 +37,7 @@ from lic_da.io.files import (
     write_json,
     write_text,
 )
-from lic_da.io.run_folder import RUNNING
+from lic_da.io.run_folder import CONFIG, RUNNING
 from lic_da.io.yaml_files import read_yaml
 from lic_da.methods import pack
 from lic_da.methods.module import CodecModule, TrainedAveraging
@@ -45,6 +45,7 @@ from lic_da.methods.processes import check_processes, is_first
 from lic_da.methods.steps import ExactSteps
 from lic_da.registry import MODULES
 from lic_da.tracking import loggers
+from lic_da.tracking.progress import TrainingProgress
 from lic_da.tracking.results import log_result
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
@@ -88,7 +89,7 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not trainer.is_global_zero)
     if trainer.is_global_zero:
         surroundings.wandb_mode(settings.logger.mode)
-        write_text(folder / "config.yaml", as_yaml(settings.config))
+        write_text(folder / CONFIG, as_yaml(settings.config))
     data = _data(settings, module, trainer, done=done, console=console)
     console.print(f"Training on {', '.join(settings.names)} in {folder}", highlight=False)
     if not trainer.is_global_zero:
@@ -262,9 +263,9 @@ def _make_room(folder: Path) -> None:
 
 def _is_run_of(settings: RunSettings, folder: Path) -> bool:
     """Whether the run in ``folder`` has these settings, and these base weights if it is finished."""
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         return False
-    if not settings.are_those_of(read_yaml(folder / "config.yaml")):
+    if not settings.are_those_of(read_yaml(folder / CONFIG)):
         return False
     if not (folder / "summary.json").is_file():
         return True
@@ -283,7 +284,7 @@ def _callbacks(settings: RunSettings, folder: Path, monitored: tuple[str, str]) 
         ModelCheckpoint(checkpoints, filename="last", **at_end),
         Termination(checkpoints / "last.ckpt"),
         ExactSteps(settings.steps),
-        RichProgressBar(leave=False),
+        TrainingProgress(),
     ]
     if settings.ema is not None:
         callbacks.append(TrainedAveraging(settings.ema))

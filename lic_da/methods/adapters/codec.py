@@ -444,14 +444,18 @@ class AdaptedCodec(ModelCodec, ImageCodec):
             yield from self._shown(transform, with_shares(placed, v))
 
     @torch.inference_mode()
-    def gate_weights(self, stream: Stream) -> dict[str, float]:
+    def gate_weights(self, data: bytes | Stream) -> dict[str, float]:
         """V of the mode ``weighted`` for a stream, by domain: chosen or signalled in it, or the gate's.
 
         Where regions have their own it is the mean over the image.
 
+        Args:
+            data: contents of a ``.lic`` file, or a stream that was read from it.
+
         Raises:
             StreamError: as :meth:`decode`.
         """
+        stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
         with self.synthesis.in_mode("weighted"):
             v = self._v(stream, self.latent(stream))
         weights = [0.0] * len(self.domains) if v is None else of_image(v)[0].tolist()
