@@ -22,6 +22,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lic_da.codecs import zoo
+from lic_da.codecs.models.zou2022_variable import VariableRateWACNN
 from lic_da.errors import Stopped, UserError
 from lic_da.io.images import RGB
 from lic_da.pretraining import program, weights_files
@@ -211,6 +212,37 @@ def test_a_recipe_tells_of_the_weights_that_a_training_started_from(
     assert told("third/q4")[1] == [*"111122"]
 
 
+NARROW = (
+    *("codec=zou2022_n64", "codec.model.N=8", "codec.model.M=40"),
+    *("+codec.model.hyper=[8,8]", "+codec.model.slice_net=[8]", "+codec.model.residual_net=[8]"),
+)
+
+
+@pytest.mark.parametrize(("rates", "drawn"), [("null", {0, 1, 2, 3, 4, 5}), ("[3,5]", {2, 4})])
+def test_of_a_variable_rate_all_or_some_are_trained(
+    rates: str,
+    drawn: set[int],
+    train: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    forward = VariableRateWACNN.forward
+
+    def recorded(
+        codec: VariableRateWACNN, x: torch.Tensor, rates: torch.Tensor | None = None
+    ) -> dict[str, Any]:
+        if codec.training and rates is not None:
+            seen.extend(rates.tolist())
+        return forward(codec, x, rates)
+
+    monkeypatch.setattr(VariableRateWACNN, "forward", recorded)
+    train("some", *NARROW, f"rates={rates}", "data.batch_size=8")
+    assert len(seen) == 80 and set(seen) == drawn
+    recipe = json.loads((tmp_path / "some" / "all" / "recipe.json").read_text())
+    assert [*recipe["validation"]["rates"]] == [*"123456"]  # all are measured
+
+
 def test_logs_of_killed_sessions_are_joined(tmp_path: Path) -> None:
     logs = (
         "",
@@ -240,6 +272,7 @@ def test_logs_of_killed_sessions_are_joined(tmp_path: Path) -> None:
         ("data.batches_per_epoch=0", "data.batches_per_epoch must be 1 at least"),
         ("data.crop=50", "data.crop must be a multiple of 64"),
         ("refine=true", "leave out start"),
+        ("rates=[3]", "rates is for codecs of variable rate"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(
@@ -248,4 +281,12 @@ def test_what_cannot_work_is_refused_before_training(
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = compose("pretrain", [*SETTINGS, "start=q4.safetensors", override])
     with pytest.raises(UserError, match=message):
+        PretrainingSettings.from_settings(config)
+
+
+@pytest.mark.parametrize("rates", ["[7]", "[]", "3"])
+def test_rates_that_a_codec_has_not_are_refused(rates: str, conf: Path) -> None:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("pretrain", ["codec=zou2022_n64", f"rates={rates}"])
+    with pytest.raises(UserError, match="rates"):
         PretrainingSettings.from_settings(config)

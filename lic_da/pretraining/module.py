@@ -31,7 +31,8 @@ _WEIGHT = -0.75
 class Pretraining(L.LightningModule):
     """Rate-distortion training of a codec.
 
-    One of variable rate draws a rate for every crop; losses are weighted by λ^-¾.
+    One of variable rate draws a rate for every crop, of those that are trained; losses are weighted by
+    λ^-¾.
 
     Args:
         codec: any CompressAI model.
@@ -46,6 +47,7 @@ class Pretraining(L.LightningModule):
         bf16: run the transforms in bfloat16, on devices that compute in it; entropy models stay in
             float32.
         compile: compile the forward pass.
+        rates: of a codec of variable rate, the qualities that are trained; None: all that it has.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Pretraining(L.LightningModule):
         seed: int,
         bf16: bool,
         compile: bool,
+        rates: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.average = AveragedModel(codec, multi_avg_fn=_moving_average(average))
@@ -70,6 +73,7 @@ class Pretraining(L.LightningModule):
         zoo.keep_entropy_models_in_float32(self.codec)
         self.config = config
         self.lmbdas = tuple(config.lmbda(quality) for quality in config.rates)
+        self.drawn = [config.rates.index(quality) for quality in rates or config.rates]
         self.lr, self.aux_lr = lr, aux_lr
         self.warmup, self.clip, self.precondition_every = warmup, clip, precondition_every
         self.seed, self.bf16 = seed, bf16
@@ -82,7 +86,8 @@ class Pretraining(L.LightningModule):
             if len(self.lmbdas) == 1:
                 out = self.codec(x)
                 return rate_distortion(out["x_hat"].float(), x, out["likelihoods"], *self.lmbdas)
-            rates = torch.randint(len(self.lmbdas), (len(x),), device=x.device)
+            drawn = torch.randint(len(self.drawn), (len(x),), device=x.device)
+            rates = torch.tensor(self.drawn, device=x.device)[drawn]
             out = self.codec(x, rates)
         lmbdas = torch.tensor(self.lmbdas, device=x.device)
         weights = lmbdas**_WEIGHT / (lmbdas**_WEIGHT).mean()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import flat, merged, plain
-from lic_da.errors import UserError
+from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path
 from lic_da.same_settings import PRETRAINING
 
@@ -70,8 +70,9 @@ class PretrainingSettings:
             raise UserError(f"data.crop must be a multiple of {codec.stride} for this codec.")
         if config["refine"] and config["start"]:
             raise UserError("refine=true starts from the exported weights: leave out start.")
+        _check_rates(codec, config["rates"])
         trained = [codec.quality] if codec.variable_rate else config["qualities"]
-        module = ("aux_lr", "warmup", "clip", "precondition_every", "average", "bf16", "compile")
+        module = ("aux_lr", "warmup", "clip", "precondition_every", "average", "bf16")
         return cls(
             codec=codec,
             qualities=tuple(codec.at_quality(quality).quality for quality in trained),
@@ -79,7 +80,7 @@ class PretrainingSettings:
             refine=config["refine"],
             steps=config["steps"],
             lr=config["lr"],
-            module={key: config[key] for key in module},
+            module={key: config[key] for key in (*module, "compile", "rates")},
             seed=config["seed"],
             data=data,
             folder=user_path(config["folder"]),
@@ -112,3 +113,16 @@ class PretrainingSettings:
     def differing(self, theirs: Mapping[str, Any]) -> list[str]:
         """Dotted names of settings in which a training that was noted differs; none: it is the same."""
         return PRETRAINING.differing(self.noted(), theirs)
+
+
+def _check_rates(codec: CodecSpec, rates: Any) -> None:
+    """Raise a UserError unless these are some of the qualities of a codec of variable rate; None: all."""
+    if rates is None:
+        return
+    if not codec.variable_rate:
+        raise UserError(f"rates is for codecs of variable rate; for {codec.name} say qualities.")
+    if not isinstance(rates, list) or not rates:
+        raise UserError("rates must be a list of qualities, such as [3], or null.")
+    for quality in rates:
+        if quality not in codec.rates:
+            raise unknown("quality in rates", quality, codec.rates, f"of {codec.name}")
