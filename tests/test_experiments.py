@@ -190,7 +190,10 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     },
     **{f"few_images {method}": (few_images.train, (method, 2)) for method in few_images.STEPS},
     "few_images augmented": (few_images.train_augmented, (2,)),
-    **{f"scaling_domains {n}": (scaling_domains.train, (n, 2, 1)) for n in scaling_domains.COUNTS},
+    **{
+        f"scaling_domains {n}": (scaling_domains.train, (scaling_domains.groups(n, 12), 2, 1))
+        for n in scaling_domains.COUNTS
+    },
     **{f"forgetting {grid}": (forgetting.train, (grid, 1)) for grid in forgetting.FOLDERS},
     **{
         f"supervised_adapters {codec}": (supervised_adapters.train, (codec, (1, 4), (0, 1)))

@@ -26,6 +26,7 @@ from matplotlib.axes import Axes
 from experiments import common
 from lic_da.config import CONF
 from lic_da.data.domains import prepare
+from lic_da.errors import unknown
 from lic_da.evaluation.curves import Run
 from lic_da.io.files import write_text
 from lic_da.io.images import read_rgb
@@ -84,12 +85,24 @@ def steps(domains: int) -> int:
     return round(CROPS * domains / BATCH)
 
 
-def train(domains: int, seeds: int, jobs: int) -> None:
-    """Train what is missing of a number of domains together; 2: every target alone with the source."""
-    groups = [[target] for target in TARGETS] if domains == 2 else [TARGETS[: domains - 1]]
+def groups(domains: int, most: int) -> list[Sequence[str]]:
+    """The targets that are trained together where there are so many domains, the source included.
+
+    Args:
+        domains: 2: each target alone, of those that are in a training of ``most``; of 2 all.
+        most: domains of the largest training.
+    """
+    if domains > 2:
+        return [TARGETS[: domains - 1]]
+    return [[target] for target in TARGETS[: most - 1 if most > 2 else None]]
+
+
+def train(targets: Sequence[Sequence[str]], seeds: int, jobs: int) -> None:
+    """Train what is missing of groups of as many targets, each together with the source."""
+    domains = len(targets[0]) + 1
     common.sweep(
         RUNS / f"{domains}_domains",
-        "domains=" + ",".join(f"[{','.join(group)}]" for group in groups),
+        "domains=" + ",".join(f"[{','.join(group)}]" for group in targets),
         "seed=" + ",".join(map(str, range(seeds))),
         *(f"codec.quality={QUALITY}", f"codec.training.steps={steps(domains)}"),
         *(f"codec.training.batch_size={BATCH}", "early_stopping=null"),
@@ -228,18 +241,35 @@ def plot(found: Sequence[Result], gains: Axes, gate: Axes) -> None:
         axis.set_xticks(counts)
 
 
-def main(seeds: Seeds = 1, jobs: common.Jobs = 1) -> None:
-    """Train what is missing, write tables and plot."""
-    for domains in COUNTS:
-        train(domains, seeds, jobs)
-    runs = {count: common.finished(RUNS / f"{count}_domains") for count in COUNTS}
-    together = [run for own in runs.values() for run in own]
+def finished(folder: Path) -> list[Run]:
+    """The finished runs of a sweep; none if it has not begun."""
+    return common.finished(folder) if folder.is_dir() else []
+
+
+def main(
+    counts: Annotated[str, typer.Option(help="Domains that are trained together.")] = ",".join(
+        map(str, (*COUNTS, FOLDERS))
+    ),
+    seeds: Seeds = 1,
+    jobs: common.Jobs = 1,
+) -> None:
+    """Train what is missing of some numbers of domains, write tables and plot of what there is."""
+    asked = common.numbers(counts)
+    for count in asked:
+        if count not in (*COUNTS, FOLDERS):
+            raise SystemExit(str(unknown("number of domains", count, (*COUNTS, FOLDERS))))
+    together = [count for count in asked if count != FOLDERS]
+    for count in dict.fromkeys((2, *together)) if together else ():
+        train(groups(count, max(together)), seeds, jobs)
     root = RUNS / "folders"
-    train_folders(root, folders(root, FOLDERS))
-    costs = [cost(run) for run in (*together, *common.finished(root / "runs"))]
-    found = results(together, runs[COUNTS[0]])
+    if FOLDERS in asked:
+        train_folders(root, folders(root, FOLDERS))
+    runs = {count: finished(RUNS / f"{count}_domains") for count in COUNTS}
+    of_all = [run for own in runs.values() for run in own]
+    costs = [cost(run) for run in (*of_all, *finished(root / "runs"))]
+    found = results(of_all, runs[COUNTS[0]])
     write(found, costs, HERE)
-    for count in COUNTS[1:]:
+    for count in (count for count in COUNTS[1:] if runs[count]):
         worst = min((r for r in found if r.domains == count), key=lambda r: r.gain - r.alone)
         print(f"{count} domains: {worst.domain} {worst.gain - worst.alone:+.2f} dB to alone")
 
