@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 
 from lic_da.config import CONF, available
@@ -43,9 +45,9 @@ def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
                 _refuse(error)
             try:
                 return configured()
-            except SystemExit:
+            except SystemExit as end:
                 # Hydra has said why it cannot compose the settings, but not what there is instead.
-                if not begun and (unfit := unknown_setting(name, sys.argv[1:])):
+                if end.code == 1 and not begun and (unfit := unknown_setting(name, sys.argv[1:])):
                     _refuse(unfit)
                 raise
 
@@ -100,36 +102,58 @@ def _groups() -> set[str]:
 
 
 def unknown_setting(name: str, arguments: Sequence[str]) -> UserError | None:
-    """Error for the first setting on a command line that the command has not.
+    """Error for the setting on a command line that Hydra finds none of.
 
     Args:
         name: of the command's settings, ``conf/<name>.yaml``.
-        arguments: Hydra's overrides; those that add or remove settings are left out, and Hydra's own.
+        arguments: Hydra's overrides, those of a sweep too.
 
     Returns:
-        It lists what stands beside the setting that was meant; None: there is none such.
+        It lists what stands beside the setting that was meant; None: Hydra objects to something else.
     """
-    given = [a.partition("=")[0] for a in arguments if "=" in a]
+    if any(a.startswith("-") and a not in _SWEEP for a in arguments):
+        return None  # Hydra is told to do something else, or to read other files
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose(name)
-        files = [a for a in arguments if a.partition("=")[0] in composed.keys() & _groups()]
-        try:
-            composed = compose(name, overrides=[a for a in files if "," not in a])
-        except HydraException:
-            return None
-    for key in given:
-        if key.startswith(("+", "~", "-", "hydra.")) or "/" in key:
-            continue
-        place: Any = composed
-        parts = key.split(".")
-        for depth, part in enumerate(parts):
-            if part not in place:
-                where = ".".join(parts[:depth])
-                return unknown("setting", part, place, f"of {where}" if where else "")
-            if depth == len(parts) - 1 or not isinstance(place := place[part], Mapping):
-                break
+    try:
+        overrides = [a for a in arguments if not a.startswith(("-", "hydra"))]
+        if any(a in _SWEEP for a in arguments):
+            overrides = [_first_of_sweep(a) for a in overrides]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            complaint = _complaint(name, overrides)
+            key = _OVERRIDDEN.search(complaint)
+            if key is None:
+                return None
+            rest = [a for a in overrides if a.partition("=")[0] != key[1]]
+            place: Any = compose(name, rest if not _complaint(name, rest) else [])
+            for depth, part in enumerate(parts := key[1].split(".")):
+                if part not in list(place):
+                    where = ".".join(parts[:depth])
+                    return unknown("setting", part, place, f"of {where}" if where else "")
+                place = place[part]
+    except Exception:  # Hydra has said in words of its own what is wrong
+        return None
     return None
+
+
+_SWEEP = ("-m", "--multirun")
+_OVERRIDDEN = re.compile(r"Could not override '([\w.]+)'")
+
+
+def _complaint(name: str, overrides: Sequence[str]) -> str:
+    """What Hydra says of overrides of a command's settings; empty: nothing."""
+    try:
+        compose(name, list(overrides))
+    except HydraException as error:
+        return str(error)
+    return ""
+
+
+def _first_of_sweep(override: str) -> str:
+    """An override of a sweep with the first of its values; the same if it has one."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"
 
 
 def _refuse(error: UserError) -> NoReturn:

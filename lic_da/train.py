@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from lic_da.command import command
 from lic_da.errors import UserError
 from lic_da.io.files import new_folder, user_path
-from lic_da.io.run_folder import CONFIG
 from lic_da.surroundings import started_together
 from lic_da.sweeps import callback, jobs
 
@@ -87,8 +86,7 @@ def main(config: DictConfig) -> None:
         with claimed(folder, config.ckpt_path):
             train(RunSettings.from_config(config), folder)
     finally:
-        if {path.name for path in folder.iterdir()} <= {CONFIG}:  # refused before it began
-            (folder / CONFIG).unlink(missing_ok=True)
+        if not any(folder.iterdir()):  # the run was refused before it began
             folder.rmdir()
 
 

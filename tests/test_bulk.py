@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from lic_da.errors import UserError
-from lic_da.files.bulk import cluster
+from lic_da.files.bulk import cluster, run
 from lic_da.files.bulk.cluster import Cluster
 from lic_da.files.bulk.names import safe_name, stems
 from lic_da.files.bulk.outputs import FORMS
@@ -334,6 +334,28 @@ def test_another_command_does_not_go_on_with_an_output(
     assert (out / "shards" / "000000.tar").read_bytes() == shard
     with pytest.raises(UserError, match="holds other files"):
         bulk(images, tmp_path, *ALONE)
+
+
+def test_an_output_is_not_gone_on_with_from_another_table_or_by_other_weights(
+    images: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = tmp_path / "out", tmp_path / "in.parquet"
+
+    def write(*names: str) -> None:
+        data = [(images / name).read_bytes() for name in names]
+        pq.write_table(pa.table({"name": ["a", "b"], "image": data}), table)
+
+    write("00.png", "03.png")
+    bulk(table, out, *ALONE)
+    bulk(table, out, *ALONE)
+    write("00.png", "06.png")
+    with pytest.raises(UserError, match="begun with digest"):
+        bulk(table, out, *ALONE)
+    write("00.png", "03.png")
+    other = AdaptedCodec.build(codec_config(4), ("natural",))  # as if it were that of today
+    monkeypatch.setattr(run, "alone", lambda *_: other)
+    with pytest.raises(UserError, match=r"begun with coder .*weights.*now it is .*weights"):
+        bulk(table, out, *ALONE)
 
 
 def test_a_shard_that_was_lost_is_made_again(

@@ -85,7 +85,11 @@ def test_bd_rate_of_a_curve_with_itself_and_with_half_the_rate() -> None:
 def test_curves_without_overlap_give_nan_and_a_reason() -> None:
     far = Curve(FACTORIZED.bpp, tuple(p + 20 for p in FACTORIZED.psnr))
     assert math.isnan(delta(FACTORIZED, far).bd_rate_percent)
-    assert "do not overlap" in delta(FACTORIZED, far).reason
+    assert delta(FACTORIZED, far).bd_psnr_db == pytest.approx(20)  # at the same rates
+    assert delta(FACTORIZED, far).reason == "the PSNR ranges do not overlap"
+    farther = Curve(tuple(b * 100 for b in FACTORIZED.bpp), far.psnr)
+    assert math.isnan(delta(FACTORIZED, farther).bd_psnr_db)
+    assert delta(FACTORIZED, farther).reason.endswith("overlap; the rates do not overlap")
     few = Curve.of([(0.3, 30.0), (0.1, 28.0)])
     assert few.bpp == (0.1, 0.3)
     assert "fewer than 4 points" in delta(FACTORIZED, few).reason
@@ -95,7 +99,7 @@ def test_curves_that_hardly_overlap_or_are_exact_give_nan_and_a_reason() -> None
     higher = tuple(p + max(FACTORIZED.psnr) - min(FACTORIZED.psnr) - 0.01 for p in FACTORIZED.psnr)
     touching = delta(FACTORIZED, Curve(FACTORIZED.bpp, higher))
     assert math.isnan(touching.bd_rate_percent)
-    assert "overlap by" in touching.reason
+    assert "overlap by" in touching.reason and touching.bd_psnr_db > 3
     exact = Curve(FACTORIZED.bpp, (*FACTORIZED.psnr[:-1], math.inf))
     for pair in ((FACTORIZED, exact), (exact, FACTORIZED)):
         assert math.isnan(delta(*pair).bd_rate_percent)
@@ -247,7 +251,7 @@ def test_a_latent_that_modes_share_is_decoded_once_and_shows_the_same(
         return images
 
     alone = shown()
-    with codec.sharing_latents() as shared:
+    with codec.sharing_latents():
         together = shown()
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
     assert not torch.equal(alone[0], alone[2])

@@ -237,10 +237,13 @@ def test_of_a_variable_rate_all_or_some_are_trained(
         return forward(codec, x, rates)
 
     monkeypatch.setattr(VariableRateWACNN, "forward", recorded)
-    train("some", *NARROW, f"rates={rates}", "data.batch_size=8")
+    train("some", *NARROW, f"rates={rates}", "data.batch_size=8", "export=export")
     assert len(seen) == 80 and set(seen) == drawn
     recipe = json.loads((tmp_path / "some" / "all" / "recipe.json").read_text())
     assert [*recipe["validation"]["rates"]] == [*"123456"]  # all are measured
+    assert len(recipe["lmbda"]) == len(drawn)
+    (training,) = recipe["training"]
+    assert training.get("rates") == (None if rates == "null" else [3, 5])
 
 
 def test_logs_of_killed_sessions_are_joined(tmp_path: Path) -> None:
@@ -284,9 +287,20 @@ def test_what_cannot_work_is_refused_before_training(
         PretrainingSettings.from_settings(config)
 
 
-@pytest.mark.parametrize("rates", ["[7]", "[]", "3"])
-def test_rates_that_a_codec_has_not_are_refused(rates: str, conf: Path) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rates=[7]", "export=x"], "Unknown quality in rates '7'"),
+        (["rates=[]", "export=x"], "must be a list"),
+        (["rates=3", "export=x"], "must be a list"),
+        (["rates=[3,3]", "export=x"], "twice"),
+        (["rates=[3]"], "give them a folder"),
+    ],
+)
+def test_rates_that_cannot_be_trained_are_refused(
+    overrides: list[str], message: str, conf: Path
+) -> None:
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("pretrain", ["codec=zou2022_n64", f"rates={rates}"])
-    with pytest.raises(UserError, match="rates"):
+        config = compose("pretrain", ["codec=zou2022_n64", *overrides])
+    with pytest.raises(UserError, match=message):
         PretrainingSettings.from_settings(config)

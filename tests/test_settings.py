@@ -204,11 +204,11 @@ def test_numbers_that_no_training_can_have_are_refused(override: str, message: s
             "Unknown setting 'step' of codec.training. Did you mean 'steps'?",
         ),
         (
-            ["codec=zou2022_n64", "codec.training.lr.x=1", "data.augmnt=true"],
+            ["codec=zou2022_n64", "data.augmnt=true"],
             "Did you mean 'augment'?",
         ),
         (["domain=sketch"], "Unknown setting 'domain'. Did you mean 'domains'?"),
-        (["codec.quality=1,2", "domains=[sketch],[comic]", "sead=0,1"], "Did you mean 'seed'?"),
+        (["-m", "codec.quality=1,2", "domains=[sketch],[comic]", "sead=0,1"], "mean 'seed'?"),
     ],
 )
 def test_a_setting_that_a_command_has_not_is_named_with_what_there_is(
@@ -219,5 +219,19 @@ def test_a_setting_that_a_command_has_not_is_named_with_what_there_is(
 
 
 def test_settings_that_a_command_has_are_not_taken_for_unknown_ones() -> None:
-    known = ["codec=zou2022_n64", "codec.training.steps=2", "+new=1", "hydra.verbose=true", "-m"]
+    known = ["codec=zou2022_n64", "codec.training.steps=2", "+new.a=1", "hydra.verbose=true", "-m"]
     assert unknown_setting("train", [*known, "hydra/launcher=joblib", "domains=[sketch]"]) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["method=adapters,cawf", "method.training.seed=1"],  # ambiguous without -m
+        ["--config-name=pretrain", "rates=[3]", "steps.firs=2"],
+        ["--version", "sead=1"],
+        ["codec@x=3"],
+        ["=3"],
+    ],
+)
+def test_where_hydra_objects_to_something_else_its_words_stand(arguments: list[str]) -> None:
+    assert unknown_setting("train", arguments) is None

@@ -309,6 +309,29 @@ def plot(points: Sequence[Mean], path: Path) -> None:
     common.save_plot(figure, path)
 
 
+def plot_rates(rows: Sequence[Saved], path: Path) -> None:
+    """BD-rate by the gate's weights with 95 % over images, a row a domain, a colour a codec."""
+    own = [r for r in rows if r.mode == MODES[0]]
+    codecs = list(dict.fromkeys(r.codec for r in own))
+    names = {r.domain: r.domain + (" (unseen)" if r.kind == "unseen" else "") for r in own}
+    height = 0.45 * len(names) + 1.3
+    figure, axis = plt.subplots(figsize=(8.5, height), layout="constrained")
+    for number, codec in enumerate(codecs):
+        shift = 0.22 * (number - (len(codecs) - 1) / 2)
+        of = [r for r in own if r.codec == codec]
+        at = [list(names).index(r.domain) + shift for r in of]
+        low, high = [r.bd_rate_low for r in of], [r.bd_rate_high for r in of]
+        axis.hlines(at, low, high, color=f"C{number}", linewidth=2, alpha=0.5)
+        axis.plot([r.bd_rate_percent for r in of], at, "o", color=f"C{number}", label=codec)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="BD-rate against the base decoder, % (less is better); lines: 95 % over images")
+    axis.set_yticks(range(len(names)), list(names.values()))
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower left")
+    common.save_plot(figure, path)
+
+
 def page(rows: Sequence[Saved], costs: Sequence[Cost], there: Sequence[Part]) -> str:
     """The tables for people."""
     rates = [
@@ -371,6 +394,7 @@ def write(found: dict[str, list[Series]], folder: Path) -> list[Saved]:
     )
     common.write_table(folder / "costs.csv", costs, ".4g")
     plot(points, folder / "rd_curves.png")
+    plot_rates(rows, folder / "bd_rate.png")
     write_text(folder / "results.md", page(rows, costs, there))
     return rows
 

@@ -206,7 +206,8 @@ class ImageCodec(ABC):
     def sharing_latents(self) -> AbstractContextManager[decode.SharedLatent]:
         """Inside the block, a stream that is decoded in several modes has its latent decoded once.
 
-        The object tells the seconds that were saved by it. Only some codecs do so.
+        The object tells the seconds that were saved by it. Codecs with adapters do so; of others every mode
+        decodes for itself.
         """
         return nullcontext(decode.SharedLatent())
 

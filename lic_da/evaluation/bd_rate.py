@@ -34,10 +34,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Delta:
-    """A Bjøntegaard delta; ``reason`` says why it is nan, and is empty otherwise.
+    """A Bjøntegaard delta; ``reason`` says why a number of it is nan, and is empty otherwise.
 
     ``bd_rate_percent``: change of rate at equal PSNR, negative is better. ``bd_psnr_db``: change of
-    PSNR at equal rate, positive is better.
+    PSNR at equal rate, positive is better. Where curves share rates and no PSNR there is only the latter.
     """
 
     bd_rate_percent: float
@@ -57,7 +57,8 @@ def delta(
         quantity: what the curves have over the rate, for reasons.
 
     Returns:
-        nan with a reason where a curve has too few points or falls, or the curves hardly overlap.
+        nan with a reason where a curve has too few points or falls, or the curves hardly overlap: in
+        PSNR for the BD-rate, in their rates for the BD-PSNR.
     """
     if min(len(anchor.bpp), len(test.bpp)) < MIN_POINTS:
         return Delta(math.nan, math.nan, f"fewer than {MIN_POINTS} points")
@@ -67,14 +68,14 @@ def delta(
         )
     if not (_rises(anchor) and _rises(test)):
         return Delta(math.nan, math.nan, f"{quantity} does not rise with the rate")
-    if reason := _apart(anchor.psnr, test.psnr, f"{quantity} ranges"):
-        return Delta(math.nan, math.nan, reason)
     common = {"method": interpolation, "require_matching_points": False, "min_overlap": 0}
     curves = (anchor.bpp, anchor.psnr, test.bpp, test.psnr)
-    rate = float(bjontegaard.bd_rate(*curves, **common))
-    if reason := _apart(anchor.bpp, test.bpp, "rates"):
-        return Delta(rate, math.nan, reason)
-    return Delta(rate, float(bjontegaard.bd_psnr(*curves, **common)))
+    rate = psnr = math.nan
+    if not (reason := _apart(anchor.psnr, test.psnr, f"{quantity} ranges")):
+        rate = float(bjontegaard.bd_rate(*curves, **common))
+    if not (of_rates := _apart(anchor.bpp, test.bpp, "rates")):
+        psnr = float(bjontegaard.bd_psnr(*curves, **common))
+    return Delta(rate, psnr, "; ".join(filter(None, (reason, of_rates))))
 
 
 def _rises(curve: Curve) -> bool:

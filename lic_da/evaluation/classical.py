@@ -228,7 +228,7 @@ def measure_anchor(
 
     Returns:
         One point an image and quality. ``bpp`` counts the whole file; there is no gate, no λ, no
-        estimate, and no times, which are nan, as MS-SSIM is where it was not asked for.
+        estimate and no times, which are nan, as MS-SSIM is of small images and where it was not asked for.
     """
     codec.check()
     known = _Cache(codec, cache, ms_ssim)
@@ -279,7 +279,7 @@ class _Cache:
         if missing:
             rows |= {quality: self._code(pixels, quality) for quality in missing}
             write_text(path, json.dumps({q: asdict(rows[q]) for q in sorted(rows)}) + "\n")
-        return rows
+        return rows if self.ms_ssim else {q: replace(r, ms_ssim=None) for q, r in rows.items()}
 
     @staticmethod
     def _read(path: Path) -> dict[int, _Coded]:
@@ -299,7 +299,7 @@ def _code(codec: ClassicalCodec, entry: LabelledImage, cache: _Cache) -> list[Po
     pixels = read_rgb(entry.path)
     height, width = pixels.shape[:2]
     rows = cache.coded(pixels)
-    return [_point(codec, entry, width, height, q, rows[q], cache.ms_ssim) for q in codec.qualities]
+    return [_point(codec, entry, width, height, q, rows[q]) for q in codec.qualities]
 
 
 def _point(
@@ -309,7 +309,6 @@ def _point(
     height: int,
     quality: int,
     row: _Coded,
-    ms_ssim: bool,
 ) -> Point:
     return Point(
         run="anchor",
@@ -328,7 +327,7 @@ def _point(
         bpp=8 * row.bytes / (width * height),
         bpp_estimated=math.nan,
         psnr=row.psnr,
-        ms_ssim=row.ms_ssim if ms_ssim and row.ms_ssim is not None else math.nan,
+        ms_ssim=math.nan if row.ms_ssim is None else row.ms_ssim,
         encode_s=math.nan,
         decode_s=math.nan,
         gate={},

@@ -322,8 +322,8 @@ class Saving:
     """A row of ``bd_rate.csv``: what a mode of a series saves on a domain against an anchor.
 
     ``anchor`` is ``base`` or the label of a classical codec; ``points`` is the number of points of the
-    series' curve, ``images`` how many images each is a mean of. ``reason`` says why there is no number.
-    Of another metric than PSNR ``bd_psnr_db`` is the difference of that metric, in decibels too.
+    series' curve, ``images`` how many images each is a mean of. ``reason`` says why a delta is nan. Of
+    another metric than PSNR ``bd_psnr_db`` is the difference of that metric, in decibels too.
 
     ``…_low`` and ``…_high`` bound 95 % of what the delta is when images are drawn again; they are there
     against ``base`` by Akima, and nan elsewhere. ``…_of_images…`` are means of the images' own deltas:

@@ -70,7 +70,7 @@ class Coder:
                 raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
             codec.check_mode(self.mode or codec.modes[0], self.domain)
         elif self.codec is not None:
-            codec = _alone(self.codec, self.quality)
+            codec = alone(self.codec, self.quality)
         if self.effort:
             from lic_da.codecs.refine import Effort
 
@@ -111,7 +111,7 @@ class Coder:
         if self.pack:
             codec = load(self.pack, self.trust, quality=self.quality)
         else:
-            codec = _alone(str(self.codec), self.quality)
+            codec = alone(str(self.codec), self.quality)
         mode = self.mode or codec.modes[0] if self.pack else "base"
         if self.v == "best":
             mode = "chosen"
@@ -159,7 +159,7 @@ class Coder:
             )
         name = self.codec or (base.codec if base else "")
         same = base.quality if base is not None and base.codec == name else None
-        return _alone(name, self.quality or same)
+        return alone(name, self.quality or same)
 
 
 def _outcome(job: Job, stream: Stream) -> Outcome:
@@ -188,7 +188,7 @@ def _load(
 
 
 @functools.lru_cache(maxsize=2)
-def _alone(name: str, quality: int | None) -> ImageCodec:
+def alone(name: str, quality: int | None) -> ImageCodec:
     """A base codec whose adapters are zero."""
     from lic_da.methods.adapters.codec import AdaptedCodec
 

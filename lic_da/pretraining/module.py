@@ -90,7 +90,7 @@ class Pretraining(L.LightningModule):
             rates = torch.tensor(self.drawn, device=x.device)[drawn]
             out = self.codec(x, rates)
         lmbdas = torch.tensor(self.lmbdas, device=x.device)
-        weights = lmbdas**_WEIGHT / (lmbdas**_WEIGHT).mean()
+        weights = lmbdas**_WEIGHT / (lmbdas**_WEIGHT)[self.drawn].mean()
         return rate_distortion_of_rates(
             out["x_hat"].float(), x, out["likelihoods"], lmbdas[rates], weights[rates]
         )

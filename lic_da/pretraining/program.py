@@ -230,16 +230,18 @@ def _recipe(
     """How the weights came to be, for the file beside them; without what they reach."""
     phase = "first" if origin.started_from == SCRATCH else "next"
     of_data = ("batch_size", "crop", "val_crop", "batches_per_epoch")
+    lmbdas = [module.lmbdas[place] for place in module.drawn]
     return {
         "codec": settings.codec.name,
         "quality": settings.codec.quality,
-        "lmbda": module.lmbdas if len(module.lmbdas) > 1 else module.lmbdas[0],
+        "lmbda": lmbdas if len(module.lmbdas) > 1 else lmbdas[0],
         "training": [
             *origin.training,
             {
                 "started_from": origin.started_from,
                 "steps": settings.steps[phase],
                 "lr": settings.lr[phase],
+                **({"rates": settings.module["rates"]} if settings.module["rates"] else {}),
                 **{key: settings.data[key] for key in of_data},
                 "minutes_of_last_session": round(minutes, 1),
             },

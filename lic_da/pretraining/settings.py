@@ -70,9 +70,9 @@ class PretrainingSettings:
             raise UserError(f"data.crop must be a multiple of {codec.stride} for this codec.")
         if config["refine"] and config["start"]:
             raise UserError("refine=true starts from the exported weights: leave out start.")
-        _check_rates(codec, config["rates"])
+        _check_rates(codec, config["rates"], config["export"])
         trained = [codec.quality] if codec.variable_rate else config["qualities"]
-        module = ("aux_lr", "warmup", "clip", "precondition_every", "average", "bf16")
+        module = ("aux_lr", "warmup", "clip", "precondition_every", "average", "bf16", "compile")
         return cls(
             codec=codec,
             qualities=tuple(codec.at_quality(quality).quality for quality in trained),
@@ -80,7 +80,7 @@ class PretrainingSettings:
             refine=config["refine"],
             steps=config["steps"],
             lr=config["lr"],
-            module={key: config[key] for key in (*module, "compile", "rates")},
+            module={key: config[key] for key in (*module, "rates")},
             seed=config["seed"],
             data=data,
             folder=user_path(config["folder"]),
@@ -115,7 +115,7 @@ class PretrainingSettings:
         return PRETRAINING.differing(self.noted(), theirs)
 
 
-def _check_rates(codec: CodecSpec, rates: Any) -> None:
+def _check_rates(codec: CodecSpec, rates: Any, export: str | None) -> None:
     """Raise a UserError unless these are some of the qualities of a codec of variable rate; None: all."""
     if rates is None:
         return
@@ -123,6 +123,12 @@ def _check_rates(codec: CodecSpec, rates: Any) -> None:
         raise UserError(f"rates is for codecs of variable rate; for {codec.name} say qualities.")
     if not isinstance(rates, list) or not rates:
         raise UserError("rates must be a list of qualities, such as [3], or null.")
+    if len(set(rates)) < len(rates):
+        raise UserError(f"rates names a quality twice: {rates}.")
+    if export is None:
+        raise UserError(
+            "rates=… trains weights that are worse at all other rates: give them a folder, export=…"
+        )
     for quality in rates:
         if quality not in codec.rates:
             raise unknown("quality in rates", quality, codec.rates, f"of {codec.name}")

@@ -33,6 +33,7 @@ from lic_da.sweeps.settings import ReportSettings
 from lic_da.tracking.settings import LoggerSettings
 
 _NAMED = ("codec", "codec.quality", "domains", "method", "seed")  # are in a job's name as they are
+_OF_HYDRA = "multirun.yaml"  # what Hydra writes of a sweep before it looks at its jobs
 _WITHOUT_EFFECT = ("logger", "report", "name", "ckpt_path")  # on what is trained and measured
 
 
@@ -187,6 +188,9 @@ def finish() -> None:
     try:
         jobs.report(jobs.states(Sweep.begun))
     except UserError:  # it ended before its first job
+        if [path.name for path in Sweep.begun.iterdir()] == [_OF_HYDRA]:
+            (Sweep.begun / _OF_HYDRA).unlink()
+            Sweep.begun.rmdir()
         return
     print(
         f"The sweep broke off. The same command goes on with what is missing; python -m lic_da.summarize "

@@ -89,8 +89,9 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
     console = Console(stderr=True, quiet=not trainer.is_global_zero)
     if trainer.is_global_zero:
         surroundings.wandb_mode(settings.logger.mode)
-        write_text(folder / CONFIG, as_yaml(settings.config))
     data = _data(settings, module, trainer, done=done, console=console)
+    if trainer.is_global_zero:
+        write_text(folder / CONFIG, as_yaml(settings.config))
     console.print(f"Training on {', '.join(settings.names)} in {folder}", highlight=False)
     if not trainer.is_global_zero:
         _fit(trainer, module, data, settings.ckpt_path, folder)

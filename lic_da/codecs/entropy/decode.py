@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -52,14 +52,16 @@ _LONGEST = 7  # bytes: what an encoder writes for a symbol, 16 + 4 + 32 bits
 class SharedLatent:
     """The latest latent that was decoded, for other ways to show an image from the same strings.
 
+    It takes the memory of that latent and of its symbols.
+
     Attributes:
         saved_s: seconds that decoding took of latents that were handed out again, in all.
     """
 
-    saved_s: float = 0.0
-    _key: object = None
-    _latent: tuple[Tensor, int, list[Integers]] | None = None
-    _seconds: float = 0.0
+    saved_s: float = field(default=0.0, init=False)
+    _key: object = field(default=None, init=False, repr=False)
+    _latent: tuple[Tensor, int, list[Integers]] | None = field(default=None, init=False, repr=False)
+    _seconds: float = field(default=0.0, init=False, repr=False)
 
     def of(
         self,

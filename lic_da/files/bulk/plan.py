@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         items: how many.
         parts: how many they are cut into.
-        digest: SHA-256 of all items.
+        digest: SHA-256 of all items, and of the sizes of files whose rows they are.
     """
 
     items: int
@@ -76,6 +76,8 @@ def survey(source: Source, size: int) -> tuple[Plan, list[Item]]:
     digest = hashlib.sha256()
     for item in items:
         digest.update(repr(tuple(item)).encode(errors="surrogateescape"))
+    for file in dict.fromkeys(item.file for item in items if item.file and item.size < 0):
+        digest.update(repr((source.root / file).stat().st_size).encode())
     return Plan(len(items), -(-len(items) // size), digest.hexdigest()), items
 
 

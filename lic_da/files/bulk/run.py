@@ -31,7 +31,7 @@ from lic_da.files.bulk import cluster, outputs, plan
 from lic_da.files.bulk.cluster import Cluster
 from lic_da.files.bulk.inputs import Source
 from lic_da.files.bulk.work import ERRORS, INDEX, WORK, Done, Task
-from lic_da.files.coder import Coder, load
+from lic_da.files.coder import Coder, alone, load
 from lic_da.io.files import atomic_path, read_json, read_text, write_json
 from lic_da.methods.pack import CONFIG
 from lic_da.surroundings import printable
@@ -101,6 +101,8 @@ def _settings(source: Source, coder: Coder, layout: Layout) -> dict[str, Any]:
     """What an output depends on, as plain values."""
     said = {f.name: getattr(coder, f.name) for f in fields(coder) if f.name != "steps_shown"}
     domains = None
+    if coder.pack is None and coder.codec is not None:
+        said["weights"] = alone(coder.codec, coder.quality).fingerprint
     if coder.pack is not None:
         said["pack"] = str(coder.pack.resolve())
         said["weights"] = _digest(coder.pack)
