@@ -328,7 +328,7 @@ def plot_rates(rows: Sequence[Saved], path: Path) -> None:
     axis.set_yticks(range(len(names)), list(names.values()))
     axis.invert_yaxis()
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower left")
+    figure.legend(loc="outside upper center", ncols=len(codecs))
     common.save_plot(figure, path)
 
 
