@@ -42,6 +42,7 @@ from experiments.regions.pages import GUTTER, HEIGHT, WIDTH, Page, composed
 from experiments.same_decoder import chosen, effort
 from experiments.same_decoder import run as same_decoder
 from experiments.scaling_domains import run as scaling_domains
+from experiments.separate_rates import run as separate_rates
 from experiments.sketch_comic import run as sketch_comic
 from experiments.supervised_adapters import run as supervised_adapters
 from experiments.sweep import run as sweep
@@ -212,6 +213,8 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
         f"pretraining scratch, {n}": (pretraining.train, ("scratch", n, c))
         for n, c in pretraining.SCRATCH.items()
     },
+    "separate_rates": (separate_rates.train, ("quality 3", "[3]", 10, "photos,others")),
+    "separate_rates, all": (separate_rates.main, ()),
 }
 
 
@@ -923,3 +926,11 @@ def test_everyday_benchmark_times_an_image_and_a_folder_beside_avif(tmp_path: Pa
         assert (tmp_path / f"{ways}_png" / "a.png").is_file()
     everyday.plot(rows + files, tmp_path / "everyday.png")
     assert is_plot(tmp_path / "everyday.png")
+
+
+def test_a_rate_alone_is_compared_with_all_rates_at_that_rate() -> None:
+    together = {q: {"bpp": 0.3, "psnr": 30.0, "loss": 2.0 * int(q)} for q in "136"}
+    alone = {"3": {"bpp": 0.3, "psnr": 30.1, "loss": 5.94}, "1": together["1"]}
+    found = separate_rates.rows({"all rates": together, "quality 3": alone}, 200)
+    assert [(r.trained, r.quality) for r in found[-2:]] == [("all rates", 6), ("quality 3", 3)]
+    assert found[-1].over_all_percent == pytest.approx(-1) and found[0].over_all_percent == 0
