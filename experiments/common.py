@@ -71,9 +71,14 @@ def sweep(folder: Path, *settings: str, jobs: int = 1) -> None:
 def finished(folder: Path) -> list[Run]:
     """The finished runs of a sweep, by name; one for all qualities is there once for each.
 
+    Args:
+        folder: of the sweep; where it has not begun there are none.
+
     Raises:
-        UserError: there is no such sweep, or files of a run are damaged.
+        UserError: files of a run are damaged, or it is another folder.
     """
+    if not folder.is_dir():
+        return []
     return [r for job in states(folder) if job.state == "done" for r in Run.read_all(job.folder)]
 
 

@@ -20,6 +20,9 @@ from lic_da.migrations import override
 from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 _INTERRUPTED = 130  # exit code of what the user has stopped with Ctrl-C
+_SWEEP = ("-m", "--multirun")
+_OVERRIDDEN = re.compile(r"Could not override '([\w.]+)'")
+"""How Hydra names a setting that there is not."""
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
@@ -133,10 +136,6 @@ def unknown_setting(name: str, arguments: Sequence[str]) -> UserError | None:
     except Exception:  # Hydra has said in words of its own what is wrong
         return None
     return None
-
-
-_SWEEP = ("-m", "--multirun")
-_OVERRIDDEN = re.compile(r"Could not override '([\w.]+)'")
 
 
 def _complaint(name: str, overrides: Sequence[str]) -> str:

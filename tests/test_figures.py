@@ -105,14 +105,14 @@ def never_trained_on() -> set[str]:
     table = pd.read_csv(ROOT / "experiments/supervised_adapters/bd_rate.csv")
     table = table[(table.kind == "unseen") & (table["mode"] == "weighted")].set_index("domain")
     default, other = (table[table.codec == codec] for codec in (BUNDLED[0], BUNDLED[2]))
-    rates = default.bd_rate_percent
+    rates, rate = default.bd_rate_percent, other.bd_rate_percent.get
     assert (default.seeds == 3).all() and len(rates) == 10 and (default.bd_rate_high < 0).all()
     assert rates.idxmax() == "painting" and rates.idxmin() == "quickdraw"
     assert (other.bd_psnr_db > 0).sum() == 7 and other.bd_rate_percent.idxmax() == "astronomy"
     return {
         f"{signed(rates.max())} (paintings)",
         f"{signed(rates.min())} (quick strokes)",
-        f"pictures of the sky need {signed(other.bd_rate_percent.max())}",
+        f"the sky need {signed(rate('astronomy'))} and emoji {signed(rate('emoji'))}",
     }
 
 

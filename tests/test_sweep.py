@@ -326,6 +326,12 @@ def test_a_failing_job_leaves_the_others_and_is_named(world: World) -> None:
     ]  # fmt: skip
 
 
+def test_a_sweep_that_is_refused_leaves_nothing(world: World) -> None:
+    refused = world.run("lic_da.train", "-m", *TINY, "codec.quality=1,2", "sead=0,1")
+    assert refused.returncode == 2 and "Did you mean 'seed'?" in refused.stderr
+    assert not list((world.root / "outputs").rglob("*.*"))
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_what_is_missing(world: World) -> None:
     arguments = ("-m", *TINY, "codec.quality=1,2", "codec.training.steps=40")

@@ -115,10 +115,8 @@ def train(group: str, variant: str, seeds: Sequence[int], jobs: int = 1) -> None
 
 def finished(group: str, variant: str) -> dict[int, Run]:
     """Finished runs of a variant by their seeds."""
-    folder = folder_of(group, variant)
-    if not folder.is_dir():
-        return {}
-    return {int(run.config["seed"]): run for run in common.finished(folder)}
+    runs = common.finished(folder_of(group, variant))
+    return {int(run.config["seed"]): run for run in runs}
 
 
 def gains(run: Run, domain: str, mode: str = "weighted") -> dict[str, float]:

@@ -241,11 +241,6 @@ def plot(found: Sequence[Result], gains: Axes, gate: Axes) -> None:
         axis.set_xticks(counts)
 
 
-def finished(folder: Path) -> list[Run]:
-    """The finished runs of a sweep; none if it has not begun."""
-    return common.finished(folder) if folder.is_dir() else []
-
-
 def main(
     counts: Annotated[str, typer.Option(help="Domains that are trained together.")] = ",".join(
         map(str, (*COUNTS, FOLDERS))
@@ -264,9 +259,9 @@ def main(
     root = RUNS / "folders"
     if FOLDERS in asked:
         train_folders(root, folders(root, FOLDERS))
-    runs = {count: finished(RUNS / f"{count}_domains") for count in COUNTS}
+    runs = {count: common.finished(RUNS / f"{count}_domains") for count in COUNTS}
     of_all = [run for own in runs.values() for run in own]
-    costs = [cost(run) for run in (*of_all, *finished(root / "runs"))]
+    costs = [cost(run) for run in (*of_all, *common.finished(root / "runs"))]
     found = results(of_all, runs[COUNTS[0]])
     write(found, costs, HERE)
     for count in (count for count in COUNTS[1:] if runs[count]):

@@ -174,12 +174,8 @@ def seed_of(runs: Sequence[Run]) -> int:
 
 def finished(codec: str) -> list[Series]:
     """Finished runs of a codec, a series a seed."""
-    folder = RUNS / codec
-    return (
-        sorted(series_of(common.finished(folder)), key=lambda s: seed_of(s.runs))
-        if folder.is_dir()
-        else []
-    )
+    found = series_of(common.finished(RUNS / codec))
+    return sorted(found, key=lambda s: seed_of(s.runs))
 
 
 def parts(codec: str, found: Sequence[Series]) -> Iterator[Part]:

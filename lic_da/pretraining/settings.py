@@ -58,7 +58,7 @@ class PretrainingSettings:
         Raises:
             UserError: a setting is out of its range.
         """
-        config = plain(settings)
+        config = {"rates": None, **plain(settings)}
         codec, data = CodecSpec.from_settings(config["codec"]), config["data"]
         if not isinstance(config["qualities"], list) or not config["qualities"]:
             raise UserError("qualities must be a list such as [4,3].")
