@@ -21,6 +21,8 @@ from lic_da.surroundings import ensure_home, printable, use_plain_output
 
 _INTERRUPTED = 130  # exit code of what the user has stopped with Ctrl-C
 _SWEEP = ("-m", "--multirun")
+_SHOWN = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--resolve", "job", "hydra", "all")
+"""Arguments by which Hydra shows settings and runs nothing."""
 _OVERRIDDEN = re.compile(r"Could not override '([\w.]+)'")
 """How Hydra names a setting that there is not."""
 
@@ -44,6 +46,10 @@ def command(name: str) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
             sys.argv[1:] = [override(argument) for argument in sys.argv[1:]]
             try:
                 check_groups(sys.argv[1:])
+                # Where Hydra only shows settings, its objections are tracebacks.
+                shown = any(map(_only_shows, sys.argv[1:]))
+                if shown and (unfit := unknown_setting(name, sys.argv[1:])):
+                    raise unfit
             except UserError as error:
                 _refuse(error)
             try:
@@ -114,6 +120,7 @@ def unknown_setting(name: str, arguments: Sequence[str]) -> UserError | None:
     Returns:
         It lists what stands beside the setting that was meant; None: Hydra objects to something else.
     """
+    arguments = [a for a in arguments if not _only_shows(a)]
     if any(a.startswith("-") and a not in _SWEEP for a in arguments):
         return None  # Hydra is told to do something else, or to read other files
     GlobalHydra.instance().clear()
@@ -136,6 +143,11 @@ def unknown_setting(name: str, arguments: Sequence[str]) -> UserError | None:
     except Exception:  # Hydra has said in words of its own what is wrong
         return None
     return None
+
+
+def _only_shows(argument: str) -> bool:
+    """Whether an argument, or what stands behind it, asks Hydra to show settings."""
+    return argument.partition("=")[0] in _SHOWN
 
 
 def _complaint(name: str, overrides: Sequence[str]) -> str:

@@ -343,14 +343,18 @@ def test_an_output_is_not_gone_on_with_from_another_table_or_by_other_weights(
 
     def write(*names: str) -> None:
         data = [(images / name).read_bytes() for name in names]
-        pq.write_table(pa.table({"name": ["a", "b"], "image": data}), table)
+        columns = pa.table({"name": ["a", "b"], "image": data})
+        pq.write_table(columns, table, compression="none")
 
     write("00.png", "03.png")
+    size = table.stat().st_size
     bulk(table, out, *ALONE)
     bulk(table, out, *ALONE)
-    write("00.png", "06.png")
-    with pytest.raises(UserError, match="begun with digest"):
-        bulk(table, out, *ALONE)
+    for names in (("00.png", "06.png"), ("03.png", "00.png")):
+        write(*names)
+        with pytest.raises(UserError, match="begun with digest"):
+            bulk(table, out, *ALONE)
+    assert table.stat().st_size == size  # the order alone is another one
     write("00.png", "03.png")
     other = AdaptedCodec.build(codec_config(4), ("natural",))  # as if it were that of today
     monkeypatch.setattr(run, "alone", lambda *_: other)

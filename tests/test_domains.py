@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 from collections.abc import Callable
@@ -47,6 +48,20 @@ def test_bad_files_are_counted_by_reason_and_good_ones_used(
     assert len(images.entries) == 14 and {"cmyk.jpg", "16bit.png"} <= names
     assert "skipped 1 not an image" in images.summary()
     assert (images.folder / "contact_sheet.png").is_file()
+
+
+def test_a_domain_says_that_its_test_images_are_few(
+    folder_domain: MakeDomain, tmp_path: Path
+) -> None:
+    folder_domain("mine", scribbles(12))
+    images = prepare("mine", tmp_path / "data")
+    tests = len(images.split("test"))
+    assert 0 < tests < 10 and f"; figures of {tests} test images say little" in images.summary()
+    shown = dataclasses.replace(images.entries[0], split="test")
+    enough = dataclasses.replace(images, entries=(shown,) * 10)
+    assert "say little" not in enough.summary()
+    without = dataclasses.replace(shown, split="train")
+    assert "say little" not in dataclasses.replace(images, entries=(without,)).summary()
 
 
 def test_an_empty_folder_is_an_error_with_its_name(

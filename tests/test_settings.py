@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -216,6 +218,15 @@ def test_a_setting_that_a_command_has_not_is_named_with_what_there_is(
 ) -> None:
     error = unknown_setting("train", arguments)
     assert error is not None and message in str(error) and "Available: " in str(error)
+
+
+@pytest.mark.parametrize("shown", ["--help", "--cfg=job", "--cfg job"])
+def test_an_unknown_setting_is_named_where_settings_are_only_shown(shown: str) -> None:
+    asked = [sys.executable, "-m", "lic_da.train", "sead=1", *shown.split()]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: Unknown setting 'sead'. Did you mean 'seed'?")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_settings_that_a_command_has_are_not_taken_for_unknown_ones() -> None:

@@ -12,6 +12,9 @@ from lic_da.io.files import atomic_path, read_json, write_json
 
 SPLITS = ("train", "val", "test")
 
+FEW_TESTS = 10
+"""Test images, of which fewer say little of others of their kind."""
+
 
 @dataclass(frozen=True)
 class ImageInfo:
@@ -66,8 +69,13 @@ class DomainImages:
         """Where an image's file is."""
         return self.data_dir / image.file
 
+    @property
+    def few_tests(self) -> bool:
+        """Whether there are test images, and too few to say much of others of their kind."""
+        return 0 < len(self.split("test")) < FEW_TESTS
+
     def summary(self) -> str:
-        """One line: how many images, their splits, what was skipped and why."""
+        """One line: how many images, their splits, what was skipped and why, what may be too few."""
         counts = Counter(p.split for p in self.entries)
         line = f"{self.name}: {len(self.entries)} images (" + ", ".join(
             f"{counts[s]} {s}" for s in SPLITS
@@ -75,6 +83,8 @@ class DomainImages:
         line += ")"
         if self.skipped:
             line += "; skipped " + ", ".join(f"{n} {r}" for r, n in sorted(self.skipped.items()))
+        if self.few_tests:
+            line += f"; figures of {counts['test']} test images say little of others"
         return line
 
 

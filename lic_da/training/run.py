@@ -371,7 +371,7 @@ def _printed(summary: dict[str, Any], data: DomainsDataModule) -> str:
     if "before_after" in summary:
         out.print(extend.table(summary["before_after"]))
     for images in data.images.values():
-        if images.skipped or images.notes:
+        if images.skipped or images.notes or images.few_tests:
             out.print(images.summary(), *images.notes, sep="\n", highlight=False, soft_wrap=True)
     return out.export_text()
 
