@@ -7,6 +7,7 @@ rd_curves.png and training.png (how the codecs were trained) beside this file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from lic_da.data.domains import SOURCE_DOMAIN, prepare
 from lic_da.evaluation.bd_rate import INTERPOLATIONS, Curve, delta
 from lic_da.evaluation.classical import AVIF, JPEG, WEBP, measure_anchor
 from lic_da.evaluation.measure import Point, mean, measure
+from lic_da.evaluation.metrics import METRICS
 from lic_da.io.files import read_json
 from lic_da.methods.adapters.codec import AdaptedCodec
 
@@ -36,12 +38,13 @@ FIRST_FOUR = f"{CODECS[0]}, qualities 1 to 4"  # the rates of the other one
 DOMAINS = (SOURCE_DOMAIN, "sketch", "comic", "clipart")
 CLASSICAL = (JPEG, WEBP, AVIF)
 Curves = dict[tuple[str, str], dict[int, tuple[float, float]]]
-"""Domain and codec -> quality -> mean bpp and mean PSNR."""
+"""Domain and codec -> quality -> mean bpp and mean score, on the axis of a curve."""
+COMPARED = {name: METRICS[name].scale for name in ("psnr", "ms_ssim")}
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A test image, coded once: bits per pixel and PSNR in dB."""
+    """A test image, coded once: bits per pixel, PSNR in dB, and MS-SSIM, which small images have not."""
 
     domain: str
     codec: str
@@ -49,6 +52,7 @@ class Coded:
     image: str
     bpp: float
     psnr: float
+    ms_ssim: float
 
 
 def configured(codec: str) -> CodecSpec:
@@ -65,25 +69,29 @@ def learned(codec: str, images: Sequence[LabelledImage], console: Console) -> li
             images,
             run="base",
             modes=["base"],
-            metrics=["psnr"],
+            metrics=[*COMPARED],
             console=console,
         )
     return points
 
 
-def averaged(points: Iterable[Coded]) -> Curves:
-    """Mean bpp and PSNR over the images."""
+def averaged(points: Iterable[Coded], metric: str = "psnr") -> Curves:
+    """Mean bpp and score over the images that have one."""
     groups: dict[tuple[str, str], dict[int, list[Coded]]] = {}
-    for point in points:
+    for point in (p for p in points if not math.isnan(getattr(p, metric))):
         by_quality = groups.setdefault((point.domain, point.codec), {})
         by_quality.setdefault(point.quality, []).append(point)
+    scale = COMPARED[metric]
     return {
-        key: {q: (mean(p.bpp for p in of), mean(p.psnr for p in of)) for q, of in group.items()}
+        key: {
+            q: (mean(p.bpp for p in of), scale.on_axis(mean(getattr(p, metric) for p in of)))
+            for q, of in group.items()
+        }
         for key, group in groups.items()
     }
 
 
-def bd_rates(curves: Curves) -> Iterator[dict[str, Any]]:
+def bd_rates(curves: Curves, metric: str) -> Iterator[dict[str, Any]]:
     """Rows of ``bd_rate.csv``: each codec against the classical ones, and the second against the first."""
     for domain in DOMAINS:
         of = {c: Curve.of([*v.values()]) for (d, c), v in curves.items() if d == domain}
@@ -95,7 +103,7 @@ def bd_rates(curves: Curves) -> Iterator[dict[str, Any]]:
         for codec, anchor in pairs:
             for interpolation in INTERPOLATIONS:
                 result = delta(of[anchor], of[codec], interpolation)
-                pair = {"domain": domain, "codec": codec, "anchor": anchor}
+                pair = {"domain": domain, "codec": codec, "anchor": anchor, "metric": metric}
                 yield {**pair, "interpolation": interpolation, **asdict(result)}
 
 
@@ -200,23 +208,24 @@ def plot_training(path: Path) -> None:
 def write(points: Sequence[Coded], folder: Path) -> None:
     """rd_points.csv, means.csv, bd_rate.csv and rd_curves.png; says the BD-rates."""
     common.write_table(folder / "rd_points.csv", points, ".6g")
-    curves = averaged(points)
+    by_metric = {metric: averaged(points, metric) for metric in COMPARED}
+    curves, similar = by_metric.values()
     means = (
         {
             **{"domain": domain, "codec": codec, "quality": quality},
             **{"bpp": f"{bpp:.4f}", "psnr": f"{psnr:.3f}"},
+            "ms_ssim_db": f"{similar[domain, codec][quality][1]:.3f}",
         }
         for (domain, codec), curve in curves.items()
         for quality, (bpp, psnr) in sorted(curve.items())
     )
     common.write_table(folder / "means.csv", means)
-    rates = [*bd_rates(curves)]
+    rates = [row for metric, of in by_metric.items() for row in bd_rates(of, metric)]
     common.write_table(folder / "bd_rate.csv", rates, ".2f")
     for row in rates:
         if row["interpolation"] == INTERPOLATIONS[0]:
-            print(
-                "{domain}: {codec} against {anchor}: BD-rate {bd_rate_percent:.2f} %".format(**row)
-            )
+            said = "{domain}: {codec} against {anchor}, {metric}: BD-rate {bd_rate_percent:.2f} %"
+            print(said.format(**row))
     counts = {d: len({p.image for p in points if p.domain == d}) for d in DOMAINS}
     plot(curves, counts, folder / "rd_curves.png")
 
@@ -230,8 +239,11 @@ def main() -> None:
         entries += [LabelledImage(p, images.path(p), domain, label) for p in images.split("test")]
     points = [p for codec in CODECS for p in learned(codec, entries, console)]
     for classical in CLASSICAL:
-        points += measure_anchor(classical, entries, DATA / "anchors", console)
-    write([Coded(p.domain, p.codec, p.quality, p.image, p.bpp, p.psnr) for p in points], HERE)
+        points += measure_anchor(classical, entries, DATA / "anchors", console, ms_ssim=True)
+    write(
+        [Coded(*(p.domain, p.codec, p.quality, p.image), p.bpp, p.psnr, p.ms_ssim) for p in points],
+        HERE,
+    )
     plot_training(HERE / "training.png")
 
 
