@@ -180,7 +180,7 @@ def start(work: Path, pixels: RGB, codec: AdaptedCodec, rounds: int) -> Iterator
             lic_da, *decompress, work / "exported", "--runtime", "onnx"
         ),
         "python -m lic_da.runtime": partial(
-            command, "-m", "lic_da.runtime", stream, out, "--pack", work / "exported"
+            command, "-m", "lic_da.runtime", stream, out, "--overwrite", "--pack", work / "exported"
         ),
     }
     yield from timed("start", "process", ways, "import torch", rounds)

@@ -143,7 +143,7 @@ def started(python: Path, pack_folder: Path, folder: Path, rounds: int) -> list[
         "lic-da decompress": [*cli, pack_folder],
         "lic-da decompress --runtime onnx": [*cli, folder / "exported", "--runtime", "onnx"],
         "python -m lic_da.runtime, alone": [
-            *(python, "-m", "lic_da.runtime", stream, out, "--pack", folder / "exported"),
+            *(python, "-m", "lic_da.runtime", stream, out, "--overwrite", "--pack", folder / "exported"),
         ],
     }  # fmt: skip
     took: list[dict[str, float]] = []

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from lic_da.evaluation.curves import Run
 from lic_da.io.files import atomic_path
+from lic_da.io.run_folder import PACK
 from lic_da.sweeps.jobs import states
 
 if TYPE_CHECKING:
@@ -66,6 +67,24 @@ def sweep(folder: Path, *settings: str, jobs: int = 1) -> None:
     """
     launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}") if jobs > 1 else ()
     start("train", "-m", *settings, f"hydra.sweep.dir={folder}", *launcher)
+
+
+def trained(folder: Path, *settings: str) -> Path:
+    """The pack of one training, which is done as far as it is missing.
+
+    What is finished with the same settings is taken, what was interrupted goes on, and what was trained
+    with other settings makes room.
+
+    Args:
+        folder: for this training alone; it lies there in ``sweep/run``.
+        settings: Hydra overrides, each with one value.
+
+    Raises:
+        SystemExit: as :func:`start`.
+    """
+    runs = folder / "sweep"
+    sweep(runs, *settings, *NO_REPORT, "hydra.sweep.subdir=run")
+    return runs / "run" / PACK
 
 
 def finished(folder: Path) -> list[Run]:

@@ -13,6 +13,7 @@ import typer
 from lic_da.data.commands import app as data_app
 from lic_da.errors import UserError, unknown
 from lic_da.io.bitstream import CHOSEN_UNITS, Stream
+from lic_da.io.files import given_path
 from lic_da.surroundings import (
     ensure_home,
     granted_cpus,
@@ -40,14 +41,21 @@ RUNTIMES = ("torch", "onnx")
 _LIC = ".lic"
 _FEW = 8  # domains whose weights are all shown
 
-Input = Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")]
+Input = Annotated[
+    Path,
+    typer.Argument(metavar="IN", help="A file, or a folder of files.", parser=given_path),
+]
 Output = Annotated[
     str,
     typer.Argument(metavar="OUT", help="A file, a folder (FOLDER/ makes one), or - for stdout."),
 ]
 Pack = Annotated[
     Path | None,
-    typer.Option(help="Pack of a run, such as outputs/NAME/pack. Default: the last run's."),
+    typer.Option(
+        metavar="<path>",
+        parser=given_path,
+        help="Pack of a run, such as outputs/NAME/pack. Default: the last run's.",
+    ),
 ]
 Codec = Annotated[str | None, typer.Option(help="A base codec alone, instead of a pack.")]
 Quality = Annotated[
@@ -94,6 +102,9 @@ Effort = Annotated[
 ]
 
 
+Seed = Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the search of --effort.")]
+
+
 @app.command()
 def compress(
     source: Input,
@@ -111,7 +122,7 @@ def compress(
     ] = None,
     v: V = "gate",
     effort: Effort = 0,
-    seed: Annotated[int, typer.Option(help="Of the search of --effort.")] = 0,
+    seed: Seed = 0,
     jobs: Jobs = 1,
     overwrite: Overwrite = False,
     trust: Trust = None,
@@ -185,14 +196,14 @@ def decompress(
     kind = _format(format, source, target)
     todo = plan(source, target, ends_in(_LIC), f".{kind}")
     if _is_onnx(runtime):
-        if spatial == "window":
-            raise UserError("--spatial window decodes with torch: leave out --runtime onnx.")
+        if spatial is not None:
+            raise UserError("--spatial decodes with torch: leave out --runtime onnx.")
         fast = _runtime_coder(pack, codec, quality, min(jobs, len(todo)), mode, domain, kind)
         fast.check()
         _leave(run(fast.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
         return
     alone = codec is not None or (mode == "base" and pack is None)
-    if alone and mode not in (None, "weighted", "base"):
+    if alone and mode not in (None, "base"):
         raise UserError(f"A codec alone has no adapters for --mode {mode}.")
     if alone and spatial is not None:
         raise UserError("A codec alone has no gate: --spatial goes with a pack.")
@@ -217,7 +228,10 @@ Source = Annotated[
     ),
 ]
 Shards = Annotated[
-    Path, typer.Argument(metavar="OUT", help="A folder; one that was begun is gone on with.")
+    Path,
+    typer.Argument(
+        metavar="OUT", help="A folder; one that was begun is gone on with.", parser=given_path
+    ),
 ]
 Decode = Annotated[
     bool | None,
@@ -252,7 +266,7 @@ def bulk(
     object_store: Annotated[int, typer.Option(help="MB of Ray's object store.")] = 200,
     v: V = "gate",
     effort: Effort = 0,
-    seed: Annotated[int, typer.Option(help="Of the search of --effort.")] = 0,
+    seed: Seed = 0,
     trust: Trust = None,
 ) -> None:
     r"""Code very many images on several processes or machines, to shards with an index, and back.
@@ -286,10 +300,17 @@ def bulk(
 
 @app.command()
 def export(
-    pack: Annotated[Path, typer.Argument(metavar="PACK", help="A pack of method adapters.")],
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
+    pack: Annotated[
+        Path, typer.Argument(metavar="PACK", help="A pack of method adapters.", parser=given_path)
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder to write.", parser=given_path)
+    ],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what was exported there before.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace what was exported there before; other files stay."
+        ),
     ] = False,
     quality: Annotated[
         int | None,
@@ -333,10 +354,16 @@ def export(
 @app.command()
 def info(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A .lic stream, or a folder of them.")
+        Path,
+        typer.Argument(metavar="IN", help="A .lic stream, or a folder of them.", parser=given_path),
     ],
     pack: Annotated[
-        Path | None, typer.Option(help="Adapter pack: show the v of its gate (takes seconds).")
+        Path | None,
+        typer.Option(
+            metavar="<path>",
+            parser=given_path,
+            help="Adapter pack: show the v of its gate (takes seconds).",
+        ),
     ] = None,
     trust: Trust = None,
 ) -> None:
@@ -345,32 +372,40 @@ def info(
     The gate's v is not in a stream unless it was signalled; --pack computes it. The names of its
     domains are those of the default pack, if that is over the same base weights.
     """
-    from lic_da.files.batch import plan
+    from lic_da.files.batch import inputs
     from lic_da.io.listing import ends_in
 
     good = True
-    for number, job in enumerate(plan(source, source, ends_in(_LIC), "")):
+    for number, file in enumerate(inputs(source, ends_in(_LIC))):
+        lines: list[tuple[str, str]] = []
         try:
-            stream = Stream.read(job.source)
-            lines = [
-                *_told(job.source, stream, pack, _trusted(trust)),
-                *_told_v(stream, pack, _trusted(trust)),
-            ]
+            stream = Stream.read(file)
+            lines += _told(file, stream, pack, _trusted(trust))
+            lines += _told_v(stream, pack, _trusted(trust))
         except UserError as error:
             good = False
-            print(printable(f"error: {job.source}: {error}"), file=sys.stderr)
-            continue
-        print(printable(("\n" if number else "") + "\n".join(f"{k:12} {v}" for k, v in lines)))
+            print(printable(f"error: {file}: {error}"), file=sys.stderr)
+        if lines:
+            told = "\n".join(f"{k:12} {v}" for k, v in lines)
+            print(printable(f"\n{told}" if number else told))
     _leave(good)
 
 
 @results.command("export")
 def export_results(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_SWEEP", help="Its folder, under outputs/.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_SWEEP", help="Its folder, under outputs/.", parser=given_path
+        ),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A .json file for one curve, or a folder for all.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A .json file for one curve, or a folder for all.",
+            parser=given_path,
+        ),
     ],
     format: Annotated[str, typer.Option(help="compressai: what compressai.utils.plot reads.")],
     domain: Annotated[
@@ -389,6 +424,7 @@ def export_results(
         str | None, typer.Option(help="Series of the sweep, as its tables name it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the curve, for legends.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write rate-distortion curves for other tools.
 
@@ -398,7 +434,8 @@ def export_results(
 
     if format not in written.FORMATS:
         raise unknown("format", format, written.FORMATS)
-    files = written.export(source, target, domains=domain or (), mode=mode, label=series, name=name)
+    curve = {"mode": mode, "label": series, "name": name}
+    files = written.export(source, target, domains=domain or (), overwrite=overwrite, **curve)
     print(printable(f"{files[0]}" if len(files) == 1 else f"{len(files)} curves in {target}"))
 
 
@@ -415,13 +452,18 @@ def _told(
         origin += _told_origin(stream, pack, trust)
     strings = "1 string" if len(stream.strings) == 1 else f"{len(stream.strings)} strings"
     return [
-        ("file", f"{path}, {path.stat().st_size} bytes"),
+        ("file", f"{path}, {_size(path, stream)} bytes"),
         ("size", f"{stream.width}×{stream.height}"),
         ("bpp", f"{stream.bpp:.3f} ({stream.string_bytes} bytes in {strings})"),
         *origin,
         ("weights", f"{stream.fingerprint.hex()}…"),
         ("latent", f"{stream.shape[1]}×{stream.shape[0]}"),
     ]
+
+
+def _size(path: Path, stream: Stream) -> int:
+    """Bytes of a stream's file; of what is no regular file those of the stream."""
+    return path.stat().st_size if path.is_file() else len(stream.to_bytes())
 
 
 def _trusted(names: Sequence[str] | None) -> tuple[str, ...]:
@@ -589,6 +631,12 @@ def main() -> None:
         app()
     except UserError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # of the machine: no room, no permission, a name that is too long
+        if error.strerror is None:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(printable(f"error: {where}{error.strerror}"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -81,6 +81,17 @@ _ONCE = {
 RUN = Comparison((*_OF_A_RUN, "extend"), _UNLESS, _ONCE, of_all_rates=("codec.qualities",))
 """Of two runs. Beside the folder of a pack that is extended its fingerprint stands, which counts."""
 
+RESUMED = Comparison(
+    (
+        *(*_OF_A_RUN, "extend", "evaluation", "unseen", "trainer"),
+        *("codec.training.steps", "early_stopping", "data.val_images"),
+    ),
+    _UNLESS,
+    _ONCE,
+    of_all_rates=("codec.qualities",),
+)
+"""Of a run and of the training that it goes on with, which may end later and be measured otherwise."""
+
 CURVE = Comparison(
     (*_OF_A_RUN, "extended_from"),
     _UNLESS,

@@ -84,7 +84,9 @@ def main(config: DictConfig) -> None:
         return
     try:
         with claimed(folder, config.ckpt_path):
-            train(RunSettings.from_config(config), folder)
+            settings = RunSettings.from_config(config)
+            settings.check_resumes(folder)
+            train(settings, folder)
     finally:
         if not any(folder.iterdir()):  # the run was refused before it began
             folder.rmdir()

@@ -277,3 +277,68 @@ def test_two_images_that_would_become_one_file_are_refused(tmp_path: Path) -> No
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"Several files .* would become a\.png\.lic"):
         plan(tmp_path, tmp_path / "out", image, ".lic")
+
+
+def test_a_file_is_not_written_over_itself(folder: Path) -> None:
+    before = (folder / "in" / "0.png").read_bytes()
+    (folder / "link.lic").symlink_to(folder / "in" / "0.png")
+    for target in ("in/0.png", "link.lic"):
+        with pytest.raises(UserError, match="itself: name another file"):
+            call("compress", "in/0.png", target, "--overwrite")
+    shutil.copy("in/0.png", "in/3.lic")  # a picture, whatever it is called
+    with pytest.raises(UserError, match="itself"):
+        call("compress", "in", "in", "--overwrite")
+    assert (folder / "in" / "0.png").read_bytes() == before
+
+
+def test_paths_are_those_of_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    assert call("compress", "~/in/0.png", "~/a.lic", "--pack", "~/outputs/run/pack")[0] == "0"
+    assert (folder / "a.lic").is_file() and "size" in call("info", "~/a.lic")
+    for arguments in (("", "b.lic"), ("in", "")):
+        with pytest.raises(UserError, match="is empty"):
+            call("compress", *arguments)
+
+
+def test_info_tells_of_a_stream_what_a_pack_that_cannot_read_it_leaves(folder: Path) -> None:
+    call("compress", "in/0.png", "a.lic", "--codec", CODEC, "--quality", 4)
+    told = call("info", "a.lic", "--pack", "outputs/run/pack")
+    assert told.startswith("2") and "written by   neither the pack nor its base codec" in told
+    assert "size" in told and "bpp" in told
+    (folder / "lic").mkdir()
+    for name in ("a.lic", "A.LIC"):
+        shutil.copy("a.lic", folder / "lic" / name)
+    assert call("info", "lic").count("size") == 2  # nothing is written, so no names can clash
+    piped = subprocess.run(
+        [sys.executable, "-m", "lic_da.cli", "info", "/dev/stdin"],
+        input=Path("a.lic").read_bytes(),
+        capture_output=True,
+    )
+    assert f"/dev/stdin, {Path('a.lic').stat().st_size} bytes".encode() in piped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compress", "in/0.png", f"{'n' * 300}.lic"), "File name too long"),
+        (("compress", "in/0.png", "/proc/no.lic"), "cannot be written"),
+        (("export", "outputs/run/pack", "/proc/no"), "cannot be written"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lic_da.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_modes_that_a_codec_alone_has_not_are_refused(folder: Path) -> None:
+    call("compress", "in/0.png", "a.lic", "--codec", CODEC)
+    for mode in ("weighted", "top1"):
+        with pytest.raises(UserError, match=f"no adapters for --mode {mode}"):
+            call("decompress", "a.lic", "a.png", "--codec", CODEC, "--mode", mode)
+    with pytest.raises(UserError, match="leave out --runtime onnx"):
+        call("decompress", "a.lic", "a.png", "--runtime", "onnx", "--spatial", "nonsense")

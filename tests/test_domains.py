@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lic_da.config
 from lic_da.data.domains import load_domain, prepare, refuse_shared_files
 from lic_da.data.selection import is_colour_drawing, is_ink_drawing
 from lic_da.data.sources.dicebear import DiceBearSource
@@ -202,3 +203,20 @@ def test_a_misspelt_setting_of_a_source_is_named_with_the_right_one(conf: Path) 
         UserError, match=r"Unknown setting 'paht' of folder, .*Did you mean 'path'\?"
     ):
         load_domain("mine")
+
+
+def test_a_domain_is_prepared_again_when_one_that_it_is_kept_apart_from_has_changed(
+    folder_domain: MakeDomain, tmp_path: Path
+) -> None:
+    pictures = scribbles(24)
+    first = folder_domain("first", pictures[:12])
+    folder_domain("second", pictures[12:])
+    config = lic_da.config.CONF / "domain" / "second.yaml"
+    config.write_text(f"{config.read_text()}apart_from: [first]\n")
+    before = prepare("second", tmp_path / "data")
+    assert len(before.entries) == 12
+    shown = before.split("test")[0]
+    Image.open(before.path(shown)).save(first / "again.jpg", quality=95)
+    after = prepare("second", tmp_path / "data")
+    assert after.skipped == {"near-identical to images of first": 1}
+    assert shown.sha256 not in {entry.sha256 for entry in after.entries}

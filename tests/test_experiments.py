@@ -37,6 +37,7 @@ from experiments.interrupted import run as interrupted
 from experiments.pile import run as pile
 from experiments.points import run as points
 from experiments.pretraining import run as pretraining
+from experiments.reads_everywhere import run as reads_everywhere
 from experiments.regions import run as regions
 from experiments.regions.pages import GUTTER, HEIGHT, WIDTH, Page, composed
 from experiments.same_decoder import chosen, effort
@@ -46,6 +47,7 @@ from experiments.separate_rates import run as separate_rates
 from experiments.sketch_comic import run as sketch_comic
 from experiments.supervised_adapters import run as supervised_adapters
 from experiments.sweep import run as sweep
+from experiments.unseen import run as unseen
 from lic_da.codecs import refine
 from lic_da.config import as_yaml, plain
 from lic_da.data.datamodule import LabelledImage
@@ -53,6 +55,7 @@ from lic_da.data.index import ImageInfo
 from lic_da.evaluation.curves import Run, savings, series_of
 from lic_da.evaluation.measure import Point, write_points
 from lic_da.evaluation.operations import kmacs_per_pixel
+from lic_da.io.bitstream import StreamError
 from lic_da.io.files import write_json, write_text
 from lic_da.io.images import RGB
 from lic_da.io.lossless import save_png
@@ -176,6 +179,8 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     "sweep": (sweep.main, ()),
     "sweep zou2022_n64": (sweep.main, ("zou2022_n64", 2)),
     "points": (points.main, ()),
+    "regions": (regions.main, ()),
+    "unseen": (unseen.main, ()),
     "same_decoder": (same_decoder.packs, (same_decoder.LATER, 0, Path("data"), "1,2,3,4")),
     "all_rates": (all_rates.train, (2,)),
     "all_rates, a pack for each": (all_rates.main, ()),
@@ -186,7 +191,7 @@ STARTS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
         for n, c in enumerate(adapter_settings.CHANGES)
     },
     **{
-        f"pile {run}": (pile.train, (run, Path("mixed"), "6", ("data.data_dir=data",)))
+        f"pile {run}": (pile.train, (run, pile.RUNS, "6", ("data.data_dir=data",)))
         for run in pile.TRAININGS
     },
     **{f"few_images {method}": (few_images.train, (method, 2)) for method in few_images.STEPS},
@@ -269,6 +274,24 @@ def test_trainings_at_a_time_are_started_by_joblib(
     assert config.hydra.launcher._target_.endswith("JoblibLauncher")
 
 
+@pytest.mark.parametrize("program", [points, regions, unseen])
+def test_a_pack_of_an_experiment_is_a_job_that_a_sweep_finishes_or_leaves(
+    program: ModuleType,
+    started: Callable[..., tuple[str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
+    command, settings = started(program.main)
+    with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
+        config = compose(command, settings, return_hydra_config=True)
+    assert not any(s.startswith(("name=", "ckpt_path=")) for s in settings)
+    job = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+    monkeypatch.setattr(common, "start", lambda *_: None)  # nothing is missing
+    folder = tmp_path / program.__name__.replace("experiments.", "experiment_").removesuffix(".run")
+    assert common.trained(folder) == job / "pack"
+
+
 def test_a_sweep_of_another_codec_keeps_its_tables_under_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +372,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(
 TABLES: dict[str, tuple[Callable[..., object], str]] = {
     "experiments/interrupted/results.csv": (interrupted.Result, ".2f"),
     "experiments/points/images.csv": (points.Image, ".4f"),
+    "experiments/reads_everywhere/decodings.csv": (reads_everywhere.Decodings, ".2e"),
     "experiments/same_decoder/chosen.csv": (chosen.Image, ".5g"),
     "experiments/same_decoder/effort.csv": (effort.Coded, ".6g"),
     "benchmarks/results/bmshj2018_factorized_n64.csv": (decoding.Measurement, ".5g"),
@@ -507,6 +531,91 @@ def test_a_pack_for_all_rates_is_compared_with_one_for_each(
     assert "each, 2000 steps, sketch: -" in capsys.readouterr().out
     (every / "run" / "logs" / "version_1").mkdir()  # as of a run that was interrupted
     assert all_rates.train_seconds(every / "run") is None
+
+
+def test_a_smaller_pile_has_no_links_of_a_larger_one(
+    folder_domain: Callable[..., Path],
+    photographs: list[RGB],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder_domain("lines", scribbles(8, side=64))
+    folder_domain("photos", photo_crops(photographs, 8, side=64))
+    monkeypatch.setattr(pile, "DOMAINS", ("lines", "photos"))
+    mixed, data = tmp_path / "runs" / "pile", tmp_path / "data"
+    larger = pile.mix(mixed, data, 6)
+    assert {path.name for path in mixed.iterdir()} == larger.keys() and len(larger) == 12
+    moved = mixed / min(larger)
+    moved.unlink()
+    moved.symlink_to(tmp_path / "gone")  # as of a data folder that was elsewhere
+    assert pile.mix(mixed, data, 6) == larger and moved.is_file()
+    smaller = pile.mix(mixed, data, 3)
+    assert {path.name for path in mixed.iterdir()} == smaller.keys() < larger.keys()
+
+
+def test_a_pile_with_other_options_has_a_folder_of_its_own() -> None:
+    default = pile.folder_of(pile.PER_DOMAIN, pile.DATA, pile.STEPS)
+    assert default == pile.folder_of(160, Path("data").absolute(), 900) == pile.RUNS
+    others = [
+        *(pile.folder_of(40, pile.DATA, 900), pile.folder_of(160, pile.DATA, 40)),
+        *(pile.folder_of(160, Path("other"), 900), pile.folder_of(40, Path("other"), 40)),
+    ]
+    assert len({default, *others}) == 5
+    assert {folder.parent for folder in others} == {default.parent}
+
+
+def test_finished_runs_on_a_pile_are_those_of_the_same_options(
+    started: Callable[..., tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    write_text(tmp_path / "one" / "looks" / "summary.json", "{}")
+    assert pile.train("looks", tmp_path / "one", "6", ()) == tmp_path / "one" / "looks"
+    _, settings = started(pile.train, "looks", tmp_path / "other", "6", ())
+    assert {"name=other/looks", f"pile={tmp_path / 'other' / 'pile'}"} < {*settings}
+
+
+def test_a_stream_without_an_image_to_compare_with_counts_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = reads_everywhere.SURROUNDINGS[:2]
+    monkeypatch.setattr(reads_everywhere, "RUNS", tmp_path)
+    (tmp_path / "a" / first).mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / "a" / first / f"{number}.lic").write_bytes(bytes([number]))
+    pixels = scribbles(1, side=64)[0]
+
+    def decompress(content: bytes, mode: str) -> RGB:
+        if content == b"\1":
+            raise StreamError("other latents")
+        return pixels
+
+    refusing = SimpleNamespace(decompress=decompress)
+    opening = SimpleNamespace(decompress=lambda *_: pixels)
+    found = [
+        reads_everywhere.decoded("a", first, "whole", refusing),
+        reads_everywhere.decoded("a", first, "tiles", opening),
+        reads_everywhere.decoded("a", second, "whole", opening),
+    ]
+    assert {(r.decodings, r.failed, r.largest_difference) for r in found} == {(2, 1, 0)}
+    said = capsys.readouterr().err
+    assert said.count("other latents") == 1 and said.count("no image to compare with") == 2
+
+
+def test_what_an_earlier_call_has_decoded_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    row = reads_everywhere.Decodings("a", "default_1", "whole", 1, 0, 0.0, 0)
+    write_text(runs / "a" / "default_1" / "0.png", "")
+
+    def work(here: str, *_: object) -> None:
+        assert not (runs / "a").exists()
+        common.write_table(runs / f"{here}.csv", [dataclasses.replace(row, decoded_in=here)])
+
+    for name, value in (("RUNS", runs), ("HERE", tmp_path), ("in_surroundings", work)):
+        monkeypatch.setattr(reads_everywhere, name, value)
+    reads_everywhere.main()
+    table = common.read_rows(tmp_path / "decodings.csv", reads_everywhere.Decodings)
+    assert [r.decoded_in for r in table] == [*reads_everywhere.SURROUNDINGS]
 
 
 def test_what_a_pile_gives_is_written_by_true_domain(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,39 @@ def test_what_there_is_not_is_named(sweep: Path, tmp_path: Path) -> None:
             catch_exceptions=False,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_domain_that_is_named_twice_counts_once(sweep: Path, tmp_path: Path) -> None:
+    twice = ("--domain", "sketch", "--domain", "sketch", "--domain", "natural")
+    export(sweep, tmp_path / "twice.json", *twice)
+    export(sweep, tmp_path / "once.json", *twice[2:])
+    assert curve(tmp_path / "twice.json")["results"] == curve(tmp_path / "once.json")["results"]
+
+
+def test_files_that_exist_are_kept(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves" / "sketch_base.json").write_text("mine")
+    for target in ("mine.json", "curves"):
+        with pytest.raises(UserError, match="exists; --overwrite replaces it"):
+            export(sweep, tmp_path / target)
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "curves").iterdir()] == ["sketch_base.json"]
+    export(sweep, tmp_path / "mine.json", "--overwrite")
+    curve(tmp_path / "mine.json")
+
+
+def test_jobs_that_are_missing_are_named(sweep: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "sweep"
+    shutil.copytree(sweep, copied)
+    (copied / "q2" / "summary.json").unlink()
+    assert "Left out: q2, unfinished" in export(copied, tmp_path / "a.json")
+    (copied / "q3" / "rd_points.csv").write_text("")
+    with pytest.raises(UserError, match="it has no rows"):
+        export(copied, tmp_path / "b.json")
+    (copied / "q3" / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"summary\.json is no summary of a run"):
+        export(copied, tmp_path / "b.json")
 
 
 def test_an_exported_curve_is_an_anchor_as_good_as_the_points(sweep: Path, tmp_path: Path) -> None:

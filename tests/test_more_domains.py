@@ -402,11 +402,14 @@ def test_a_table_of_paths_makes_several_domains(tables: Path, tmp_path: Path, ki
     import pandas as pd
 
     rows = [*listed(tmp_path), {"path": "files/missing.png", "domain": "lines_a", "split": ""}]
+    missing = tmp_path / "files" / "missing.png"
+    save_png(missing, scribbles(1, side=64, seed=9)[0])
     table = tmp_path / f"all.{kind}"
     frame = pd.DataFrame(rows)
     frame.to_csv(table, index=False) if kind == "csv" else frame.to_parquet(table)
     code, text = run("add", table)
     assert code == 0 and "lines_b: 5 images" in text
+    missing.unlink()
     images = prepare("lines_a", tmp_path / "data")
     assert {p.name: p.split for p in images.entries} == {
         r["path"]: r["split"] for r in rows if r["domain"] == "lines_a" and r["split"]
@@ -446,6 +449,27 @@ def test_a_table_without_the_columns_is_refused_with_those_it_has(
     (tmp_path / "odd.csv").write_text("path,domain\na.png,../up\n")
     with pytest.raises(UserError, match=r"'\.\./up' in .* cannot be a domain"):
         run("add", tmp_path / "odd.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.png,all\n", "'all' in .* means something else"),
+        ("a.png,Null\n", "'Null' in .* means something else"),
+        ("a.png,foo\nb.png,foo\n,foo\nc.png,\n", "names 2 files that are not there, .* 'b.png'"),
+        ("", "has no rows that name a domain"),
+        ("a.png,\n", "has no rows that name a domain"),
+    ],
+)
+def test_tables_that_make_no_domain_are_refused_in_words(
+    tables: Path, tmp_path: Path, rows: str, said: str
+) -> None:
+    save_png(tmp_path / "a.png", scribbles(1, side=64)[0])
+    (tmp_path / "odd.csv").write_text(f"path,domain\n{rows}")
+    before = sorted((tables / "domain").iterdir())
+    with pytest.raises(UserError, match=said):
+        run("add", tmp_path / "odd.csv")
+    assert sorted((tables / "domain").iterdir()) == before
 
 
 def test_local_data_sets_of_every_kind_are_read_with_a_filter(tmp_path: Path) -> None:

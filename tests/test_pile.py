@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ from typer.testing import CliRunner
 from lic_da.cli import app
 from lic_da.data import clusters
 from lic_da.data.blocks import describe
-from lic_da.data.pile import Member, named_groups, prepare_pile, read_groups, write_groups
+from lic_da.data.pile import (
+    Member,
+    members,
+    named_groups,
+    prepare_pile,
+    read_groups,
+    write_groups,
+)
 from lic_da.data.sources.tables import read_table
 from lic_da.errors import UserError
 from lic_da.io.images import RGB
@@ -217,25 +225,185 @@ def test_settings_that_cannot_work_are_refused_in_words(
 def table_of(**groups: int) -> list[Member]:
     splits = ("train", "val", "test")
     return [
-        Member(f"{group}/{n}.png", f"/{group}/{n}.png", group, splits[n % 3], False, f"{group}{n}")
+        Member(
+            image=f"{group}/{n}.png",
+            path=f"/{group}/{n}.png",
+            domain=group,
+            split=splits[n % 3],
+            by_hand=False,
+            sha256=f"{group}{n}",
+            series=f"{group}{n}",
+        )
         for group, count in groups.items()
         for n in range(count)
     ]
 
 
+def groups_command(folder: Path, *words: str) -> str:
+    """What ``lic-da data groups`` prints, or the sentence in which it refuses."""
+    done = CliRunner().invoke(app, ["data", "groups", str(folder), *words])
+    assert done.exception is None or isinstance(done.exception, UserError), done.exception
+    return done.output + str(done.exception or "")
+
+
+def drawn(table: list[Member], folder: Path) -> list[Member]:
+    """The table with a file for each image."""
+    there = [replace(m, path=str(folder / m.image)) for m in table]
+    for member, pixels in zip(there, scribbles(len(there), side=32), strict=True):
+        Path(member.path).parent.mkdir(parents=True, exist_ok=True)
+        save_png(Path(member.path), pixels)
+    return there
+
+
 def test_moves_by_hand_are_kept_and_those_that_leave_too_few_are_refused(tmp_path: Path) -> None:
     write_groups(table_of(a=6, b=3), tmp_path)
 
-    def move(*moves: str) -> str:
-        words = [word for text in moves for word in ("--move", text)]
-        done = CliRunner().invoke(app, ["data", "groups", str(tmp_path), "--names", *words])
-        return done.output + str(done.exception or "")
+    def move(text: str) -> str:
+        return groups_command(tmp_path, "--names", "--move", text)
 
-    assert "would have 2 images" in move("b/0.png=a")
+    assert "would have 2 different images" in move("b/0.png=a")
     assert "Unknown group 'c'" in move("a/0.png=c")
     assert "Unknown image" in move("z.png=b")
     assert "IMAGE=GROUP" in move("z.png")
     assert read_groups(tmp_path) == table_of(a=6, b=3)
+
+
+def test_near_identical_images_count_once_where_a_move_would_leave_too_few(tmp_path: Path) -> None:
+    table = [replace(m, series="same") if m.image > "a/3" else m for m in table_of(a=6, b=3)]
+    write_groups(table, tmp_path)
+    told = groups_command(tmp_path, "--move", "a/[0-2].png=b")
+    assert "Group a would have 1 different images" in told
+    assert read_groups(tmp_path) == sorted(table, key=lambda m: m.image)
+
+
+def test_tables_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    write_groups(table_of(a=3), tmp_path)
+    rows = (tmp_path / "groups.csv").read_text().splitlines()
+    shorter = [row.rpartition(",")[0] for row in rows]
+    (tmp_path / "groups.csv").write_text("\n".join(shorter) + "\n")
+    assert shorter[0].endswith("sha256") and read_groups(tmp_path) == table_of(a=3)
+
+
+def test_pictures_beside_the_sheets_stay_and_sheets_of_groups_that_are_no_more_go(
+    tmp_path: Path,
+) -> None:
+    table = drawn(table_of(a=6, b=3), tmp_path / "images")
+    write_groups(table, tmp_path)
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "groups" / "mine.png").write_bytes(b"mine")
+    for words in (("--sheets",), ("--move", "a/0.png=b")):
+        groups_command(tmp_path, *words)
+        assert {p.name for p in (tmp_path / "groups").iterdir()} == {"a.png", "b.png", "mine.png"}
+    write_groups([replace(m, domain="a") for m in table], tmp_path)  # as a later search does
+    assert {p.name for p in (tmp_path / "groups").iterdir()} == {"a.png", "mine.png"}
+
+
+@pytest.mark.parametrize("words", [("--move", "a/1.png=b"), ("--sheets",)])
+def test_images_that_are_gone_are_named_before_anything_is_changed(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    table = drawn(table_of(a=6, b=3), tmp_path / "images")
+    write_groups(table, tmp_path)
+    Path(table[0].path).unlink()
+    assert "names 1 images that are gone from disk, such as a/0.png" in groups_command(
+        tmp_path, *words
+    )
+    assert read_groups(tmp_path) == table and not (tmp_path / "groups").exists()
+
+
+def put_by_hand(images: Path, tmp_path: Path, alike: int) -> Path:
+    """A run that has found two groups, with three images in the second by hand.
+
+    Args:
+        images: the pile; near-identical ones are added.
+        tmp_path: the run's folder and the prepared images are there.
+        alike: how many of the three are near-identical to each other.
+    """
+    first, *others = scribbles(3, side=96, seed=77)
+    for number in range(3):
+        pixels = first.copy() if number < alike else others[number - 1]
+        pixels[number, 0] = 200
+        save_png(images / f"by-hand-{number}.png", pixels)
+    folder, data_dir = tmp_path / "earlier", tmp_path / "data"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"pile: {images}\n")
+    found = prepare_pile(images, data_dir, "photos")
+    chosen = {p.sha256 for p in found.entries if p.name.startswith("by-hand")}
+    assert len({p.series for p in found.entries if p.sha256 in chosen}) == 4 - max(alike, 1)
+    groups = {p.sha256: "b" if p.sha256 in chosen else "a" for p in found.entries}
+    write_groups(members(found, groups, chosen), folder)
+    return folder
+
+
+@pytest.mark.usefixtures("source")
+def test_a_search_does_not_break_up_a_group_by_hand_but_says_what_to_do(
+    conf: Path, tmp_path: Path, pile: Callable[..., Path]
+) -> None:
+    earlier = put_by_hand(pile(lines=8), tmp_path, alike=3)
+    again = tmp_path / "again"
+    again.mkdir()
+    settings = settings_of(conf, tmp_path, f"groups={earlier}")
+    with pytest.raises(UserError, match=r"Group b of .*by-hand-\d.png was put by hand, has fewer"):
+        find_groups(settings, again, QUIET)
+    groups_command(earlier, "--move", "000.png=b", "--move", "001.png=b")
+    assert len(find_groups(settings, again, QUIET).domains) == 2
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize("count", [1, 2])
+def test_images_moved_by_hand_stay_through_rounds_in_which_all_others_would_leave(
+    conf: Path,
+    tmp_path: Path,
+    pile: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    earlier = put_by_hand(pile(lines=8), tmp_path, alike=2)
+    groups_command(earlier, "--move", "000.png=b")
+    table = [replace(m, by_hand=m.by_hand and m.image != "000.png") for m in read_groups(earlier)]
+    write_groups(table, earlier)
+    monkeypatch.setattr(rounds, "train_briefly", lambda *_: None)
+    monkeypatch.setattr(
+        rounds, "decoded_by_each", lambda _, images, *__: np.tile([5.0, 0.0], (len(images), 1))
+    )
+    again = tmp_path / "again"
+    again.mkdir()
+    find_groups(settings_of(conf, tmp_path, f"groups={earlier}", f"rounds={count}"), again, QUIET)
+    kept = {m.domain for m in read_groups(again) if m.by_hand}
+    assert len(named_groups(read_groups(again))) == 2 and len(kept) == 1
+    assert {m.image for m in read_groups(again) if m.domain in kept} == {
+        m.image for m in table if m.domain == "b"
+    }
+
+
+@pytest.mark.usefixtures("source")
+def test_a_search_begins_anew_where_the_groups_that_it_went_on_from_have_changed(
+    conf: Path, tmp_path: Path, pile: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = put_by_hand(pile(lines=8), tmp_path, alike=1)
+    again = tmp_path / "again"
+    again.mkdir()
+    settings = settings_of(conf, tmp_path, f"groups={earlier}")
+    looked_at = []
+    shares = clusters.word_shares
+    monkeypatch.setattr(
+        clusters, "word_shares", lambda *a, **k: looked_at.append(a) or shares(*a, **k)
+    )
+    find_groups(settings, again, QUIET)
+    searched = len(looked_at)
+    find_groups(settings, again, QUIET)
+    assert searched == len(looked_at)
+
+    def of_image(name: str) -> Member:
+        return next(m for m in read_groups(again) if m.image == name)
+
+    assert of_image("000.png").domain != of_image("by-hand-0.png").domain
+    groups_command(earlier, "--move", "000.png=b")
+    with pytest.raises(UserError, match="have changed since"):
+        find_groups(settings.resumed(again / "checkpoints" / "last.ckpt"), again, QUIET)
+    find_groups(settings, again, QUIET)
+    assert of_image("000.png").domain == of_image("by-hand-0.png").domain
+    assert of_image("000.png").by_hand
 
 
 def test_groups_that_decode_each_other_as_well_are_one_and_empty_ones_are_begun_anew() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lic_da.cli import main
 from lic_da.codecs.spec import MethodSpec
@@ -309,6 +310,43 @@ def test_an_export_is_not_written_over_what_is_there(copied: Path, tmp_path: Pat
     (tmp_path / "mine" / "letter.txt").write_text("mine")
     with pytest.raises(ExportError, match="exists"):
         export(codec, tmp_path / "mine", overwrite=True)
+
+
+def test_an_export_replaces_its_own_files_and_no_others(copied: Path, tmp_path: Path) -> None:
+    codec = AdaptedCodec.build(codec_config(), DOMAINS)
+    (copied / "letter.txt").write_text("mine")
+    (copied / "synthesis.pt2").write_bytes(b"of an export with --torch")
+    (tmp_path / "link").symlink_to(copied)
+    before = (copied / "manifest.json").stat().st_ino
+    export(codec, tmp_path / "link", overwrite=True)
+    assert (copied / "letter.txt").read_text() == "mine"
+    assert not (copied / "synthesis.pt2").exists() and (tmp_path / "link").is_symlink()
+    assert (copied / "manifest.json").stat().st_ino != before
+    assert not [path for path in copied.iterdir() if path.name.startswith(".")]
+    Decoder(copied)
+    with pytest.raises(ExportError, match="cannot be written") as refused:
+        export(codec, Path("/proc/exported"))
+    assert refused.value.code == "not_writable"
+
+
+def test_the_runtime_alone_keeps_files_that_exist(copied: Path, tmp_path: Path) -> None:
+    codec = AdaptedCodec.build(codec_config(), DOMAINS)
+    (tmp_path / "a.lic").write_bytes(codec.compress(np.full((32, 32, 3), 80, np.uint8)))
+    command = [sys.executable, "-m", "lic_da.runtime", tmp_path / "a.lic", "--pack", copied]
+
+    def run(*others: object) -> tuple[int, bytes]:
+        done = subprocess.run([*map(str, (*command, *others))], capture_output=True)
+        assert b"Traceback" not in done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    out = tmp_path / "new" / "a.png"
+    assert run(out)[0] == 0 and Image.open(out).size == (32, 32)
+    code, told = run(out)
+    assert code == 2 and b"--overwrite replaces it" in told
+    assert run(out, "--overwrite")[0] == 0
+    assert run("-")[1].startswith(b"\x89PNG") and not Path("-").exists()
+    code, told = run(tmp_path / "a.jpg")
+    assert code == 2 and b"should end in .png" in told
 
 
 def test_damaged_folders_are_refused_in_words(copied: Path, tmp_path: Path) -> None:

@@ -384,6 +384,10 @@ def test_a_job_that_is_killed_is_named_with_its_reason(
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     (state,) = jobs.states(tmp_path)
     assert (state.state, state.reason.split(" (")[0]) == ("unfinished", "it is still running")
+    in_use = pytest.raises(jobs.InUse, match="one is in use: it is still running")
+    with in_use, jobs.running(tmp_path / "one"):
+        pass
+    assert (tmp_path / "one" / "running.json").is_file()  # the mark is that of the other process
     process.kill()
     process.communicate()
     assert not jobs.report(jobs.states(tmp_path))

@@ -188,6 +188,12 @@ def test_a_killed_run_resumes_to_the_same_table(world: Callable, tmp_path: Path)
     step = torch.load(last, weights_only=False)["global_step"]
     assert step in (10, 20)
 
+    before = (folder / "config.yaml").read_text()
+    other = ("seed=3", "codec.training.lr=5.0e-4")
+    refused = world("lic_da.train", "domains=[lines]", *SMALL, f"ckpt_path={last}", *other)
+    assert refused.returncode == 2 and "seed=0 and not 3" in refused.stderr
+    assert "codec.training.lr=" in refused.stderr and (folder / "config.yaml").read_text() == before
+
     done = world("lic_da.train", "domains=[lines]", *SMALL, f"ckpt_path={last}")
     assert done.returncode == 0, done.stderr
     whole = tmp_path / "outputs" / "whole"

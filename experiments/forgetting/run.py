@@ -13,6 +13,7 @@ Writes points.csv (means a quality), comparison.csv and two plots beside this fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -245,11 +246,12 @@ def name(row: Row) -> str:
 
 
 def plot(comparison: list[Row], path: Path) -> None:
-    """What is gained over what is forgotten."""
+    """What is gained over what is forgotten, of the methods whose curves meet those of the base codec."""
     figure, axes = plt.subplots(1, len(TARGETS), figsize=(9.6, 4.2), layout="constrained")
-    names = list(dict.fromkeys(name(row) for row in comparison))
+    shown = [row for row in comparison if not math.isnan(row.target_bd_rate + row.source_bd_rate)]
+    names = list(dict.fromkeys(name(row) for row in shown))
     for axis, target in zip(axes, TARGETS, strict=True):
-        for row in (row for row in comparison if row.target == target):
+        for row in (row for row in shown if row.target == target):
             number = names.index(name(row))
             axis.plot(
                 row.source_bd_rate,

@@ -2,11 +2,13 @@
 
 Mixes images of six domains in one folder, under names that do not tell them apart, and trains on it three
 times: on groups that look alike, on groups after rounds of training, and on the true domains. Runs that are
-finished are not done again. Writes groups.csv, agreement.csv and gains.csv beside this file.
+finished with the same options are not done again. Writes groups.csv, agreement.csv and gains.csv beside
+this file.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from lic_da.io.run_folder import CONFIG, SUMMARY
 
 HERE = Path(__file__).parent
 RUNS = common.OUTPUTS / "experiment_pile"
+PER_DOMAIN, DATA, STEPS = 160, Path("data"), 900
+"""Options of the runs in that folder; others have folders of their own."""
 DOMAINS = ("sketch", "comic", "clipart", "quickdraw", "screenshot", "document")
 LABELLED = "true domains"
 TRAININGS = {"looks": (), "rounds": ("rounds=2",), LABELLED: ()}
@@ -66,8 +70,20 @@ class Gain:
     gain: float
 
 
+def folder_of(per_domain: int, data_dir: Path, steps: int) -> Path:
+    """Folder of the pile and the runs on it, another one for other options."""
+    parts = [RUNS.name]
+    if per_domain != PER_DOMAIN:
+        parts.append(f"{per_domain}-images")
+    if steps != STEPS:
+        parts.append(f"{steps}-steps")
+    if (data := data_dir.resolve()) != DATA.resolve():
+        parts.append(f"data-{hashlib.sha256(str(data).encode()).hexdigest()[:8]}")
+    return RUNS.with_name("_".join(parts))
+
+
 def mix(folder: Path, data_dir: Path, per_domain: int) -> dict[str, tuple[str, ImageInfo]]:
-    """Links to images of all domains in one folder, named by their hashes.
+    """Links to images of all domains in one folder, named by their hashes; others are removed from it.
 
     Of each domain all test images come first, then the others.
 
@@ -75,53 +91,61 @@ def mix(folder: Path, data_dir: Path, per_domain: int) -> dict[str, tuple[str, I
         Name in the pile -> domain, and what its index says of the image.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    truth = {}
+    truth, places = {}, {}
     for name in DOMAINS:
         images = prepare(name, data_dir)
         order = sorted(images.entries, key=lambda p: (p.split != "test", p.sha256[::-1]))
         for entry in order[:per_domain]:
             path = images.path(entry).resolve()
-            link = folder / f"{entry.sha256[:16]}{path.suffix}"
-            truth[link.name] = name, entry
-            if not link.is_symlink():
-                link.symlink_to(path)
+            link = f"{entry.sha256[:16]}{path.suffix}"
+            truth[link], places[link] = (name, entry), path
+    for left in folder.iterdir():
+        if left.is_symlink() and left.readlink() != places.get(left.name):
+            left.unlink()
+    for link, path in places.items():
+        if not (folder / link).is_symlink():
+            (folder / link).symlink_to(path)
     return truth
 
 
 def write_truth(pile: Path, data_dir: Path, truth: dict[str, tuple[str, ImageInfo]]) -> Path:
-    """The groups that a search would find if it could not err, as a run leaves them; their folder."""
+    """The groups that a search would find if it could not err, as a run leaves them; their folder.
+
+    It lies beside that of the pile.
+    """
     images = prepare_pile(pile, data_dir, "natural")
     domain_of = {p.sha256: f"pile-{truth[p.name][0]}" for p in images.entries}
-    folder = RUNS / "truth"
+    folder = pile.with_name("truth")
     write_groups(members(images, domain_of, [*domain_of]), folder)
     write_text(folder / CONFIG, as_yaml({"pile": str(pile)}))
     return folder
 
 
-def train(run: str, pile: Path, groups: str, settings: Sequence[str]) -> Path:
+def train(run: str, runs: Path, groups: str, settings: Sequence[str]) -> Path:
     """Train on the groups of a pile if that is not done yet; the folder of the run.
 
     Args:
         run: one of ``TRAININGS``.
-        pile: folder of the images.
+        runs: folder of the pile and of all runs on it, with these settings.
         groups: how many to look for, or the folder of a run that has found them.
         settings: more Hydra overrides.
     """
     name = run.replace(" ", "_")
-    folder = RUNS / name
+    folder = runs / name
     if (folder / SUMMARY).is_file():
         return folder
     last = folder / "checkpoints" / "last.ckpt"
     resumed = (f"ckpt_path={last}",) if last.is_file() else ()
-    words = (f"pile={pile}", f"groups={groups}", f"name={RUNS.name}/{name}", *common.BRIEF)
+    pile = (runs / "pile").absolute()
+    words = (f"pile={pile}", f"groups={groups}", f"name={runs.name}/{name}", *common.BRIEF)
     common.start("train", *words, *TRAININGS[run], *settings, *resumed)
     return folder
 
 
-def placed(truth: dict[str, tuple[str, ImageInfo]]) -> list[Placed]:
-    """Where each image was put by the two searches."""
+def placed(truth: dict[str, tuple[str, ImageInfo]], runs: Path) -> list[Placed]:
+    """Where each image was put by the two searches in the folder of the runs."""
     found = {
-        run: {member.image: member.domain for member in read_groups(RUNS / run)}
+        run: {member.image: member.domain for member in read_groups(runs / run)}
         for run in ("looks", "rounds")
     }
     return [
@@ -170,23 +194,24 @@ def write(rows: Sequence[Placed], found: Sequence[Gain], folder: Path) -> list[A
 
 
 def main(
-    per_domain: Annotated[int, typer.Option(min=10, help="Images of each domain.")] = 160,
-    data_dir: Annotated[Path, typer.Option(help="Folder of the prepared images.")] = Path("data"),
-    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 900,
+    per_domain: Annotated[int, typer.Option(min=10, help="Images of each domain.")] = PER_DOMAIN,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the prepared images.")] = DATA,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = STEPS,
 ) -> None:
     """Mix the pile, train what is missing, write the tables."""
-    pile = (RUNS / "pile").absolute()
+    runs = folder_of(per_domain, data_dir, steps)
+    pile = (runs / "pile").absolute()
     truth = mix(pile, data_dir, per_domain)
     settings = (f"data.data_dir={data_dir}", f"codec.training.steps={steps}")
     known = {LABELLED: str(write_truth(pile, data_dir, truth))}
-    folders = {run: train(run, pile, known.get(run, "6"), settings) for run in TRAININGS}
+    folders = {run: train(run, runs, known.get(run, "6"), settings) for run in TRAININGS}
     of_image = {name: domain for name, (domain, _) in truth.items()}
     found = [
         gain
         for run, folder in folders.items()
         for gain in gains(run, read_points(folder / "rd_points.csv"), of_image)
     ]
-    for agreed in write(placed(truth), found, HERE):
+    for agreed in write(placed(truth, runs), found, HERE):
         print(f"{agreed.run}, {agreed.images} images: adjusted Rand index {agreed.rand_index:.2f}")
     by_run: defaultdict[str, float] = defaultdict(float)
     for gain in found:

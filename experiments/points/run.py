@@ -126,21 +126,18 @@ def main(
     """Find the means, decode test images, write the tables.
 
     Args:
-        pack: a pack that is there; else one is trained.
+        pack: a pack that is there; else one is trained, as far as it is missing.
         data: folder of the prepared images.
         per_domain: test images of a domain at most, the first by their hashes.
         side: of the middle of an image that is coded, in pixels.
     """
     if pack is None:
-        name = "experiment_points"
-        common.start(
-            "train",
+        pack = common.trained(
+            common.OUTPUTS / "experiment_points",
             *common.BRIEF,
             "domains=[sketch,comic]",
             f"data.data_dir={data}",
-            f"name={name}",
         )
-        pack = common.OUTPUTS / name / "pack"
     codec = AdaptedCodec.load(pack)
     found = means_of(codec, data)
     shares = zip(codec.domains, found.shares.tolist(), strict=True)

@@ -3,13 +3,15 @@
 Codes crops of test images with each bundled codec in nine surroundings: instruction sets that PyTorch and
 oneDNN may use (default, AVX2, AVX-512) times 1, 2 and 4 threads. Then each of the surroundings decodes all
 streams, whole and, where the decoder can be cut, in tiles. A stream whose latents come out differently is
-an error by its checksum, and is counted. Writes decodings.csv, a row a codec, surroundings and way.
+an error by its checksum, and is counted. Writes decodings.csv, a row a codec, surroundings and way. What an
+earlier call has left is removed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +46,9 @@ TILE_MEMORY = 9 << 20
 class Decodings:
     """Streams of all surroundings, decoded in one of them.
 
-    ``failed`` streams had other latents or could not be opened. Images of the rest are compared with what
-    the first surroundings decode as a whole: share of samples that differ, and by how many 8-bit levels at
-    most.
+    ``failed`` streams had other latents, could not be opened, or have no image to compare with, since the
+    first surroundings failed at them. Images of the rest are compared with what the first surroundings
+    decode as a whole: share of samples that differ, and by how many 8-bit levels at most.
     """
 
     codec: str
@@ -112,6 +114,10 @@ def decoded(name: str, here: str, way: str, codec: AdaptedCodec) -> Decodings:
             reference = file.with_suffix(".png")
             if (here, way) == (SURROUNDINGS[0], "whole"):
                 Image.fromarray(pixels).save(reference)
+            if not reference.is_file():
+                failed += 1
+                print(f"{here}, {way}: {file}: no image to compare with", file=sys.stderr)
+                continue
             off = np.abs(pixels.astype(int) - read_rgb(reference).astype(int))
             differing += int((off > 0).sum())
             samples += off.size
@@ -160,6 +166,8 @@ def main(
         return encode(encode_in, data)
     if decode_in:
         return decode(decode_in)
+    if RUNS.exists():
+        shutil.rmtree(RUNS)
     for work in ("encode", "decode"):
         for here in SURROUNDINGS:
             in_surroundings(here, work, data)

@@ -226,7 +226,7 @@ def main(
     """Decode pages and images, write the tables.
 
     Args:
-        pack: a pack that is there; else one is trained.
+        pack: a pack that is there; else one is trained, as far as it is missing.
         data: folder of the prepared images.
         split: whose images; settings were chosen on ``val``.
         per_domain: images of one kind, at most of each domain.
@@ -234,15 +234,12 @@ def main(
         output: where the tables go.
     """
     if pack is None:
-        name = "experiment_regions"
-        common.start(
-            "train",
+        pack = common.trained(
+            common.OUTPUTS / "experiment_regions",
             *common.BRIEF,
             "domains=[sketch,comic]",
             f"data.data_dir={data}",
-            f"name={name}",
         )
-        pack = common.OUTPUTS / name / "pack"
     codec = AdaptedCodec.load(pack)
     codec.eval()
     found: list[Image] = []

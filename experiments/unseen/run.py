@@ -138,18 +138,19 @@ def main(
     """Decode the test images, write the tables.
 
     Args:
-        pack: a pack that is there; else one is trained.
+        pack: a pack that is there; else one is trained, as far as it is missing.
         data: folder of the prepared images.
         per_domain: test images of a domain at most, the first by their hashes.
         side: of the central part of an image that is coded, in pixels.
     """
     if pack is None:
-        name = "experiment_unseen"
-        common.start(
-            "train", *common.BRIEF, "domains=[sketch,comic]", "gate.calibration=learned",
-            f"data.data_dir={data}", f"name={name}",
-        )  # fmt: skip
-        pack = common.OUTPUTS / name / "pack"
+        pack = common.trained(
+            common.OUTPUTS / "experiment_unseen",
+            *common.BRIEF,
+            "domains=[sketch,comic]",
+            "gate.calibration=learned",
+            f"data.data_dir={data}",
+        )
     codec = AdaptedCodec.load(pack)
     codec.eval()
     if codec.synthesis.trust is None:

@@ -149,6 +149,9 @@ def groups(
     table = pile.read_groups(folder)
     if move:
         table = pile.moved(table, dict(_move(text) for text in move))
+    if move or sheets:
+        pile.refuse_missing(table, folder)
+    if move:
         pile.write_groups(table, folder)
     found = pile.group_images(table, folder)
     if move or sheets:
@@ -160,7 +163,7 @@ def groups(
     for name, images in found.items():
         told = f"; {by_hand[name]} by hand" if by_hand[name] else ""
         print(printable(f"{images.summary()}{told}"))
-        print(printable(f"  {folder / 'groups' / f'{name}.png'}"))
+        print(printable(f"  {folder / pile.SHEETS / f'{name}.png'}"))
 
 
 def _move(text: str) -> tuple[str, str]:

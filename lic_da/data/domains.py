@@ -32,7 +32,7 @@ from lic_da.data.alike import (
 )
 from lic_da.data.augment import UNCHANGED, Augment
 from lic_da.data.contact_sheet import write_contact_sheet
-from lic_da.data.index import DomainImages, load_index, save_index
+from lic_da.data.index import DomainImages, load_index, save_index, signature_of
 from lic_da.data.inspection import Inspected, inspect_all
 from lic_da.data.sources.base import Found, Source, SourceUnavailable
 from lic_da.data.splits import SHARES, assign_splits
@@ -368,12 +368,15 @@ def _reachable_sources(
 
 
 def _signature(domain: Domain, told: str, data_dir: Path) -> str:
-    """Changes when the domain's configuration changes, or the files of one of its folders."""
+    """Changes when the domain's configuration changes, the files of one of its folders, or another domain
+    that it is kept apart from.
+    """
     parts: list[Any] = [_INDEX_VERSION, _of_preparing(told)]
     for source in domain.sources:
         parts += source.watched(data_dir / "packages")
-    others = (read_text(CONF / "domain" / f"{name}.yaml") for name in domain.others)
-    parts += [_of_preparing(text) for text in others]
+    for name in domain.others:
+        parts.append(_of_preparing(read_text(CONF / "domain" / f"{name}.yaml")))
+        parts.append(signature_of(data_dir / "domains" / name))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -88,6 +88,14 @@ class DomainImages:
         return line
 
 
+def signature_of(folder: Path) -> str | None:
+    """The signature that an index was saved with; None: there is none."""
+    try:
+        return str(read_json(folder / "state.json")["signature"])
+    except (OSError, UserError, KeyError, TypeError):
+        return None
+
+
 def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | None:
     """The saved index, if it belongs to this signature and its files are there."""
     try:

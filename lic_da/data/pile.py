@@ -4,7 +4,7 @@ A pile is prepared as a domain is, once for all runs. Which of its images are al
 and stands in its folder::
 
     DATA/piles/<folder>_<hash>/         index.csv, drawings, contact sheet of the pile
-    outputs/<name>/groups.csv           a row an image: image,path,domain,split,by_hand,sha256
+    outputs/<name>/groups.csv           a row an image: image,path,domain,split,by_hand,sha256,series
     outputs/<name>/groups/<group>.png   a contact sheet a group
 
 In the columns ``path``, ``domain`` and ``split`` the table is one that ``lic-da data add`` reads.
@@ -12,11 +12,12 @@ In the columns ``path``, ``domain`` and ``split`` the table is one that ``lic-da
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fnmatch
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -35,7 +36,10 @@ from lic_da.errors import UserError, unknown
 from lic_da.io.files import atomic_path, user_path
 
 GROUPS = "groups.csv"
-"""The table of groups in the folder of a run; contact sheets are in a folder ``groups`` beside it."""
+"""The table of groups in the folder of a run."""
+
+SHEETS = "groups"
+"""The folder beside it, of a contact sheet a group; there may be pictures of the user's in it."""
 
 FEWEST = 3
 """Different images that a group needs: one to train, one to validate and one to test with."""
@@ -54,6 +58,7 @@ class Member:
         split: ``train``, ``val`` or ``test``.
         by_hand: a user has said which group; it is no longer asked.
         sha256: of the bytes of the original file.
+        series: key shared by near-identical images; they are one different image.
     """
 
     image: str
@@ -62,6 +67,11 @@ class Member:
     split: str
     by_hand: bool
     sha256: str
+    series: str
+
+
+_NEEDED = tuple(f.name for f in fields(Member) if f.name != "series")
+"""Columns of a table; those of earlier versions have no others."""
 
 
 def prepare_pile(
@@ -118,13 +128,18 @@ def members(pile: DomainImages, groups: Mapping[str, str], by_hand: Container[st
             split=splits[groups[entry.sha256]][entry.series],
             by_hand=entry.sha256 in by_hand,
             sha256=entry.sha256,
+            series=entry.series,
         )
         for entry in pile.entries
     ]
 
 
 def write_groups(table: Sequence[Member], folder: Path) -> None:
-    """Write ``groups.csv`` into the folder of a run, whole or not at all."""
+    """Write ``groups.csv`` into the folder of a run, whole or not at all.
+
+    Contact sheets of groups that were in the table there before, and are no more, are removed.
+    """
+    before = _groups_of(folder)
     with (
         atomic_path(folder / GROUPS) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -132,6 +147,17 @@ def write_groups(table: Sequence[Member], folder: Path) -> None:
         writer = csv.DictWriter(file, [f.name for f in fields(Member)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(member) for member in sorted(table, key=_by_group))
+    gone = before - {member.domain for member in table}
+    for sheet in (folder / SHEETS).glob("*.png"):
+        if sheet.stem in gone:
+            sheet.unlink()
+
+
+def _groups_of(folder: Path) -> set[str]:
+    """Names of the groups in the table of a folder; none where it cannot be read, or is not there."""
+    with contextlib.suppress(UserError):
+        return {member.domain for member in read_groups(folder)}
+    return set()
 
 
 def _by_group(member: Member) -> tuple[str, str]:
@@ -153,16 +179,22 @@ def read_groups(folder: Path) -> list[Member]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
-        found = [Member(**{**row, "by_hand": _WORDS[row["by_hand"]]}) for row in rows]  # type: ignore[arg-type]
+        found = [_member(row) for row in rows]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path} cannot be read as a table of groups: it needs the columns "
-            f"{', '.join(f.name for f in fields(Member))}, and True or False in by_hand."
+            f"{', '.join(_NEEDED)}, and True or False in by_hand."
         ) from error
     for member in found:
         if member.split not in SPLITS:
             raise unknown("split", member.split, SPLITS, f"in {path}")
     return found
+
+
+def _member(row: Mapping[str, str]) -> Member:
+    """A row of a table; in those of earlier versions each image is a series of its own."""
+    told: dict[str, Any] = {**row, "by_hand": _WORDS[row["by_hand"]]}
+    return Member(**{"series": row["sha256"][:16], **told})
 
 
 def named_groups(table: Sequence[Member]) -> list[str]:
@@ -182,7 +214,8 @@ def moved(table: Sequence[Member], moves: Mapping[str, str]) -> list[Member]:
         moves: name of an image in the pile, or a pattern with ``*``, -> group.
 
     Raises:
-        UserError: no such image or group, or a group would have fewer than three images.
+        UserError: no such image or group, or a group would have fewer than three different images, which
+            a search would not keep.
     """
     groups, result = named_groups(table), list(table)
     for pattern, group in moves.items():
@@ -194,39 +227,47 @@ def moved(table: Sequence[Member], moves: Mapping[str, str]) -> list[Member]:
             raise unknown("image", pattern, [m.image for m in table][:20])
         for n in hit:
             result[n] = replace(result[n], domain=group, by_hand=True)
-    left = Counter(member.domain for member in result)
     for group in groups:
-        if left[group] < FEWEST:
+        left = len({member.series for member in result if member.domain == group})
+        if left < FEWEST:
             raise UserError(
-                f"Group {group} would have {left[group]} images, and needs three at least: move others "
-                "into it first, or train again with fewer groups."
+                f"Group {group} would have {left} different images (near-identical ones count once), and "
+                "needs three at least: move others into it first, or train again with fewer groups."
             )
     return [member for group in groups for member in _filled(result, group)]
 
 
 def _filled(table: Sequence[Member], group: str) -> list[Member]:
-    """The rows of a group, which has at least three, with images in each split."""
+    """The rows of a group, which has at least three series, with images in each split."""
     own = [member for member in table if member.domain == group]
-    splits = {member.sha256: member.split for member in own}
+    splits = {member.series: member.split for member in own}
     fill_empty_splits(splits)
-    return [replace(member, split=splits[member.sha256]) for member in own]
+    return [replace(member, split=splits[member.series]) for member in own]
+
+
+def refuse_missing(table: Sequence[Member], folder: Path) -> None:
+    """Raise a UserError where the files of a run's groups are not all there any more."""
+    missing = [member for member in table if not Path(member.path).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder / GROUPS} names {len(missing)} images that are gone from disk, such as "
+            f"{missing[0].image} ({missing[0].path}): put them back, or take their rows out of the table."
+        )
 
 
 def write_sheets(groups: Mapping[str, DomainImages], folder: Path) -> list[Path]:
-    """Draw a contact sheet of each group, and remove those of groups that are no more.
+    """Draw a contact sheet of each group.
 
     Args:
         groups: by name.
         folder: of the run.
     """
-    sheets = folder / "groups"
+    sheets = folder / SHEETS
     sheets.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, images in groups.items():
         drawn.append(sheets / f"{name}.png")
         write_contact_sheet(images, drawn[-1])
-    for left in set(sheets.glob("*.png")) - {*drawn}:
-        left.unlink()
     return drawn
 
 
@@ -252,7 +293,7 @@ def group_images(table: Sequence[Member], folder: Path) -> dict[str, DomainImage
 
 def _info(member: Member) -> ImageInfo:
     return ImageInfo(
-        member.path, member.image, "pile", member.split, member.sha256[:16], member.sha256, 0, 0
+        member.path, member.image, "pile", member.split, member.series, member.sha256, 0, 0
     )
 
 

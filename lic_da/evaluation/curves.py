@@ -85,6 +85,8 @@ class Run:
         try:
             config = run_settings(read_yaml(folder / "config.yaml"))
             summary = read_json(folder / "summary.json")
+            if not isinstance(summary, dict) or "base_fingerprint" not in summary:
+                raise ValueError(f"{folder / 'summary.json'} is no summary of a run")
         except (OSError, UserError, ValueError) as error:
             raise UserError(f"{folder} does not hold a finished run ({error}).") from error
         points = read_points(folder / "rd_points.csv")

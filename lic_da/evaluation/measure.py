@@ -206,6 +206,8 @@ class _Image:
             x_hat = adapted.decode(own.stream)
             decode_s = self._clock() - began
             v = getattr(adapted.model.g_s, "last_v", None)
+        if v is None and mode == "chosen":  # the encoder has chosen that no adapter has weight
+            v = torch.zeros(1, len(adapted.domains))
         self.decoded[mode] = to_8_bit(x_hat)[0].cpu()
         scores = self._score(self.decoded[mode])
         stream = own.stream
@@ -361,6 +363,8 @@ def read_points(path: Path) -> list[Point]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
+        if not rows:
+            raise ValueError("it has no rows")
         return [_point(row) for row in rows]
     except FileNotFoundError:
         raise UserError(f"There is no {path}.") from None

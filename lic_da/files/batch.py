@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lic_da.errors import UserError
-from lic_da.io.files import STDOUT
+from lic_da.io.files import STDOUT, given_path
 from lic_da.io.listing import Rule, files_of
 from lic_da.surroundings import granted_cpus, printable
 from lic_da.workers import DIED, Workers
@@ -64,19 +64,36 @@ def plan(source: Path, target: Path | str, rule: Rule, new_suffix: str) -> list[
         new_suffix: of the files that are written.
 
     Raises:
-        UserError: no such file or folder, or nothing to do in it.
+        UserError: no such file or folder, nothing to do in it, or it would be written over itself.
     """
     meant = str(target).endswith(os.sep)  # a folder, whether it is there or not
-    target = Path(target)
-    if source.exists() and not source.is_dir():
-        inside = meant or target.is_dir()
-        return [Job(source, target / f"{source.stem}{new_suffix}" if inside else target)]
-    if not source.is_dir():
-        raise UserError(f"There is no file or folder {source}.")
-    if target == STDOUT:
+    target = given_path(str(target))
+    if source.is_dir() and target == STDOUT:
         raise UserError(f"{source} is a folder: only a single file can go to standard output.")
-    if target.is_file():
+    if source.is_dir() and target.is_file():
         raise UserError(f"{source} is a folder, so {target} must be one, but it is a file.")
+    files = inputs(source, rule)
+    if not source.is_dir():
+        inside = meant or target.is_dir()
+        jobs = [Job(source, target / f"{source.stem}{new_suffix}" if inside else target)]
+    else:
+        jobs = _jobs(source, [file.relative_to(source) for file in files], target, new_suffix)
+    for job in jobs:
+        if job.target != STDOUT and job.target.exists() and job.target.samefile(job.source):
+            raise UserError(f"{job.target} is {job.source} itself: name another file to write.")
+    return jobs
+
+
+def inputs(source: Path, rule: Rule) -> list[Path]:
+    """A file, or all files below a folder that a rule takes; what is left out is told of on stderr.
+
+    Raises:
+        UserError: no such file or folder, or nothing to do in it.
+    """
+    if not source.exists():
+        raise UserError(f"There is no file or folder {source}.")
+    if not source.is_dir():
+        return [source]
     listing = files_of(source, rule)
     if not listing.names:
         raise UserError(
@@ -85,7 +102,11 @@ def plan(source: Path, target: Path | str, rule: Rule, new_suffix: str) -> list[
         )
     if listing.left_out:
         print(f"Left out: {listing.told()}", file=sys.stderr)
-    names = [Path(name) for name in listing.names]
+    return [source / name for name in listing.names]
+
+
+def _jobs(source: Path, names: Sequence[Path], target: Path, new_suffix: str) -> list[Job]:
+    """Jobs for files below a folder, whose names in the target differ."""
     short = [str(name.with_suffix(new_suffix)) for name in names]
     count = Counter(name.casefold() for name in short)
     new = [

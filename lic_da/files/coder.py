@@ -221,7 +221,7 @@ def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
     """Names of a pack's domains, without loading it.
 
     Returns:
-        The names; None: it is no pack over the base weights whose fingerprint begins with these bytes.
+        The names; None: it is no pack of adapters over the base weights whose fingerprint begins so.
     """
     config = _plain(folder / "config.yaml")
     several = config.get("base_fingerprints")
@@ -229,6 +229,8 @@ def domains_of(folder: Path, fingerprint: bytes) -> list[str] | None:
         config.get("base_fingerprint"),
         *(several.values() if isinstance(several, dict) else ()),
     ]
+    if config.get("method", "adapters") != "adapters":
+        return None  # it has no gate
     if not any(str(own).startswith(fingerprint.hex()) for own in known):
         return None
     return [str(name) for name in config.get("domains", [])]

@@ -137,3 +137,14 @@ def new_folder(path: Path) -> Path:
 def user_path(path: Path | str) -> Path:
     """A path as a user writes it: ``~`` is their home."""
     return Path(path).expanduser()
+
+
+def given_path(text: str) -> Path:
+    """A path on a command line; ``~`` is the user's home.
+
+    Raises:
+        UserError: it is empty, as where a variable of a script is not set.
+    """
+    if not text:
+        raise UserError("The name of a file or folder is empty.")
+    return user_path(text)

@@ -37,6 +37,8 @@ TABLES = "tables.npz"
 GRAPHS = ("synthesis.onnx", "gate.onnx", "analysis.onnx", "hyper_analysis.onnx")
 TORCH = "synthesis.pt2"
 """For ``torch.export.load``; the runtime does not read it."""
+FILES = (*GRAPHS, TORCH, TABLES, MANIFEST)
+"""All that an export may consist of."""
 ENTROPY = ("factorized", "mean_scale_hyperprior", "channelwise")
 GATE_INPUTS = ("latent", "signalled")
 

@@ -132,17 +132,20 @@ def run_job(config: DictConfig, folder: Path) -> None:
     if not is_first():  # of several processes of a job the first one keeps its files
         train_what_is_missing(RunSettings.from_config(config), folder)
         return
-    with jobs.running(folder):
-        try:
-            settings = RunSettings.from_config(config).in_group(folder.parent.name)
-            train_what_is_missing(settings, folder)
-        except Stopped:
-            raise
-        except Exception as error:  # of any kind: the other jobs go on
-            jobs.write_failure(folder, error)
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            print(f"error: {folder.name} failed: {jobs.reason_of(error)}", file=sys.stderr)
+    try:
+        with jobs.running(folder):
+            try:
+                settings = RunSettings.from_config(config).in_group(folder.parent.name)
+                train_what_is_missing(settings, folder)
+            except Stopped:
+                raise
+            except Exception as error:  # of any kind: the other jobs go on
+                jobs.write_failure(folder, error)
+                if not isinstance(error, UserError):
+                    traceback.print_exc()
+                print(f"error: {folder.name} failed: {jobs.reason_of(error)}", file=sys.stderr)
+    except jobs.InUse as error:  # by another sweep, whose job it is
+        print(f"error: {error}", file=sys.stderr)
 
 
 class Sweep(Callback):

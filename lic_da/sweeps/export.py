@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lic_da.evaluation.compressai_json import content
 from lic_da.evaluation.curves import Run, Series, series_of
 from lic_da.evaluation.measure import ANCHORS, Point, read_points
 from lic_da.io.files import write_json
+from lic_da.surroundings import printable
 from lic_da.sweeps import jobs
 
 FORMATS = ("compressai",)
@@ -26,9 +28,12 @@ def read_series(folder: Path) -> list[Series]:
     """
     if (folder / "config.yaml").is_file():
         return series_of(Run.read_all(folder))
-    runs = [r for s in jobs.states(folder) if s.state == "done" for r in Run.read_all(s.folder)]
+    found = jobs.states(folder)
+    runs = [r for s in found if s.state == "done" for r in Run.read_all(s.folder)]
     if not runs:
         raise UserError(f"No job of {folder} is done, so there is nothing to export.")
+    for job in (job for job in found if job.state != "done"):
+        print(printable(f"Left out: {job.folder.name}, {job.state}: {job.reason}"), file=sys.stderr)
     return series_of(runs)
 
 
@@ -40,6 +45,7 @@ def export(
     mode: str | None = None,
     label: str | None = None,
     name: str | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write curves in the JSON of CompressAI's tools.
 
@@ -51,16 +57,18 @@ def export(
         mode: of a file, the way to decode; None: the one the method is judged by. Of a folder, None: all.
         label: of the series to export, where a sweep has several; None: of a folder all.
         name: of the curve, of a file; None: made of codec, method and domains.
+        overwrite: replace files that exist.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: there is no such run, series, domain or mode.
+        UserError: there is no such run, series, domain or mode, or a file is there already.
     """
-    series = [s for s in read_series(source) if label in (None, s.label)]
+    every, domains = read_series(source), tuple(dict.fromkeys(domains))
+    series = [s for s in every if label in (None, s.label)]
     if not series:
-        raise unknown("series", label, [s.label for s in read_series(source)])
+        raise unknown("series", label, [s.label for s in every])
     for domain in domains:
         tested = list(dict.fromkeys(d for s in series for d in s.domains))
         if domain not in tested:
@@ -71,13 +79,16 @@ def export(
                 f"{source} has several series, and a file holds one curve: name one by --series, or a "
                 f"folder instead of {target}. Series: {'; '.join(s.label for s in series)}."
             )
-        write_json(target, _curve(series[0], domains or series[0].trained, mode, name))
-        return [target]
-    if name is not None:
+        files = {target: _curve(series[0], domains or series[0].trained, mode, name)}
+    elif name is not None:
         raise UserError("A name is for one curve: let OUT end in .json.")
-    files = {}
-    for file, curve in _curves(series, source, domains, mode):
-        files[target / f"{file}.json"] = curve
+    else:
+        named = _curves(series, source, domains, mode)
+        files = {target / f"{file}.json": curve for file, curve in named}
+    if not files:
+        raise UserError(f"No domain of {source} was decoded in the mode {mode}.")
+    if not overwrite and (there := [path for path in files if path.exists()]):
+        raise UserError(f"{there[0]} exists; --overwrite replaces it.")
     for path, curve in files.items():
         write_json(path, curve)
     return list(files)
@@ -90,7 +101,10 @@ def _curves(
     for s in series:
         before = (s.label,) if len(series) > 1 else ()
         for domain in domains or s.domains:
-            for own in (mode,) if mode else s.modes(domain):
+            modes = s.modes(domain) if mode is None else (mode,)
+            for own in modes:
+                if not domains and own not in s.modes(domain):
+                    continue  # of all domains, those that were decoded so: unseen ones have no oracle
                 yield _slug(*before, domain, own), _curve(s, [domain], own, None)
     table = source / "rd_points.csv"
     if mode is None and table.is_file():

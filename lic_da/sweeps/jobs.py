@@ -20,6 +20,10 @@ from lic_da.io.files import read_json, write_json
 from lic_da.io.run_folder import CONFIG, FAILURE, RUNNING, SUMMARY
 
 
+class InUse(UserError):
+    """A job that another process is at."""
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[None]:
     """Mark a job as running as long as the block does; the mark stays if the process is killed.
@@ -28,8 +32,13 @@ def running(folder: Path) -> Iterator[None]:
 
     Args:
         folder: of the job.
+
+    Raises:
+        InUse: another process of this machine is at it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / RUNNING).is_file() and _is_alive_here(folder / RUNNING):
+        raise InUse(f"{folder} is in use: {_why_unfinished(folder / RUNNING)}.")
     (folder / FAILURE).unlink(missing_ok=True)
     _write(folder / RUNNING, _mark())
     try:
@@ -152,9 +161,17 @@ def _why_unfinished(path: Path) -> str:
 def _may_be_alive(path: Path) -> bool:
     """Whether the process that wrote a mark may live: on another machine nobody can tell."""
     try:
+        return read_json(path)["host"] != socket.gethostname() or _is_alive_here(path)
+    except (UserError, OSError, KeyError, TypeError):
+        return False
+
+
+def _is_alive_here(path: Path) -> bool:
+    """Whether the process that wrote a mark lives on this machine, and is another one than this."""
+    try:
         mark = read_json(path)
-        elsewhere = mark["host"] != socket.gethostname()
-        return elsewhere or _is_alive(mark["pid"], mark["process_started"])
+        here = mark["host"] == socket.gethostname() and mark["pid"] != os.getpid()
+        return here and _is_alive(mark["pid"], mark["process_started"])
     except (UserError, OSError, KeyError, TypeError):
         return False
 

@@ -100,7 +100,8 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
         trainer.loggers = attached
         _fit(trainer, module, data, settings.ckpt_path, folder)
         if best.best_model_path:
-            module.load_trained(read_checkpoint(Path(best.best_model_path)), best.best_model_path)
+            kept = _in_folder(Path(best.best_model_path), folder)
+            module.load_trained(read_checkpoint(kept), str(kept))
         adapted.to("cpu")
         adapted.check_base_unchanged()
         trained = trainable(adapted)
@@ -114,6 +115,12 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
             pack_domains=adapted.domains if settings.extension else data.train_domains,
         )
         return _result(settings, folder, adapted, data, cost, attached, console)
+
+
+def _in_folder(checkpoint: Path, folder: Path) -> Path:
+    """A run's own checkpoint; where a folder was moved or copied, its state names the place from before."""
+    own = folder / "checkpoints" / checkpoint.name
+    return own if own.is_file() else checkpoint
 
 
 def _on_groups(settings: RunSettings, folder: Path) -> RunSettings:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.spec import OF_ADAPTERS, CodecSpec, MethodSpec
-from lic_da.config import available, is_of, merged, plain
+from lic_da.config import available, flat, is_of, merged, plain
 from lic_da.data.datamodule import domain_names, listed
 from lic_da.data.domains import load_domain, unseen_domains
 from lic_da.data.pile import PileDataModule, named_groups, read_groups
@@ -32,8 +32,8 @@ from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED
 from lic_da.methods.optim import check_optimizer
-from lic_da.migrations import metric_names, mode_names, options
-from lic_da.same_settings import RUN
+from lic_da.migrations import metric_names, mode_names, options, run_settings
+from lic_da.same_settings import RESUMED, RUN
 from lic_da.tracking.settings import LoggerSettings
 
 TRAIN_ON = ("all", "targets")
@@ -356,6 +356,19 @@ class RunSettings:
             config: of the other run, as its ``config.yaml`` has them; plain values.
         """
         return not RUN.differing(self.config, config)
+
+    def check_resumes(self, folder: Path) -> None:
+        """Raise a UserError if the training in a folder is to go on with settings that it has not had."""
+        if self.ckpt_path is None or not (folder / CONFIG).is_file():
+            return
+        before = run_settings(read_yaml(folder / CONFIG))
+        if other := RESUMED.differing(self.config, before):
+            had, asked = flat(before), flat(self.config)
+            told = ", ".join(f"{k}={had.get(k)} and not {asked.get(k)}" for k in other)
+            raise UserError(
+                f"ckpt_path goes on with {folder}, whose training has {told}: give that again, or choose "
+                "another name=…."
+            )
 
 
 def _pile(config: DictConfig) -> dict[str, Any]:

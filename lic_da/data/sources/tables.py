@@ -14,12 +14,14 @@ import pyarrow.parquet
 import yaml
 
 from lic_da.config import CONF
+from lic_da.data.domains import ALL_PREPARED
 from lic_da.data.index import SPLITS
 from lic_da.data.sources.base import Found, Source, stated
 from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path, write_text
 
 _DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RESERVED = (ALL_PREPARED, "null")  # in settings they stand for something else, in whatever case
 
 
 @dataclass
@@ -139,28 +141,35 @@ def add_domains(table: Path, *, overwrite: bool = False) -> list[tuple[str, int,
         Of each domain its name, the number of its rows, and its file.
 
     Raises:
-        UserError: the table has no such columns, a value cannot be the name of a domain, or a domain
-            exists.
+        UserError: the table has no such columns or no rows, a value cannot be the name of a domain, a
+            domain exists, or a file does not.
     """
     names = _column_names(table)
     if "domain" not in names or not {"path", "image"} & {*names}:
         raise UserError(
             f"{table} needs a column 'domain' and a column 'path' or 'image'. Columns: {', '.join(names)}."
         )
-    if "path" in names:
-        read_table(table)
+    rows = read_table(table) if "path" in names else []
     counts = Counter(_text(v) for v in _columns(table, only=["domain"])["domain"].to_pylist())
     counts.pop("", None)
+    if not counts:
+        raise UserError(f"{table} has no rows that name a domain.")
     files = {name: CONF / "domain" / f"{name}.yaml" for name in sorted(counts)}
     for name, file in files.items():
         if not _DOMAIN_NAME.fullmatch(name):
             raise UserError(
                 f"'{name}' in {table} cannot be a domain: use letters, digits, - and _ only."
             )
+        if name.lower() in _RESERVED:
+            raise UserError(
+                f"'{name}' in {table} cannot be a domain: the name means something else in settings. "
+                "Choose another."
+            )
         if file.exists() and not overwrite:
             raise UserError(
                 f"There is a domain '{name}' already ({file}). --overwrite replaces it."
             )
+    _refuse_missing(rows, table)
     where = str(table.resolve())
     kind = "lic_da.data.sources.tables.TableSource"
     hub = "lic_da.data.sources.HuggingFaceSource"
@@ -170,6 +179,18 @@ def add_domains(table: Path, *, overwrite: bool = False) -> list[tuple[str, int,
             source = {"_target_": hub, "name": where, "where": {"domain": name}}
         write_text(file, yaml.safe_dump({"sources": [source]}, sort_keys=False))
     return [(name, counts[name], file) for name, file in files.items()]
+
+
+def _refuse_missing(rows: list[dict[str, str]], table: Path) -> None:
+    """Raise a UserError where rows of a domain name files that are not there."""
+    root = table.resolve().parent
+    named = [row["path"] for row in rows if row["domain"]]
+    missing = [name for name in named if not (root / user_path(name)).is_file()]
+    if missing:
+        raise UserError(
+            f"{table} names {len(missing)} files that are not there, the first of them '{missing[0]}'. "
+            f"Paths are relative to {root}."
+        )
 
 
 def _column_names(table: Path) -> list[str]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import secrets
 import shutil
 import warnings
@@ -40,7 +41,7 @@ from lic_da.codecs.models.zou2022_variable import STEEPEST, VariableRateWACNN
 from lic_da.codecs.spatial import tiling
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
-from lic_da.io.files import write_text
+from lic_da.io.files import user_path, write_text
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.runtime import manifest as exported
 from lic_da.surroundings import package_version
@@ -55,11 +56,12 @@ Code = Literal[
     "different",
     "not_installed",
     "exists",
+    "not_writable",
 ]
 """Why a pack cannot be exported, for programs: its method is not ``adapters``; its gate is calibrated, or
 finds a v per region; it has reconstruction points; its entropy model is none that the runtime has, or
 computes distributions in single precision; a layer has no counterpart; the runtime decodes to another
-image; onnx, onnxscript or onnxruntime are missing; the folder is there already."""
+image; onnx, onnxscript or onnxruntime are missing; the folder is there already, or cannot be written."""
 
 _OPSET = 20
 _FLOAT = 4  # bytes
@@ -98,11 +100,8 @@ def export(
         ExportError: it cannot be exported, or the folder is there.
         UserError: its adapters stay in a file.
     """
-    there = folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
-    ours = (folder / exported.MANIFEST).is_file()
-    if there and not (overwrite and ours):
-        hint = "--overwrite replaces it" if ours else "name another, or an empty one"
-        raise ExportError("exists", f"{folder} exists; {hint}.")
+    folder = Path(os.path.realpath(user_path(folder)))
+    _check_free(folder, overwrite)
     _check_installed()
     if not isinstance(codec, AdaptedCodec):
         raise ExportError(
@@ -112,9 +111,7 @@ def export(
     _check_the_runtime_has(codec)
     codec.bank_in_memory("exported")
     settings, tensors = _entropy(codec.codec)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
-    temporary.mkdir(parents=True)
-    try:
+    with _appearing(folder) as temporary:
         geometry = _geometry(codec)
         with _quiet():
             _write_graphs(codec, temporary, geometry, torch_too)
@@ -123,12 +120,49 @@ def export(
         content = _manifest(codec, geometry, settings, temporary)
         write_text(temporary / exported.MANIFEST, json.dumps(content, indent=1) + "\n")
         _check(codec, temporary)
-        if there:
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+    return content
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raise an ExportError if anything would be lost in a folder that is written to."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        ours = (folder / exported.MANIFEST).is_file()
+        if not (ours and overwrite):
+            hint = "--overwrite replaces it" if ours else "name another, or an empty one"
+            raise ExportError("exists", f"{folder} exists; {hint}.")
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files are those of ``folder`` when the block ends without an error.
+
+    A new folder appears whole. In one that is there the files of an export are replaced one by one, the
+    manifest last, and others stay; where that is broken off, hashes tell, and it can be done again.
+
+    Raises:
+        ExportError: nothing can be written there.
+    """
+    new = not folder.exists()
+    temporary = (folder.parent if new else folder) / f".{folder.name}.{secrets.token_hex(6)}"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ExportError(
+            "not_writable", f"{folder} cannot be written ({error.strerror})."
+        ) from error
+    try:
+        yield temporary
+        if new:
+            temporary.replace(folder)
+            return
+        for name in exported.FILES:
+            (folder / name).unlink(missing_ok=True)  # of an earlier export that had more
+            if (temporary / name).exists():
+                (temporary / name).replace(folder / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return content
 
 
 def _check_installed() -> None:

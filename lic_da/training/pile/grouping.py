@@ -73,6 +73,8 @@ class Found:
         moved: images that each round has moved.
         like: group -> the known domain that it is most like; None: none.
         notes: what a user should know, in words.
+        began_from: hash of the groups of an earlier run that were gone on with; None: there are none, or
+            an earlier version has searched.
     """
 
     asked: dict[str, Any]
@@ -83,6 +85,7 @@ class Found:
     moved: list[int] = field(default_factory=list)
     like: dict[str, str | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    began_from: str | None = None
 
 
 def find_groups(settings: RunSettings, folder: Path, console: Console) -> RunSettings:
@@ -129,7 +132,10 @@ class _Search:
         self.pile, self.console = pile, console
         self.keys = [entry.sha256 for entry in pile.entries]
         self.by_hand: set[str] = set()
-        new = Found(self._counts(), len(pile.entries), dict(pile.skipped))
+        self.began_from = self._groups_to_begin_from()
+        new = Found(
+            self._counts(), len(pile.entries), dict(pile.skipped), began_from=self.began_from
+        )
         self.found = self._left() or new
 
     def _counts(self) -> dict[str, Any]:
@@ -139,8 +145,20 @@ class _Search:
         told |= {"seed": self.settings.seed, "images": images}
         return dict(json.loads(json.dumps(told, default=str)))
 
+    def _groups_to_begin_from(self) -> str | None:
+        """Hash of what counts of an earlier run's groups; None: there is none, or it is this one."""
+        where = self.asked.earlier
+        if where is None or where.resolve() == self.folder.resolve():
+            return None
+        table = sorted((m.sha256, m.domain, m.by_hand) for m in read_groups(where))
+        return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
     def _left(self) -> Found | None:
-        """What an earlier process has left in the folder, if it searched for the same."""
+        """What an earlier process has left in the folder, if it searched for the same from the same groups.
+
+        Raises:
+            UserError: it began from other groups, and a training on what it found is to go on.
+        """
         path = self.folder / STATE
         if not path.is_file() or not (self.folder / GROUPS).is_file():
             return None
@@ -148,7 +166,16 @@ class _Search:
             left = Found(**read_json(path))
         except TypeError:
             return None
-        return left if left.asked == self._counts() else None
+        if left.asked != self._counts():
+            return None
+        if left.began_from in (None, self.began_from):
+            return left
+        if self.settings.ckpt_path is not None:
+            raise UserError(
+                f"The groups of {self.asked.earlier} have changed since {self.folder} was trained on them: "
+                "train on them by another name=…, without ckpt_path."
+            )
+        return None
 
     def run(self) -> None:
         """Search to the end."""
@@ -166,7 +193,11 @@ class _Search:
         return np.array([key in self.by_hand for key in self.keys], bool)
 
     def _start(self, features: Features) -> Labels:
-        """Groups of the folder, of an earlier run, or of images that look alike."""
+        """Groups of the folder, of an earlier run, or of images that look alike.
+
+        Raises:
+            UserError: the table names no image of the pile, or too few of a group that is kept by hand.
+        """
         where = self.folder if self.found.rounds else self.asked.earlier
         if where is None:
             wanted = min(self.asked.groups, len(self.keys) // FEWEST)
@@ -178,7 +209,11 @@ class _Search:
         labels = np.array([names.index(known[k].domain) if k in known else -1 for k in self.keys])
         if (labels < 0).all():
             raise UserError(f"{where / GROUPS} names no image of {self.asked.folder}.")
-        return self._enough(clusters.nearest_group(features, labels, labels < 0), features)
+        labels = self._enough(clusters.nearest_group(features, labels, labels < 0), features)
+        if small := self._too_small(labels, by_hand=True):
+            moved = self.fixed & (labels == small[0])
+            raise _too_few(known[self.keys[int(moved.argmax())]], where, self.asked.folder)
+        return labels
 
     def _round(self, labels: Labels, features: Features) -> Labels:
         """The group of each image after a round."""
@@ -192,10 +227,11 @@ class _Search:
             highlight=False,
         )
         gains = self._gains(names)
-        after = rounds.reassigned(labels, gains, self.fixed)
+        after = self._by_hand_kept(labels, rounds.reassigned(labels, gains, self.fixed))
         self.found.moved.append(int((after != labels).sum()))
         if number < self.asked.rounds:
-            after = rounds.reseeded(after, features, groups, FEWEST, self.fixed)
+            anew = rounds.reseeded(after, features, groups, FEWEST, self.fixed)
+            after = self._by_hand_kept(labels, anew)
         elif not self.by_hand:
             after = rounds.merged(after, gains)
         after = self._enough(after, features)
@@ -223,16 +259,32 @@ class _Search:
         return rounds.decoded_by_each(adapted, images, side, self.console)
 
     def _enough(self, labels: Labels, features: Features) -> Labels:
-        """Labels from 0 on, where groups with too few different images have gone to their nearest ones."""
-        series = np.array([entry.series for entry in self.pile.entries])
+        """Labels from 0 on, where groups with too few different images have gone to their nearest ones.
+
+        Those with images moved by hand stay.
+        """
         labels = labels.copy()
-        while True:
-            there = np.unique(labels)
-            few = [k for k in there if len(np.unique(series[labels == k])) < FEWEST]
-            if not few or len(there) == 1:
-                return np.searchsorted(there, labels).astype(np.int64)
+        while few := self._too_small(labels, by_hand=False):
             smallest = min(few, key=lambda k: int((labels == k).sum()))
             labels = clusters.nearest_group(features, labels, labels == smallest)
+        return np.searchsorted(np.unique(labels), labels).astype(np.int64)
+
+    def _too_small(self, labels: Labels, *, by_hand: bool) -> list[int]:
+        """Groups with too few different images, of those with images moved by hand, or of the others."""
+        series = np.array([entry.series for entry in self.pile.entries])
+        return [
+            k
+            for k in np.unique(labels).tolist()
+            if len(np.unique(series[labels == k])) < FEWEST
+            and bool(self.fixed[labels == k].any()) == by_hand
+        ]
+
+    def _by_hand_kept(self, before: Labels, after: Labels) -> Labels:
+        """Labels after a round, but those before it in groups by hand that would have become too small."""
+        after = after.copy()
+        while small := self._too_small(after, by_hand=True):
+            after[before == small[0]] = small[0]
+        return after
 
     def _write(self, labels: Labels, names: Sequence[str]) -> list[Member]:
         groups = {key: names[k] for key, k in zip(self.keys, labels.tolist(), strict=True)}
@@ -268,6 +320,15 @@ class _Search:
         own, *others = clusters.word_shares(blocks, *known.values(), seed=self.settings.seed)
         features = dict(zip(known, others, strict=True))
         return [clusters.most_like(own[labels == k], features) for k in np.unique(labels)]
+
+
+def _too_few(moved: Member, where: Path, pile: str) -> UserError:
+    """Error for a group that can be none, though an image was moved to it by hand."""
+    return UserError(
+        f"Group {moved.domain} of {where}, where {moved.image} was put by hand, has fewer than three "
+        f"different images in {pile} (near-identical ones count once): move others into it first, by "
+        f"lic-da data groups {where} --move IMAGE={moved.domain}."
+    )
 
 
 def _names(like: Iterable[str | None]) -> list[str]:
