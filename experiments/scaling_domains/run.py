@@ -226,6 +226,9 @@ def write(found: Sequence[Result], costs: Sequence[Cost], folder: Path) -> None:
 def plot(found: Sequence[Result], gains: Axes, gate: Axes) -> None:
     """What a domain loses against its gain alone, and the gate's accuracy, over the number of domains."""
     counts = sorted({r.domains for r in found})
+    colours = [plt.get_cmap("tab20")(n) for n in range(20)]  # ten would not do for eleven domains
+    for axis in (gains, gate):
+        axis.set_prop_cycle(color=colours)
     for domain in dict.fromkeys(r.domain for r in found):
         own = [[r for r in found if (r.domain, r.domains) == (domain, n)] for n in counts]
         there = [(n, rows) for n, rows in zip(counts, own, strict=True) if rows]
