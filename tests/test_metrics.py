@@ -30,7 +30,7 @@ from lic_da.evaluation.curves import (
 )
 from lic_da.evaluation.measure import Point, read_points, write_points
 from lic_da.evaluation.metrics import METRICS, Scale, scales
-from lic_da.evaluation.summary import metrics_table
+from lic_da.evaluation.summary import metrics_table, summarise
 from lic_da.io.images import RGB
 from lic_da.migrations import metric_names, run_settings
 from lic_da.sweeps.report import write_report
@@ -298,3 +298,14 @@ def test_wandb_gets_bd_rates_curves_and_means_of_every_metric(
     )
     assert means["columns"] == ["domain", "curve", "bpp", "ms_ssim"]
     assert run.logged("rd_ms_ssim/sketch_table/path")
+
+
+def test_a_metric_that_no_image_has_is_left_out_of_the_summary() -> None:
+    (series,) = with_scores("ms_ssim")
+    points = [p for p in series.runs[0].points if p.domain == "sketch"]
+    some = summarise(points, series.trained)["domains"]["sketch"]
+    assert all(0 < score < 1 for score in some["ms_ssim"].values())
+    without = [dataclasses.replace(p, ms_ssim=math.nan) for p in points]
+    told = summarise(without, series.trained)
+    assert "ms_ssim" not in told["domains"]["sketch"]
+    json.dumps(told, allow_nan=False)  # strict readers would refuse NaN

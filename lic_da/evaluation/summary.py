@@ -157,7 +157,9 @@ def _domain(points: Sequence[Point], domains: Sequence[str]) -> dict[str, Any]:
     }
     for metric in ("ms_ssim", *dict.fromkeys(name for p in points for name in p.more)):
         scores = {b: [p.score(metric) for p in rows] for b, rows in by_mode.items()}
-        result[metric] = {b: mean(s for s in own if s == s) for b, own in scores.items()}
+        measured = {b: [s for s in own if not math.isnan(s)] for b, own in scores.items()}
+        if any(measured.values()):  # it may be left out, or none of the images large enough
+            result[metric] = {b: mean(own) for b, own in measured.items() if own}
     if "base" in by_mode:
         base = result["psnr"]["base"]
         result["gain"] = {b: psnr - base for b, psnr in result["psnr"].items() if b != "base"}
