@@ -84,13 +84,16 @@ RUN = Comparison((*_OF_A_RUN, "extend"), _UNLESS, _ONCE, of_all_rates=("codec.qu
 RESUMED = Comparison(
     (
         *(*_OF_A_RUN, "extend", "evaluation", "unseen", "trainer"),
-        *("codec.training.steps", "early_stopping", "data.val_images"),
+        *("codec.training.steps", "early_stopping", "data.val_images", "data.unseen"),
+        *("domains", "data.domains", "codec.quality", "codec.weights"),
+        *("codec.training.optimizer", "method.training.optimizer"),
     ),
     _UNLESS,
     _ONCE,
     of_all_rates=("codec.qualities",),
 )
-"""Of a run and of the training that it goes on with, which may end later and be measured otherwise."""
+"""Of a run and of the training that it goes on with, which may end later and be measured otherwise; of
+base weights, domains and optimizer the checkpoint itself tells."""
 
 CURVE = Comparison(
     (*_OF_A_RUN, "extended_from"),

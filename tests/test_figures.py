@@ -430,5 +430,29 @@ def test_the_tables_of_base_codecs_are_those_of_its_files() -> None:
             assert f"| {domain} | `{codec}` | {' | '.join(rates)} |" in text
 
 
+def test_the_table_of_the_ablation_is_that_of_its_file() -> None:
+    text = (ROOT / "experiments/ablation/README.md").read_text()
+    gains = pd.read_csv(ROOT / "experiments/ablation/gains.csv").set_index(["variant", "domain"])
+    (default, *_), domains = gains.index[0], ("natural", "sketch", "comic", "clipart")
+    names = {  # as the page calls them
+        default: "default: published sites, full kernels, γ 0.01, 500 steps",
+        "the first parallel one alone": "the first parallel site alone",
+        "the serial one alone": "the serial site alone",
+        "the last parallel one alone": "the last parallel site alone",
+        "reads y, v signalled": "gate reads y, v signalled",
+        "γ 0.01, not clamped": "not clamped, γ 0.01",
+        "1000 steps": "1,000 steps",
+        "2000 steps": "2,000 steps",
+    }
+    for variant in dict.fromkeys(v for v, _ in gains.index if "γ" not in v or v in names):
+        own = [gains.loc[(variant, domain)] for domain in domains]
+        cells = " | ".join(f"{row.gain:+.2f}".replace("-", "−") for row in own)
+        line = f"| {names.get(variant, variant)} | {own[0].trained:,} | {cells} |"
+        assert line in text
+    three = [f"γ {g}" for g in ("0.001", "0.1", "0.5")]
+    columns = [" / ".join(f"{gains.gain[v, d]:+.2f}" for v in three) for d in domains]
+    assert f"| {' | '.join(columns)} |" in text
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150

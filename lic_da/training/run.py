@@ -100,8 +100,7 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
         trainer.loggers = attached
         _fit(trainer, module, data, settings.ckpt_path, folder)
         if best.best_model_path:
-            kept = _in_folder(Path(best.best_model_path), folder)
-            module.load_trained(read_checkpoint(kept), str(kept))
+            module.load_trained(*_kept(Path(best.best_model_path), folder))
         adapted.to("cpu")
         adapted.check_base_unchanged()
         trained = trainable(adapted)
@@ -117,10 +116,11 @@ def train(settings: RunSettings, folder: Path) -> dict[str, Any]:
         return _result(settings, folder, adapted, data, cost, attached, console)
 
 
-def _in_folder(checkpoint: Path, folder: Path) -> Path:
-    """A run's own checkpoint; where a folder was moved or copied, its state names the place from before."""
+def _kept(checkpoint: Path, folder: Path) -> tuple[dict[str, Any], str]:
+    """A run's own checkpoint and its place, which its state has wrong where the folder was moved."""
     own = folder / "checkpoints" / checkpoint.name
-    return own if own.is_file() else checkpoint
+    path = own if own.is_file() else checkpoint
+    return read_checkpoint(path), str(path)
 
 
 def _on_groups(settings: RunSettings, folder: Path) -> RunSettings:
