@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -606,13 +607,18 @@ def _runtime_coder(
 
 def _format(format: str | None, source: Path, target: str) -> str:
     """``png`` or ``webp``, as asked for, or as the output's name says."""
-    if format is not None:
-        if format not in FORMATS:
-            raise unknown("format", format, FORMATS)
-        return format
+    if format is not None and format not in FORMATS:
+        raise unknown("format", format, FORMATS)
     suffix = Path(target).suffix.lower().removeprefix(".")
     if source.is_dir() or Path(target).is_dir() or target.endswith("/") or suffix == "":
-        return "png"
+        return format or "png"
+    if format is not None:
+        is_of = (mimetypes.guess_type(target)[0] or "").partition("/")[0]
+        if suffix != format and (suffix in FORMATS or is_of == "image"):
+            raise UserError(
+                f"{target} should end in .{format}, as --format says; or leave that out."
+            )
+        return format
     if suffix not in FORMATS:
         raise UserError(f"{target} should end in .png or .webp; or give --format.")
     return suffix

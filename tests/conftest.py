@@ -135,9 +135,9 @@ def folder_domain(conf: Path, tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir(parents=True)
         for number, pixels in enumerate(images or []):
             save_png(folder / f"{number:03d}.png", pixels)
-        (conf / "domain" / f"{name}.yaml").write_text(
-            f"sources:\n  - kind: folder\n    path: {folder}\n"
-        )
+        domain = conf / "domain" / f"{name}.yaml"
+        domain.parent.mkdir(exist_ok=True)
+        domain.write_text(f"sources:\n  - kind: folder\n    path: {folder}\n")
         return folder
 
     return make

@@ -165,6 +165,11 @@ def test_png_and_webp_hold_the_same_pixels(folder: Path) -> None:
     assert np.array_equal(read_rgb("one.webp"), read_rgb("png/0.png"))
     with pytest.raises(UserError, match=r"one\.jpg should end in \.png or \.webp"):
         call("decompress", "lic/0.lic", "one.jpg")
+    for name in ("one.png", "one.jpg"):
+        with pytest.raises(UserError, match=r"should end in \.webp, as --format says"):
+            call("decompress", "lic/0.lic", name, "--format", "webp")
+    call("decompress", "lic/0.lic", "one.v2", "--format", "webp")
+    assert Path("one.v2").read_bytes() == Path("one.webp").read_bytes()
     with pytest.raises(UserError, match=r"Unknown format 'bmp'\. Available: png, webp"):
         call("decompress", "lic", "out", "--format", "bmp")
 
@@ -242,6 +247,7 @@ def test_the_default_pack_is_the_last_runs_unless_named(
         (("compress", "in", "lic", "--quality", 2), f"is for quality 3 of {CODEC}, not for 2"),
         (("compress", "in", "lic", "--pack", "p", "--codec", CODEC), "either --pack or --codec"),
         (("decompress", "lic", "o", "--blend", "best"), "Unknown mode 'best'"),
+        (("decompress", "lic", "o", "--mode", "chosen"), "compress --v best chooses v"),
         (("decompress", "lic", "o", "--blend", "oracle"), "needs the name of a domain"),
         (("decompress", "lic", "o", "--domain", "cosmic"), "Unknown domain 'cosmic'. Did you mean"),
         (("decompress", "lic", "o", "--codec", CODEC, "--blend", "top1"), "alone has no adapters"),

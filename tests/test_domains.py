@@ -118,6 +118,24 @@ def test_near_identical_images_share_a_split(
     assert len({p.series for p in images.entries}) > 15
 
 
+def test_images_of_one_name_in_several_sources_get_names_of_their_own(
+    folder_domain: MakeDomain, conf: Path, tmp_path: Path
+) -> None:
+    first, second = (folder_domain(f"{n}/scans", scribbles(6, seed=n)) for n in (0, 1))
+    third = folder_domain("prints", scribbles(7, seed=2))
+    sources = "".join(f"  - kind: folder\n    path: {f}\n" for f in (first, second, third))
+    (conf / "domain" / "mine.yaml").write_text(f"sources:\n{sources}")
+    images = prepare("mine", tmp_path / "data")
+    names = {p.name for p in images.entries}
+    assert len(names) == len(images.entries) == 19
+    assert {"prints/000.png", "prints/005.png", "006.png"} <= names
+    hashed = {f"{p.sha256[:16]}/{Path(p.file).name}" for p in images.entries if "scans" in p.file}
+    assert hashed == {name for name in names if not name.startswith("prints")} - {"006.png"}
+    index = images.folder / "index.csv"  # as it was written before names were told apart
+    index.write_text(index.read_text().replace(",prints/000.png,", ",006.png,"))
+    assert {p.name for p in prepare("mine", tmp_path / "data").entries} == names
+
+
 def test_prepared_once_and_again_when_the_folder_changes(
     folder_domain: MakeDomain, tmp_path: Path
 ) -> None:

@@ -652,6 +652,22 @@ def test_forgetting_replaces_the_rows_of_trainings_that_are_done_anew(tmp_path: 
     assert [*map(str, written)] == expected
 
 
+def test_forgetting_may_be_measured_quality_by_quality(
+    started: Callable[..., tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    _, settings = started(forgetting.train, "cawf_long", 1, "2,3")
+    qualities = {s for job in jobs_of(settings) for s in job if "quality" in s}
+    assert qualities == {"codec.quality=2", "codec.quality=3"}
+    (row, *_) = common.read_rows(EXPERIMENTS / "forgetting" / "comparison.csv", forgetting.Row)
+    third, second = (
+        forgetting.Mean("cawf", "sketch", "sketch", "adapted", q, q / 8, 30.0 + q, 8000)
+        for q in (3, 2)
+    )
+    for point in (third, second):
+        forgetting.write(tmp_path, [row], [point])
+    assert common.read_rows(tmp_path / "points.csv", forgetting.Mean) == [second, third]
+
+
 def test_what_the_last_quarter_of_a_training_brought_is_read_from_its_log(tmp_path: Path) -> None:
     def run(number: int, column: str, *values: float) -> Run:
         folder = tmp_path / f"{number}" / "logs" / "version_0"

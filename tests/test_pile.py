@@ -32,7 +32,7 @@ from lic_da.io.images import RGB
 from lic_da.io.lossless import save_png
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.training.pile import rounds
-from lic_da.training.pile.grouping import _names, find_groups
+from lic_da.training.pile.grouping import _names, began_from_others, find_groups
 from lic_da.training.run import train
 from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
@@ -398,7 +398,9 @@ def test_a_search_begins_anew_where_the_groups_that_it_went_on_from_have_changed
         return next(m for m in read_groups(again) if m.image == name)
 
     assert of_image("000.png").domain != of_image("by-hand-0.png").domain
+    assert not began_from_others(settings, again)
     groups_command(earlier, "--move", "000.png=b")
+    assert began_from_others(settings, again)
     with pytest.raises(UserError, match="have changed since"):
         find_groups(settings.resumed(again / "checkpoints" / "last.ckpt"), again, QUIET)
     find_groups(settings, again, QUIET)

@@ -7,8 +7,8 @@ again.
 
 Writes points.csv (means a quality), comparison.csv and two plots beside this file; with
 ``ARGS="--grids finetune,cawf"`` only those trainings are done, and the tables' other rows stay; without
-``--grids`` the short ones are, which takes hours and not days. Decode costs are those that
-``benchmarks/methods.py`` has measured.
+``--grids`` the short ones are, which takes hours and not days. ``--qualities 3`` trains at some qualities
+alone. Decode costs are those that ``benchmarks/methods.py`` has measured.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ FOLDERS = {
     ADAPTERS: sweep_of_adapters.RUNS,
     **{name: SWEEPS / name for name in GRIDS},
 }
+QUALITIES = "1,2,3,4"
 SHORT_ONES = [name for name in FOLDERS if not name.endswith(("_equal", "_long", "_longer"))]
 """What is trained if nothing is asked for."""
 
@@ -76,7 +77,8 @@ SHORT_ONES = [name for name in FOLDERS if not name.endswith(("_equal", "_long", 
 class Row:
     """What a method, trained on ``trained_on``, does to a target and to the source.
 
-    BD-rates in percent against the base codec; of old streams, how many of ``images`` open and their
+    BD-rates in percent and BD-PSNRs in dB against the base codec, over ``qualities`` points, nan where
+    curves have no common PSNR or rate; of old streams, how many of ``images`` open and their
     PSNR less that of the base codec in dB; how many new streams of source images are the old ones
     byte for byte; parameters a domain that it was trained on; median time to decode, over the base codec's.
     Steps, and millions of pixels that were seen in them. What the last quarter of the training brought, as
@@ -90,6 +92,9 @@ class Row:
     trained_on: str
     target_bd_rate: float
     source_bd_rate: float
+    target_bd_psnr: float
+    source_bd_psnr: float
+    qualities: int
     images: int
     old_streams_decoded: int
     psnr_of_old_streams_change: float | None
@@ -117,12 +122,12 @@ class Mean:
     steps: int
 
 
-def train(name: str, jobs: int) -> None:
-    """Train what is missing of a sweep."""
+def train(name: str, jobs: int, qualities: str = QUALITIES) -> None:
+    """Train what is missing of a sweep; the adapters' own is always for all qualities."""
     if name == ADAPTERS:
         sweep_of_adapters.main(jobs=jobs)
         return
-    settings = (*GRIDS[name], "codec.quality=1,2,3,4", *common.BRIEF, *common.NO_REPORT)
+    settings = (*GRIDS[name], f"codec.quality={qualities}", *common.BRIEF, *common.NO_REPORT)
     common.sweep(FOLDERS[name], *settings, jobs=jobs)
 
 
@@ -148,8 +153,11 @@ def rows(sweep: Path) -> Iterator[Row]:
                     method=series.method,
                     blend=mode,
                     trained_on="+".join(series.trained[1:]),
-                    target_bd_rate=rate(of_series, target, mode),
-                    source_bd_rate=rate(of_series, series.source, mode),
+                    target_bd_rate=saved(of_series, target, mode).bd_rate_percent,
+                    source_bd_rate=saved(of_series, series.source, mode).bd_rate_percent,
+                    target_bd_psnr=saved(of_series, target, mode).bd_psnr_db,
+                    source_bd_psnr=saved(of_series, series.source, mode).bd_psnr_db,
+                    qualities=len(series.runs),
                     images=sum(c["images"] for c in summaries),
                     old_streams_decoded=sum(c["old_streams_decoded"] for c in summaries),
                     psnr_of_old_streams_change=sum(changes) / len(changes) if changes else None,
@@ -194,10 +202,10 @@ def late(runs: Sequence[Run]) -> dict[str, float | None]:
     return {"late_loss_percent": None, "late_gain_db": gain}
 
 
-def rate(rows: list[Saving], domain: str, mode: str) -> float:
-    """BD-rate of a domain and mode."""
+def saved(rows: list[Saving], domain: str, mode: str) -> Saving:
+    """The deltas of a domain and mode."""
     (row,) = (r for r in rows if (r.domain, r.blend) == (domain, mode))
-    return row.bd_rate_percent
+    return row
 
 
 def decode_ratios() -> dict[str, float]:
@@ -219,7 +227,7 @@ def means(sweep: Path) -> Iterator[Mean]:
 
 
 def updated(
-    path: Path, kind: Callable[..., common.Line], new: Iterable[common.Line]
+    path: Path, kind: Callable[..., common.Line], new: Iterable[common.Line], *by: str
 ) -> list[common.Line]:
     """Write a table anew; rows of trainings that are not among the new ones stay.
 
@@ -227,12 +235,13 @@ def updated(
         path: of the CSV file, which may be missing.
         kind: of its rows.
         new: rows.
+        by: what tells a row of a training from its others that may stay.
     """
-    training = attrgetter("method", "trained_on", "steps")
+    own = attrgetter("method", "trained_on", "steps", *by)
     lines = [*new]
-    done = {training(line) for line in lines}
+    done = {own(line) for line in lines}
     if path.is_file():
-        lines += [line for line in common.read_rows(path, kind) if training(line) not in done]
+        lines += [line for line in common.read_rows(path, kind) if own(line) not in done]
     common.write_table(path, lines, ".5f")
     return lines
 
@@ -307,21 +316,24 @@ def write(folder: Path, rows: Iterable[Row], means: Iterable[Mean]) -> list[Row]
     """Bring both tables in a folder up to date and draw the plots; the whole comparison."""
     comparison = updated(folder / "comparison.csv", Row, rows)
     plot(comparison, folder / "forgetting.png")
-    plot_curves(updated(folder / "points.csv", Mean, means), folder / "rd_curves.png")
+    points = updated(folder / "points.csv", Mean, means, "quality")
+    plot_curves(points, folder / "rd_curves.png")
     return comparison
 
 
-def main(grids: str = ",".join(SHORT_ONES), jobs: common.Jobs = 1) -> None:
+def main(
+    grids: str = ",".join(SHORT_ONES), jobs: common.Jobs = 1, qualities: str = QUALITIES
+) -> None:
     """Train what is missing, write tables and plots, say what the adapters recover.
 
-    ``grids`` are trainings to do, with commas.
+    ``grids`` are trainings to do, ``qualities`` those of the codec, both with commas.
     """
     chosen = grids.split(",")
     for grid in chosen:
         if grid not in FOLDERS:
             raise SystemExit(f"Unknown trainings '{grid}'. Available: {', '.join(FOLDERS)}.")
     for grid in chosen:
-        train(grid, jobs)
+        train(grid, jobs, qualities)
     folders = [FOLDERS[grid] for grid in chosen]
     found = (point for folder in folders for point in means(folder))
     comparison = write(HERE, (row for folder in folders for row in rows(folder)), found)

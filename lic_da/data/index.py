@@ -22,7 +22,7 @@ class ImageInfo:
 
     Attributes:
         file: path, relative to the data folder if it lies inside.
-        name: name inside its source.
+        name: name inside its source, unique in the domain.
         source: label of the source.
         split: ``train``, ``val`` or ``test``.
         series: key shared by near-identical images and images of one series.
@@ -115,7 +115,8 @@ def load_index(folder: Path, data_dir: Path, signature: str) -> DomainImages | N
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
     complete = len(entries) == state["count"] and all(images.path(p).is_file() for p in entries)
-    return images if complete else None
+    names = {image.name for image in entries}  # once, images of two sources could share one
+    return images if complete and len(names) == len(entries) else None
 
 
 def save_index(images: DomainImages, signature: str) -> None:

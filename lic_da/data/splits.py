@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +59,24 @@ def assign_splits(
         )
         for item, split, key in placed
     ]
-    return sorted(images, key=lambda p: p.sha256), len(inspected) - len(placed)
+    images = sorted(_told_apart(images), key=lambda p: p.sha256)
+    return images, len(inspected) - len(placed)
+
+
+def _told_apart(images: list[ImageInfo]) -> Iterator[ImageInfo]:
+    """The images; those that share a name, each with its source's before it, or else with its hash.
+
+    Curves, intervals and the report go by the names of a domain's images.
+    """
+
+    def longer(image: ImageInfo) -> str:
+        return f"{image.source.rsplit('/', 1)[-1]}/{image.name}"
+
+    names = Counter(image.name for image in images)
+    names.update(longer(image) for image in images if names[image.name] > 1)
+    for image in images:
+        own = (name for name in (image.name, longer(image)) if names[name] == 1)
+        yield replace(image, name=next(own, f"{image.sha256[:16]}/{image.name}"))
 
 
 def _apart(items: list[Inspected], others: list[Inspected]) -> list[Inspected]:

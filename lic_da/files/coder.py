@@ -68,6 +68,11 @@ class Coder:
             codec = load(self.pack, self.trust, self.spatial, self.quality)
             if self.v == "best" and "chosen" not in codec.modes_on_request:
                 raise UserError(f"--v best needs a pack of adapters; this one is {codec.method}.")
+            if self.mode in codec.modes_on_request:
+                raise UserError(
+                    f"--mode {self.mode} is none to decode with: compress --v best chooses v, and a stream "
+                    "that has one is decoded with it unless another mode is asked for."
+                )
             codec.check_mode(self.mode or codec.modes[0], self.domain)
         elif self.codec is not None:
             codec = alone(self.codec, self.quality)

@@ -50,7 +50,7 @@ from lic_da.tracking.results import log_result
 from lic_da.training import extend
 from lic_da.training.interruption import Termination, read_checkpoint
 from lic_da.training.memory import keep_freed_memory
-from lic_da.training.pile.grouping import STATE, find_groups
+from lic_da.training.pile.grouping import STATE, began_from_others, find_groups
 from lic_da.training.settings import RunSettings
 
 
@@ -265,15 +265,15 @@ def _make_room(folder: Path) -> None:
     for path in left:
         path.rename(aside / path.name)
     print(
-        f"{folder.name} was made with other settings or base weights: what it held is in {aside}."
+        f"{folder.name} was made with other settings, groups or base weights: what it held is in {aside}."
     )
 
 
 def _is_run_of(settings: RunSettings, folder: Path) -> bool:
-    """Whether the run in ``folder`` has these settings, and these base weights if it is finished."""
+    """Whether the run in ``folder`` has these settings and groups, and these base weights if finished."""
     if not (folder / CONFIG).is_file():
         return False
-    if not settings.are_those_of(read_yaml(folder / CONFIG)):
+    if not settings.are_those_of(read_yaml(folder / CONFIG)) or began_from_others(settings, folder):
         return False
     if not (folder / "summary.json").is_file():
         return True

@@ -117,6 +117,23 @@ def find_groups(settings: RunSettings, folder: Path, console: Console) -> RunSet
     return settings.on_groups(sorted(search.found.like), folder)
 
 
+def began_from_others(settings: RunSettings, folder: Path) -> bool:
+    """Whether a run's groups began from those of another run that have changed since."""
+    if settings.pile is None or not (folder / STATE).is_file():
+        return False
+    known = read_json(folder / STATE).get("began_from")
+    return known not in (None, _groups_to_begin_from(settings.pile, folder))
+
+
+def _groups_to_begin_from(asked: PileSettings, folder: Path) -> str | None:
+    """Hash of what counts of an earlier run's groups; None: there is none, or it is that of the folder."""
+    where = asked.earlier
+    if where is None or where.resolve() == folder.resolve():
+        return None
+    table = sorted((m.sha256, m.domain, m.by_hand) for m in read_groups(where))
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
+
 class _Search:
     """A search for the groups of a pile, from its beginning or where it was left."""
 
@@ -132,7 +149,7 @@ class _Search:
         self.pile, self.console = pile, console
         self.keys = [entry.sha256 for entry in pile.entries]
         self.by_hand: set[str] = set()
-        self.began_from = self._groups_to_begin_from()
+        self.began_from = _groups_to_begin_from(asked, folder)
         new = Found(
             self._counts(), len(pile.entries), dict(pile.skipped), began_from=self.began_from
         )
@@ -144,14 +161,6 @@ class _Search:
         images = hashlib.sha256("".join(sorted(self.keys)).encode()).hexdigest()
         told |= {"seed": self.settings.seed, "images": images}
         return dict(json.loads(json.dumps(told, default=str)))
-
-    def _groups_to_begin_from(self) -> str | None:
-        """Hash of what counts of an earlier run's groups; None: there is none, or it is this one."""
-        where = self.asked.earlier
-        if where is None or where.resolve() == self.folder.resolve():
-            return None
-        table = sorted((m.sha256, m.domain, m.by_hand) for m in read_groups(where))
-        return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 
     def _left(self) -> Found | None:
         """What an earlier process has left in the folder, if it searched for the same from the same groups.
