@@ -142,6 +142,11 @@ def compress(
 
     _check_encoding(v, mode, codec)
     todo = plan(source, target, image, ".lic")
+    for job in todo:
+        if _is_picture(job.target.name):
+            raise UserError(
+                f"{job.target} should end in .lic: a stream is written, and no picture."
+            )
     trusted = _trusted(trust)
     coder: Coder | RuntimeCoder
     if _is_onnx(runtime):
@@ -203,9 +208,7 @@ def decompress(
         fast.check()
         _leave(run(fast.decompress, todo, "Decompressed", overwrite=overwrite, workers=jobs))
         return
-    alone = codec is not None or (mode == "base" and pack is None)
-    if alone and mode not in (None, "base"):
-        raise UserError(f"A codec alone has no adapters for --mode {mode}.")
+    alone = _is_alone(pack, codec, mode)
     if alone and spatial is not None:
         raise UserError("A codec alone has no gate: --spatial goes with a pack.")
     folder = None if alone else _decoding_pack(pack, codec, quality)
@@ -283,12 +286,17 @@ def bulk(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     where, layout = Cluster(address, jobs, object_store), run.Layout(to, shard)
+    inside = Path(source).expanduser().resolve()
+    if inside.is_dir() and target.resolve().is_relative_to(inside):
+        raise UserError(
+            f"{target} lies in {source}, and would be taken for a part of it: name another OUT."
+        )
     found = find(source, column=column, split=split, subset=subset, decode=decode)
     if not found.streams:
         _check_encoding(v, mode, codec)
     elif v != "gate" or effort:
         raise UserError("--v and --effort are for encoding; IN holds streams.")
-    alone = codec is not None or (found.streams and mode == "base" and pack is None)
+    alone = _is_alone(pack, codec, mode) and (found.streams or codec is not None)
     if alone:
         folder = None
     else:
@@ -319,6 +327,10 @@ def export(
             help="Of a pack for several, the one that is written. Default: the pack's own."
         ),
     ] = None,
+    spatial: Annotated[
+        str | None,
+        typer.Option(help="image: one v an image, also of a pack that has one for each region."),
+    ] = None,
     torch: Annotated[
         bool, typer.Option("--torch", help="Write synthesis.pt2, for torch.export.load, too.")
     ] = False,
@@ -337,7 +349,8 @@ def export(
     from lic_da.methods.pack import load
 
     try:
-        codec = load(pack, trust=_trusted(trust), quality=quality, in_memory=True)
+        trusted = _trusted(trust)
+        codec = load(pack, trust=trusted, spatial=spatial, quality=quality, in_memory=True)
         manifest = export(codec, target, overwrite=overwrite, torch_too=torch)
     except UserError as error:
         if not as_json:
@@ -543,8 +556,7 @@ def _pack(pack: Path | None, codec: str | None) -> Path | None:
     """The pack to use: the one named, none beside a codec, else the default."""
     from lic_da.files.coder import default_pack
 
-    if pack is not None and codec is not None:
-        raise UserError("Give either --pack or --codec: a pack has its own codec.")
+    _check_either(pack, codec)
     if codec is not None:
         return None
     folder = pack or default_pack()
@@ -556,6 +568,24 @@ def _pack(pack: Path | None, codec: str | None) -> Path | None:
     if pack is None:
         print(f"Pack: {folder}", file=sys.stderr)
     return folder
+
+
+def _check_either(pack: Path | None, codec: str | None) -> None:
+    if pack is not None and codec is not None:
+        raise UserError("Give either --pack or --codec: a pack has its own codec.")
+
+
+def _is_alone(pack: Path | None, codec: str | None, mode: str | None) -> bool:
+    """Whether streams are decoded by a base codec, without a pack.
+
+    Raises:
+        UserError: both are named, or the mode needs adapters.
+    """
+    _check_either(pack, codec)
+    alone = codec is not None or (mode == "base" and pack is None)
+    if alone and mode not in (None, "base"):
+        raise UserError(f"A codec alone has no adapters for --mode {mode}.")
+    return alone
 
 
 def _decoding_pack(pack: Path | None, codec: str | None, quality: int | None) -> Path | None:
@@ -613,8 +643,7 @@ def _format(format: str | None, source: Path, target: str) -> str:
     if source.is_dir() or Path(target).is_dir() or target.endswith("/") or suffix == "":
         return format or "png"
     if format is not None:
-        is_of = (mimetypes.guess_type(target)[0] or "").partition("/")[0]
-        if suffix != format and (suffix in FORMATS or is_of == "image"):
+        if suffix != format and _is_picture(target):
             raise UserError(
                 f"{target} should end in .{format}, as --format says; or leave that out."
             )
@@ -622,6 +651,12 @@ def _format(format: str | None, source: Path, target: str) -> str:
     if suffix not in FORMATS:
         raise UserError(f"{target} should end in .png or .webp; or give --format.")
     return suffix
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a file's name ends as those of images do."""
+    kind = mimetypes.guess_type(name)[0] or ""
+    return kind.startswith("image/") or Path(name).suffix.lower() in (".webp", ".avif", ".jxl")
 
 
 def _leave(good: bool) -> None:

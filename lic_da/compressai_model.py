@@ -15,6 +15,7 @@ are the same; elsewhere the two code different images.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from lic_da.errors import UserError, unknown
 from lic_da.methods.adapters.codec import AdaptedCodec
-from lic_da.methods.pack import load, read_config
+from lic_da.methods.pack import load
 
 
 class PackModel(nn.Module):
@@ -79,8 +80,9 @@ class PackModel(nn.Module):
                 f"The pack {folder} has reconstruction points, for which its decoder needs symbols, and "
                 "CompressAI's models hand over ŷ alone: take the mode base, or lic_da itself."
             )
-        self._in_mode = ExitStack()  # never closed: this object decodes in this way alone
-        self._in_mode.enter_context(codec.in_mode(chosen, domain))
+        in_mode = ExitStack()  # as long as there is this object, which decodes in this way alone
+        in_mode.enter_context(codec.in_mode(chosen, domain))
+        weakref.finalize(self, in_mode.close)
         self.model: CompressionModel = codec.model
         self.eval()
 
@@ -118,7 +120,7 @@ def register(
 
     Args:
         name: for ``-a``, the architecture.
-        packs: quality, for ``-q`` -> folder of the pack; one for all qualities stands once for each.
+        packs: quality, for ``-q`` -> folder of a pack for it; one for all qualities stands once for each.
         mode: see :class:`PackModel`, as all that follows.
         domain: for ``oracle``.
         trust: packages whose classes the packs may name.
@@ -133,9 +135,7 @@ def register(
     def model(quality: int, **_: Any) -> PackModel:
         if quality not in packs:
             raise unknown("quality", quality, packs, f"of {name}")
-        several = read_config(Path(packs[quality]), trust=trust).codec.all_rates
-        own = quality if several else None
-        return PackModel(packs[quality], mode, domain, trust=trust, quality=own)
+        return PackModel(packs[quality], mode, domain, trust=trust, quality=quality)
 
     model.is_of_packs = True  # type: ignore[attr-defined]
     models[name] = model

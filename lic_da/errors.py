@@ -21,6 +21,18 @@ class Stopped(UserError):
     """The user stopped what was going on; nothing that was to follow should start."""
 
 
+def check_domain(mode: str, domain: str | None, domains: Iterable[str]) -> None:
+    """Raise a UserError unless a domain is named that there is, for ``oracle``, or none for other modes."""
+    if mode == "oracle" and domain is None:
+        raise UserError("The mode 'oracle' needs the name of a domain (--domain NAME).")
+    if domain is None:
+        return
+    if domain not in (known := [*domains]):
+        raise unknown("domain", domain, known)
+    if mode != "oracle":
+        raise UserError("--domain names the adapters for --mode oracle: give both.")
+
+
 def unknown(kind: str, value: object, known: Iterable[object], where: str = "") -> UserError:
     """Error for a name or number that does not exist, listing what does.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from compressai.models import CompressionModel
+from PIL import Image
 from torch import Tensor, nn
 
 from lic_da.adapters.convolve import convolve
@@ -19,8 +21,8 @@ from lic_da.codecs import zoo
 from lic_da.codecs.latents import decoder_latent
 from lic_da.codecs.spec import CodecSpec
 from lic_da.errors import UserError
-from lic_da.io.bitstream import Stream, StreamError
-from lic_da.io.images import RGB
+from lic_da.io.bitstream import MAX_DOMAINS, Stream, StreamError
+from lic_da.io.images import RGB, read_rgb
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import (
     AdaptedCodec,
@@ -50,6 +52,68 @@ def test_untrained_adapters_leave_the_decoder_bit_identical(
         with torch.inference_mode(), adapted.synthesis.in_mode(mode, mode_domain(mode)):
             got = adapted.codec.decompress(coded["strings"], coded["shape"])["x_hat"]
         assert torch.equal(got, expected)
+
+
+def test_threads_may_share_a_codec(adapted: AdaptedCodec, photographs: list[RGB]) -> None:
+    disturb(adapted)
+    crops = [np.ascontiguousarray(p[:64, : 64 + 16 * n]) for n, p in enumerate(photographs)]
+    streams = [adapted.compress(crop) for crop in crops]
+    images = [[adapted.decompress(s, mode) for s in streams] for mode in ("weighted", "base")]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            coded = threads.map(adapted.compress, crops)
+            with_v = threads.map(adapted.compress_with_v, crops)
+            weighted = threads.map(adapted.decompress, streams)
+            base = threads.map(lambda stream: adapted.decompress(stream, "base"), streams)
+            assert list(coded) == [stream for stream, _ in with_v] == streams
+            for got, wanted in zip((weighted, base), images, strict=True):
+                assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_a_pil_image_is_taken_as_its_file_is_read(
+    adapted: AdaptedCodec, photographs: list[RGB], tmp_path: Path
+) -> None:
+    colours = Image.fromarray(photographs[0][:64, :80])
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    see_through = colours.copy()
+    see_through.putalpha(Image.linear_gradient("L").resize(colours.size))
+    deep = Image.fromarray(np.arange(64 * 80, dtype=np.uint16).reshape(64, 80) * 13)
+    for name, image, options in (
+        ("plain.png", colours, {}),
+        ("lying.png", colours, {"exif": lying}),
+        ("alpha.png", see_through, {}),
+        ("deep.png", deep, {}),
+        ("grey.png", colours.convert("L"), {}),
+        ("palette.png", see_through.quantize(16), {}),
+    ):
+        image.save(tmp_path / name, **options)
+        with Image.open(tmp_path / name) as opened:
+            assert adapted.compress(opened) == adapted.compress(read_rgb(tmp_path / name)), name
+    with pytest.raises(UserError, match="The image: floating-point samples"):
+        adapted.compress(colours.convert("F"))
+
+
+def test_arrays_may_lie_in_memory_in_any_order(
+    adapted: AdaptedCodec, photographs: list[RGB]
+) -> None:
+    pixels = photographs[0][:64, :80]
+    for view in (pixels[:, :, ::-1], pixels[::-1], np.rot90(pixels), np.asfortranarray(pixels)):
+        assert adapted.compress(view) == adapted.compress(np.ascontiguousarray(view))
+
+
+def test_a_domain_goes_with_the_mode_oracle_alone(
+    adapted: AdaptedCodec, photographs: list[RGB]
+) -> None:
+    data = adapted.compress(photographs[0][:64, :64])
+    with pytest.raises(UserError, match="for --mode oracle: give both"):
+        adapted.decompress(data, domain="sketch")
+
+
+def test_more_domains_than_a_stream_has_weights_for_are_refused() -> None:
+    names = [f"d{n}" for n in range(MAX_DOMAINS + 1)]
+    with pytest.raises(UserError, match=r"room for the weights of 128 domains, and these are 129"):
+        AdaptedCodec.build(codec_config(), names, {"gate": {"input": "signalled"}})
 
 
 def test_strings_are_those_of_an_untouched_codec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import datasets
@@ -22,8 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lic_da.errors import UserError
-from lic_da.files.bulk import cluster, run
+from lic_da.errors import NotWritable, UserError
+from lic_da.files.bulk import cluster, outputs, run
 from lic_da.files.bulk.cluster import Cluster
 from lic_da.files.bulk.names import safe_name, stems
 from lic_da.files.bulk.outputs import FORMS
@@ -328,9 +330,16 @@ def test_another_command_does_not_go_on_with_an_output(
         bulk(images, out, *ALONE, "--shard", 7)
     with pytest.raises(UserError, match="begun with coder"):
         bulk(images, out, *ALONE, "--quality", 1)
-    (images / "00.png").unlink()
-    with pytest.raises(UserError, match=r"begun with items 24.*now it is items 23"):
-        bulk(images, out, *ALONE)
+    kept = (images / "00.png").read_bytes()
+    for change in (
+        (images / "00.png").unlink,
+        lambda: (images / "00.png").write_bytes(kept[::-1]),  # of the same size
+    ):
+        change()
+        with pytest.raises(
+            UserError, match=r"changed since .* begun with 24 items: 00\.png \(now 2"
+        ):
+            bulk(images, out, *ALONE)
     assert (out / "shards" / "000000.tar").read_bytes() == shard
     with pytest.raises(UserError, match="holds other files"):
         bulk(images, tmp_path, *ALONE)
@@ -352,7 +361,7 @@ def test_an_output_is_not_gone_on_with_from_another_table_or_by_other_weights(
     bulk(table, out, *ALONE)
     for names in (("00.png", "06.png"), ("03.png", "00.png")):
         write(*names)
-        with pytest.raises(UserError, match="begun with digest"):
+        with pytest.raises(UserError, match=r"changed since .* begun with 2 items \(now 2"):
             bulk(table, out, *ALONE)
     assert table.stat().st_size == size  # the order alone is another one
     write("00.png", "03.png")
@@ -371,6 +380,44 @@ def test_a_shard_that_was_lost_is_made_again(
     (out / "shards" / "000001.tar").unlink()
     said = bulk(images, out, *ALONE, "--shard", 8)
     assert "Going on: 2 of 3 parts are done" in said and members(out) == before
+
+
+def test_single_files_that_were_lost_are_made_again(
+    images: Path, tmp_path: Path, in_this_process: None
+) -> None:
+    out = tmp_path / "out"
+    bulk(images, out, *ALONE, "--shard", 8, "--to", "files")
+    before = {path: path.read_bytes() for path in (out / "files").rglob("*.lic")}
+    lost, *_, cut = sorted(before)
+    lost.unlink()
+    cut.write_bytes(before[cut][:10])
+    said = bulk(images, out, *ALONE, "--shard", 8, "--to", "files")
+    assert "Going on: 1 of 3 parts are done" in said
+    assert {path: path.read_bytes() for path in (out / "files").rglob("*.lic")} == before
+
+
+def test_only_one_process_works_at_an_output(
+    images: Path, tmp_path: Path, in_this_process: None
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with open(out / run.LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"Another bulk works at .*out: wait for it"):
+            bulk(images, out, *ALONE)
+    assert "Compressed 22 of 24" in bulk(images, out, *ALONE)
+    assert not (out / run.LOCK).exists()
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_images(
+    images: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> AbstractContextManager[Path]:
+        raise NotWritable(f"{path} cannot be written (Permission denied).")
+
+    monkeypatch.setattr(outputs, "atomic_path", refuse)
+    with pytest.raises(UserError, match=r"Permission denied.*The same command goes on"):
+        bulk(images, tmp_path / "out", *ALONE, "--to", "files")
 
 
 def test_its_help_names_the_extra_that_it_needs() -> None:
@@ -395,6 +442,10 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
         ("one.png", ("--to", "zip"), "Unknown form of output 'zip'"),
         ("one.png", ("--object-store", 10), "takes 80 MB or more"),
         ("one.png", ("--decode",), "There are no streams"),
+        ("one.png", ("--pack", "p"), "either --pack or --codec"),
+        ("one.png", ("--domain", "natural"), "alone has no adapters for --domain"),
+        ("in/00.png", ("--mode", "weighted"), "is for decompress"),
+        (".", (), "out lies in .* and would be taken for a part of it"),
     ):
         with pytest.raises(UserError, match=message):
             bulk(tmp_path / source, tmp_path / "out", *ALONE, *options)

@@ -115,6 +115,8 @@ def test_a_decoder_takes_the_chosen_v_and_not_the_gates(photographs: list[RGB]) 
     assert np.array_equal(codec.decompress(base), codec.decompress(stream, "base"))
     with pytest.raises(StreamError, match="weights for 2 domains, but this pack has 3: natural"):
         codec.decompress(dataclasses.replace(stream, chosen=(1, 2)))
+    of_another_pack = dataclasses.replace(stream, chosen=(1, 2))  # whose v top1 does not use
+    assert np.array_equal(codec.decompress(of_another_pack, "top1"), codec.decompress(base, "top1"))
 
 
 def test_bits_that_do_not_pay_are_not_spent(photographs: list[RGB]) -> None:
@@ -154,8 +156,10 @@ def test_a_signalled_v_makes_room_for_a_chosen_one(photographs: list[RGB], tmp_p
     assert stream.chosen is not None and stream.v is None
     pack.save(codec, tmp_path, {})
     assert np.array_equal(AdaptedCodec.load(tmp_path).decompress(best), codec.decompress(best))
-    with pytest.raises(StreamError, match="carries no weights of the adapters"):
+    with pytest.raises(StreamError, match=r"has a chosen v in the place of the gate's.* than top1"):
         codec.decompress(best, "top1")
+    with pytest.raises(StreamError, match="carries no weights of the adapters"):
+        codec.decompress(dataclasses.replace(stream, chosen=None))
 
 
 def test_the_mode_chosen_is_measured_where_it_is_asked_for(

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from lic_da.cli import app
 from lic_da.errors import UserError
-from lic_da.files.batch import plan
+from lic_da.files.batch import Job, Outcome, plan
+from lic_da.files.coder import Coder
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB, read_rgb
 from lic_da.io.listing import image
@@ -117,6 +118,24 @@ def test_existing_files_are_kept_unless_told(folder: Path) -> None:
     out = call("compress", "in", "lic")
     assert out.startswith("0") and "2 of 3 images" in out and "1 existed and were kept" in out
     assert (folder / "lic" / "0.lic").read_bytes() == b"precious"
+
+
+def test_files_that_appear_while_others_are_coded_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Coder.decompress
+
+    def decompress(self: Coder, job: Job) -> Outcome:
+        Path("png/2.png").write_text("somebody's")
+        return original(self, job)
+
+    call("compress", "in", "lic")
+    Path("png").mkdir()
+    monkeypatch.setattr(Coder, "decompress", decompress)
+    out = call("decompress", "lic", "png")
+    assert "png/2.png exists now" in out and "Decompressed 2 of 3 images" in out
+    assert Path("png/2.png").read_text() == "somebody's"
+    assert read_rgb("png/1.png").shape == read_rgb("in/1.png").shape
 
 
 def test_base_images_need_no_pack(
@@ -235,6 +254,7 @@ def test_the_default_pack_is_the_last_runs_unless_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("compress", "in/0.png", "in/1.png", "--overwrite"), r"in/1\.png should end in \.lic"),
         (("compress", "nothing", "lic"), "There is no file or folder nothing"),
         (("compress", "in", "in/0.png"), "is a folder, so in/0.png must be one"),
         (("decompress", "in", "o"), "no files to work on in in; left out: 3 not .lic."),
@@ -251,6 +271,7 @@ def test_the_default_pack_is_the_last_runs_unless_named(
         (("decompress", "lic", "o", "--blend", "oracle"), "needs the name of a domain"),
         (("decompress", "lic", "o", "--domain", "cosmic"), "Unknown domain 'cosmic'. Did you mean"),
         (("decompress", "lic", "o", "--codec", CODEC, "--blend", "top1"), "alone has no adapters"),
+        (("decompress", "lic", "o", "--domain", "natural"), "for --mode oracle: give both"),
     ],
 )
 def test_mistakes_end_in_one_line(folder: Path, arguments: tuple, message: str) -> None:
@@ -346,5 +367,12 @@ def test_modes_that_a_codec_alone_has_not_are_refused(folder: Path) -> None:
     for mode in ("weighted", "top1"):
         with pytest.raises(UserError, match=f"no adapters for --mode {mode}"):
             call("decompress", "a.lic", "a.png", "--codec", CODEC, "--mode", mode)
+    said = call("decompress", "a.lic", "a.png", "--mode", "base", "--quality", 0)
+    assert "Unknown quality '0'" in said and not Path("a.png").exists()
+    for command in ("decompress", "bulk"):
+        with pytest.raises(UserError, match="either --pack or --codec"):
+            call(command, "a.lic", "a.png", "--codec", CODEC, "--pack", "outputs/run/pack")
+    with pytest.raises(UserError, match="no adapters for --mode weighted"):
+        call("bulk", "a.lic", "all", "--codec", CODEC, "--mode", "weighted")
     with pytest.raises(UserError, match="leave out --runtime onnx"):
         call("decompress", "a.lic", "a.png", "--runtime", "onnx", "--spatial", "nonsense")

@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from lic_da.io.lossless import save_png
 from lic_da.methods import pack
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.sweeps.export import read_series
-from tests.conftest import codec_config, disturb, photo_crops
+from tests.conftest import CODEC, codec_config, disturb, photo_crops
 
 PAGE = Path(__file__).parents[1] / "docs" / "interoperability.md"
 QUALITIES = (1, 2, 3, 4)
@@ -289,10 +291,20 @@ def test_registered_packs_are_models_of_compressais_command(
         mean = sum(getattr(p, column) for p in ours) / len(ours)
         assert table["results"][key] == [pytest.approx(mean, abs=1e-4)]
     register("mine", {1: packs / "q3"})  # once more is no mistake
+    with pytest.raises(UserError, match=f"is for quality 3 of {CODEC}, not for 1"):
+        eval_model(["pretrained", str(images), "-a", "mine", "-q", "1"])
     with pytest.raises(UserError, match="CompressAI has a model mbt2018-mean itself"):
         register("mbt2018-mean", {1: packs / "q3"})
     with pytest.raises(UserError, match="Unknown quality '3' of mine"):
         eval_model(["pretrained", str(images), "-a", "mine", "-q", "3"])
+
+
+def test_a_program_with_a_pack_model_ends_without_a_word(packs: Path) -> None:
+    code = (
+        f"from lic_da.compressai_model import PackModel; model = PackModel({str(packs / 'q3')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_mode_that_a_pack_has_not_is_refused(packs: Path) -> None:

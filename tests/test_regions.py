@@ -26,6 +26,7 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.export import ExportError, export
 from lic_da.methods.adapters.placing import Crop, best_shares
 from lic_da.migrations import pack_settings, run_settings
+from lic_da.runtime import Decoder
 from tests.conftest import CODEC, DOMAINS, MEAN_SCALE, codec_config, disturb, scribbles
 from tests.test_cli import call
 
@@ -222,6 +223,9 @@ def test_what_cannot_work_is_refused(codec: AdaptedCodec, tmp_path: Path) -> Non
     with pytest.raises(ExportError, match=r"gate\.spatial=window") as raised:
         export(codec, tmp_path / "exported")
     assert raised.value.code == "spatial"
+    pack.save(codec, tmp_path / "pack", {})
+    call("export", tmp_path / "pack", tmp_path / "exported", "--spatial", "image")
+    assert Decoder(tmp_path / "exported").domains == codec.domains
     (tmp_path / "a.lic").write_bytes(b"")
     with pytest.raises(UserError, match="--spatial goes with a pack"):
         decoding = ("decompress", tmp_path / "a.lic", tmp_path / "a.png")

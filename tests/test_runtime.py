@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,8 @@ def test_a_v_that_the_encoder_has_chosen_is_used(packs: Packs, photographs: list
     decoder = Decoder(folder)
     assert list(decoder.gate_weights(stream).values()) == [c / CHOSEN_UNITS for c in stream.chosen]
     assert levels(decoder.decompress(stream), codec.decompress(stream)) <= 1
+    other = replace(stream, chosen=stream.chosen[:2])
+    assert levels(decoder.decompress(other, "top1"), codec.decompress(other, "top1")) <= 1
 
 
 def test_the_coder_writes_and_reads_the_strings_of_compressai() -> None:
@@ -395,6 +398,9 @@ def test_unknown_modes_and_domains_are_refused(copied: Path) -> None:
         ("mean", None, "Unknown mode"),
         ("oracle", None, "needs the name"),
         ("oracle", "clipart", "Unknown domain"),
+        ("weighted", decoder.domains[0], "for --mode oracle: give both"),
     ):
         with pytest.raises(UserError, match=words):
             decoder.check_mode(mode, domain)
+    with pytest.raises(UserError, match="Unknown mode 'bass'"):
+        Encoder(copied).compress(np.zeros((32, 32, 3), np.uint8), mode="bass")

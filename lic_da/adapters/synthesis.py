@@ -42,7 +42,7 @@ from lic_da.adapters.regions import (
 from lic_da.adapters.sites import Site
 from lic_da.adapters.stored import StoredBank
 from lic_da.codecs.models.gdn import freeze_gdn
-from lic_da.errors import UserError, unknown
+from lic_da.errors import check_domain, unknown
 from lic_da.io.tensors import TensorFile
 
 MODES = ("weighted", "top1", "oracle", "base")
@@ -284,7 +284,4 @@ def check_mode(mode: str, domain: str | None, domains: Sequence[str]) -> None:
     """Raise a UserError unless mode and domain go together."""
     if mode not in (*MODES, CHOSEN):
         raise unknown("mode", mode, (*MODES, CHOSEN))
-    if mode == "oracle" and domain is None:
-        raise UserError("The mode 'oracle' needs the name of a domain (--domain NAME).")
-    if domain is not None and domain not in domains:
-        raise unknown("domain", domain, domains)
+    check_domain(mode, domain, domains)

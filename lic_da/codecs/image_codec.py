@@ -8,6 +8,7 @@ first. ``ModelCodec`` codes with one CompressAI model.
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -29,9 +30,9 @@ from lic_da.codecs.latents import encoder_latent
 from lic_da.codecs.refine import Effort
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spec import CodecSpec, MethodSpec
-from lic_da.errors import UserError, unknown
+from lic_da.errors import UserError, check_domain, unknown
 from lic_da.io.bitstream import Stream, StreamError, check_fits
-from lic_da.io.images import MIN_SIDE, RGB
+from lic_da.io.shown import RGB, as_rgb
 
 
 def pad(x: Tensor, stride: int) -> Tensor:
@@ -154,6 +155,11 @@ class ImageCodec(ABC):
                 than were encoded.
         """
 
+    @cached_property
+    def _one_at_a_time(self) -> threading.RLock:
+        """Held while an image is coded: the mode, and what is taken from inside the model, are its own."""
+        return threading.RLock()
+
     @property
     def fingerprints(self) -> Mapping[int, str]:
         """Quality -> SHA-256 of the base weights, of each quality that it is for."""
@@ -222,8 +228,7 @@ class ImageCodec(ABC):
         """Raise a UserError unless there is such a mode, and such a domain if one is named."""
         if mode not in self.modes:
             raise unknown("mode", mode, self.modes)
-        if domain is not None and domain not in self.domains:
-            raise unknown("domain", domain, self.domains)
+        check_domain(mode, domain, self.domains)
 
     @property
     def stride(self) -> int:
@@ -318,15 +323,21 @@ class ImageCodec(ABC):
         return x_hat
 
     def compress(self, image: Any) -> bytes:
-        """Code an image.
+        """Code an image. Threads may call it, and :meth:`decompress`: one image is coded at a time.
 
         Args:
-            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
+            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is taken as a viewer shows it:
+                upright, on white, in sRGB.
 
         Returns:
             Contents of a ``.lic`` file.
+
+        Raises:
+            UserError: it is no such image, or too small.
         """
-        return self.encode(self._batch(image)).to_bytes()
+        x = self._batch(image)
+        with self._one_at_a_time:
+            return self.encode(x).to_bytes()
 
     def compress_with_v(self, image: Any) -> tuple[bytes, dict[str, float] | None]:
         """As :meth:`compress`, with the weights that the decoder will mix adapters by.
@@ -337,19 +348,9 @@ class ImageCodec(ABC):
         return self.compress(image), None
 
     def _batch(self, image: Any) -> Tensor:
-        """An array or a PIL image as ``(1, 3, H, W)``, uint8, on the codec's device.
-
-        Raises:
-            UserError: it is none, or too small.
-        """
-        if hasattr(image, "convert"):
-            image = np.array(image.convert("RGB"))
-        pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise UserError("An image must be an array of shape (H, W, 3) and type uint8.")
-        if min(pixels.shape[:2]) < MIN_SIDE:
-            raise UserError(f"An image needs at least {MIN_SIDE} pixels a side.")
-        x = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
+        """An array or a PIL image as ``(1, 3, H, W)``, uint8, on the codec's device."""
+        pixels = np.require(as_rgb(image), requirements=["C", "W"])
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         return x.to(next(self.codec.parameters()).device)
 
     @torch.inference_mode()
@@ -377,7 +378,7 @@ class ImageCodec(ABC):
         """
         stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
         pixels = np.empty((stream.height, stream.width, 3), np.uint8)
-        with self.in_mode(mode or blend or self.modes[0], domain):
+        with self._one_at_a_time, self.in_mode(mode or blend or self.modes[0], domain):
             for rows, columns, piece in self.pieces(stream):
                 part = pixels[rows, columns]
                 eight = to_8_bit(piece)[0].permute(1, 2, 0).cpu().numpy()

@@ -142,16 +142,16 @@ def run(
     Returns:
         Whether all went well.
     """
-    kept = [job for job in jobs if not overwrite and job.target.is_file()]
-    if kept and len(jobs) == 1:
-        raise UserError(f"{kept[0].target} exists; --overwrite replaces it.")
-    todo = [job for job in jobs if job not in set(kept)]
+    there = [not overwrite and job.target.is_file() for job in jobs]
+    if there == [True]:
+        raise UserError(f"{jobs[0].target} exists; --overwrite replaces it.")
+    todo = [job for job, exists in zip(jobs, there, strict=True) if not exists]
     began = time.perf_counter()
-    outcomes = _outcomes(work, todo, workers, images)
+    outcomes = _outcomes(functools.partial(_attempt, work, overwrite), todo, workers, images)
     good = [o for o in _told(outcomes, verb, len(todo)) if o.error is None]
     seconds = time.perf_counter() - began
     told = sys.stderr if any(job.target == STDOUT for job in jobs) else sys.stdout
-    print(_summary(verb, good, len(jobs), len(kept), seconds), file=told, flush=True)
+    print(_summary(verb, good, len(jobs), sum(there), seconds), file=told, flush=True)
     return len(good) == len(todo)
 
 
@@ -198,17 +198,24 @@ def _summary(verb: str, good: Sequence[Outcome], total: int, kept: int, seconds:
     return line + (f"; {failed} failed" if failed else "")
 
 
-def _outcomes(work: Work, jobs: Sequence[Job], workers: int, images: bool) -> Iterator[Outcome]:
+def _outcomes(attempt: Work, jobs: Sequence[Job], workers: int, images: bool) -> Iterator[Outcome]:
     size = min(workers, len(jobs))
     if size <= 1 and not (images and len(jobs) > 1):
-        yield from (_attempt(work, job) for job in jobs)
+        yield from map(attempt, jobs)
         return
-    with Workers(size, share_cores, (max(1, granted_cpus() // size),)) as processes:
-        for number, outcome in processes.outcomes(functools.partial(_attempt, work), jobs):
+    with Workers(size, share_cores, (_threads_each(size),)) as processes:
+        for number, outcome in processes.outcomes(attempt, jobs):
             if outcome is DIED:
                 reason = "the process that worked on it died, probably for want of memory"
                 outcome = Outcome(jobs[number], error=f"{jobs[number].source}: {reason}")
             yield outcome
+
+
+def _threads_each(processes: int) -> int:
+    """Threads of each of some processes: their share of the cores, or fewer where the user has said so."""
+    share = max(1, granted_cpus() // processes)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
 
 
 def share_cores(threads: int) -> None:
@@ -218,9 +225,11 @@ def share_cores(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _attempt(work: Work, job: Job) -> Outcome:
+def _attempt(work: Work, overwrite: bool, job: Job) -> Outcome:
     """Do a job; whatever goes wrong with one file is told and does not stop the others."""
     try:
+        if not overwrite and job.target.is_file():  # since the work began
+            raise UserError(f"{job.target} exists now; --overwrite replaces it.")
         return work(job)
     except UserError as error:
         message = str(error)

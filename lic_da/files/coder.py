@@ -74,6 +74,8 @@ class Coder:
                     "that has one is decoded with it unless another mode is asked for."
                 )
             codec.check_mode(self.mode or codec.modes[0], self.domain)
+        elif self.domain is not None:
+            raise UserError(f"A codec alone has no adapters for --domain {self.domain}.")
         elif self.codec is not None:
             codec = alone(self.codec, self.quality)
         if self.effort:
@@ -81,8 +83,6 @@ class Coder:
 
             with codec.refining(Effort(self.effort)):
                 pass
-        if self.domain is not None and self.mode != "oracle":
-            raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
         """Code an image as a stream."""
@@ -164,7 +164,7 @@ class Coder:
             )
         name = self.codec or (base.codec if base else "")
         same = base.quality if base is not None and base.codec == name else None
-        return alone(name, self.quality or same)
+        return alone(name, same if self.quality is None else self.quality)
 
 
 def _outcome(job: Job, stream: Stream) -> Outcome:
@@ -192,7 +192,7 @@ def _load(
     return pack.load(folder, trust=trust, spatial=spatial, quality=quality)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)  # the streams of a folder may be of several qualities
 def alone(name: str, quality: int | None) -> ImageCodec:
     """A base codec whose adapters are zero."""
     from lic_da.methods.adapters.codec import AdaptedCodec

@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from lic_da.errors import UserError
 from lic_da.files.batch import Job, Outcome
 from lic_da.io.bitstream import Stream
 from lic_da.io.files import output_path
@@ -39,8 +38,6 @@ class RuntimeCoder:
         """
         decoder = _decoder(self.folder, self.threads)
         decoder.check_mode(self.mode or decoder.manifest.mode, self.domain)
-        if self.domain is not None and self.mode != "oracle":
-            raise UserError("--domain names the adapters for --mode oracle: give both.")
 
     def compress(self, job: Job) -> Outcome:
         """Code an image as a stream."""

@@ -88,6 +88,19 @@ def check_fits(width: int, height: int, stride: int) -> None:
         )
 
 
+def no_weights(stream: Stream) -> str:
+    """Why the gate of a pack that signals v cannot mix the adapters for a stream without it, in words."""
+    if stream.chosen is not None:
+        return (
+            "The stream has a chosen v in the place of the gate's, and the gate of this pack cannot find "
+            "its own at the decoder. Use another mode than top1."
+        )
+    return (
+        "The stream carries no weights of the adapters, and the gate of this pack cannot find them at the "
+        "decoder. Use the pack it was made with, or the mode oracle or base."
+    )
+
+
 @dataclass(frozen=True)
 class Stream:
     """Contents of a ``.lic`` file.

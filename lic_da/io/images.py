@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 import stat
@@ -17,19 +16,18 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import GifImagePlugin, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from lic_da.errors import UserError
 from lic_da.io import orientation, png
 from lic_da.io.bitstream import MAX_PIXELS
-from lic_da.io.lossless import RGB as RGB
+from lic_da.io.shown import MIN_SIDE as MIN_SIDE
+from lic_da.io.shown import RGB as RGB
+from lic_da.io.shown import WHITE, check_mode, composed, finished, shown
+from lic_da.io.shown import ImageProblem as ImageProblem
 
-MIN_SIDE = 16
 SVG_SIZE = 512
-_SAME_COLOUR = 3  # of 255: profiles that differ less are taken as sRGB
-_BAND = 1 << 20  # samples that are scaled to 8 bits at a time
 _MOST_BYTES = 1 << 31
-_WHITE = 65535  # of 16 bits
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CUT_SHORT = ("premature end", "huffman code", "unsupported marker", "invalid progressive")
 """What libjpeg says of scans that end too early or cannot be followed; it then goes on with grey."""
@@ -38,18 +36,6 @@ _MOST_EXTRANEOUS = 200  # one in so many bytes; some cameras fill up what they w
 
 # The limit on pixels is ours (MAX_PIXELS) and is checked from the header, before any decoding.
 Image.MAX_IMAGE_PIXELS = None
-
-
-class ImageProblem(UserError):
-    """An image that cannot be used.
-
-    Attributes:
-        reason: a few words that group such images in a summary, e.g. ``"truncated or damaged"``.
-    """
-
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.reason = reason
 
 
 def read_rgb(path: Path | str, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS) -> RGB:
@@ -137,14 +123,14 @@ def _content(path: Path) -> bytes:
 def _read_png(found: png.Png) -> RGB:
     turn = orientation.stated(found.exif, found.xmp)
     if found.depth == 16:
-        return _finished(_deep_png(found), _WHITE, found.profile, turn)
+        return finished(_deep_png(found), WHITE, found.profile, turn)
     with Image.open(io.BytesIO(found.plain())) as image:
         image.load()
         if found.colour == 3 and image.mode == "P":
             entries = len(found.palette) // 3
             if image.getextrema()[1] >= entries:  # type: ignore[operator, index]
                 raise png.DamagedPngError("it has colours that are not in its palette")
-        return _composed(image, found.profile, turn)
+        return composed(image, found.profile, turn)
 
 
 _GREY_AND_ALPHA = 4
@@ -159,7 +145,7 @@ def _deep_png(found: png.Png) -> NDArray[np.uint16]:
         return np.asarray(halves[..., 0] << 8 | halves[..., 1], np.uint16)
     if found.transparent is not None:
         colour = np.frombuffer(found.transparent, ">u2").astype(np.uint16)
-        alpha = np.where((samples == colour).all(axis=2, keepdims=True), 0, _WHITE)
+        alpha = np.where((samples == colour).all(axis=2, keepdims=True), 0, WHITE)
         samples = np.concatenate([samples, alpha.astype(np.uint16)], axis=2)
     return samples
 
@@ -197,43 +183,6 @@ def _lower(arguments: Any) -> Any:
     return (_lower(arguments[0]), *arguments[1:])
 
 
-def _finished(samples: NDArray[np.uint16], most: int, profile: bytes | None, turn: int) -> RGB:
-    """Grey or RGB samples of more than 8 bits, with or without alpha, as the image that is shown.
-
-    Args:
-        samples: ``(H, W, 1 to 4)``; two are grey and alpha, four RGB and alpha.
-        most: the value of white.
-        profile: ICC profile.
-        turn: orientation as of EXIF.
-    """
-    height, width, channels = samples.shape
-    colours = channels - 1 if channels in (2, 4) else channels
-    eight = np.empty((height, width, colours), np.uint8)
-    alpha = np.empty((height, width), np.uint8) if colours < channels else None
-    converted = profile is not None and _profile_to_srgb(profile, "RGB" if colours > 1 else "L")
-    step = max(1, _BAND // (width * channels))
-    for top in range(0, height, step):
-        rows = slice(top, top + step)
-        band = samples[rows].astype(np.int64)
-        if alpha is None:
-            eight[rows] = _in_bytes(band, most)
-        elif converted:  # before they are composed
-            eight[rows] = _in_bytes(band[..., :colours], most)
-            alpha[rows] = _in_bytes(band[..., -1], most)
-        else:
-            own = band[..., -1:]
-            eight[rows] = _in_bytes(band[..., :colours] * own + most * (most - own), most**2)
-    image = Image.fromarray(eight[..., 0] if colours == 1 else eight)
-    if alpha is not None and converted:
-        image.putalpha(Image.fromarray(alpha))
-    return _composed(image, profile, turn)
-
-
-def _in_bytes(samples: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Samples up to ``most`` as the nearest of 0 to 255."""
-    return (255 * samples + most // 2) // most
-
-
 def _read_other(path: Path, content: bytes, check_size: Callable[[int, int], None]) -> RGB:
     with Image.open(io.BytesIO(content)) as image:
         check_size(image.width, image.height)
@@ -246,22 +195,7 @@ def _read_other(path: Path, content: bytes, check_size: Callable[[int, int], Non
         image.load()
         info = image.info
         turn = orientation.stated(info.get("exif"), info.get("xmp"))
-        if image.mode.startswith("I"):
-            grey = np.asarray(image)
-            if grey.min() < 0 or grey.max() > _WHITE:
-                raise ImageProblem(path, "integer samples outside 0...65535")
-            return _finished(
-                grey.astype(np.uint16)[..., None], _WHITE, info.get("icc_profile"), turn
-            )
-        _check_mode(path, image)
-        return _composed(image, info.get("icc_profile"), turn)
-
-
-def _check_mode(path: Path, image: Image.Image) -> None:
-    if image.mode == "F":
-        raise ImageProblem(path, "floating-point samples, whose range is not known")
-    if image.mode in ("LAB", "HSV"):
-        raise ImageProblem(path, f"{image.mode} colours, which are not read")
+        return shown(image, path, info.get("icc_profile"), turn)
 
 
 def _check_frame(image: ImageFile.ImageFile) -> None:
@@ -315,7 +249,7 @@ def _read_tiff(path: Path, content: bytes, image: TiffImagePlugin.TiffImageFile)
         _check_strips(content, tags)
     bits, formats = (_numbers(tags.get(tag, 1)) for tag in (_TAG_BITS, _TAG_FORMAT))
     photometric, compression = tags.get(_TAG_PHOTOMETRIC, 0), tags.get(_TAG_COMPRESSION, 1)
-    _check_mode(path, image)
+    check_mode(path, image)
     unusual = (
         {*formats} != {_UNSIGNED}
         or len({*bits}) != 1
@@ -333,7 +267,7 @@ def _read_tiff(path: Path, content: bytes, image: TiffImagePlugin.TiffImageFile)
     if bits[0] <= 8:
         with Image.open(io.BytesIO(upright)) as lying:
             lying.load()
-            return _composed(lying, profile, turn)
+            return composed(lying, profile, turn)
     return _deep_tiff(upright, bits[0], photometric == 0, profile, turn)
 
 
@@ -364,59 +298,8 @@ def _deep_tiff(content: bytes, bits: int, inverted: bool, profile: bytes | None,
         mode = image.mode
     if mode == "CMYK":
         eight = np.rint(samples * (255 / most)).astype(np.uint8)
-        return _composed(Image.fromarray(eight, "CMYK"), profile, turn)
-    return _finished(samples, most, profile, turn)
-
-
-def _composed(image: Image.Image, profile: bytes | None, turn: int) -> RGB:
-    """An image of 8 bits as sRGB on white, turned."""
-    image = orientation.upright(image, turn)
-    if image.mode in ("La", "RGBa"):
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if not image.has_transparency_data:
-        return np.array(_to_srgb(image, profile))
-    if image.mode == "LA":
-        alpha, colours = image.getchannel("A"), _to_srgb(image.getchannel("L"), profile)
-    else:
-        rgba = image.convert("RGBA")
-        grey = image.mode == "L"  # with a transparent level
-        alpha = rgba.getchannel("A")
-        colours = _to_srgb(rgba.getchannel("R") if grey else rgba.convert("RGB"), profile)
-    colours.putalpha(alpha)
-    white = Image.new("RGBA", image.size, "white")
-    return np.array(Image.alpha_composite(white, colours).convert("RGB"))
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The image as RGB, its colours converted from an embedded profile."""
-    transform = _profile_to_srgb(profile, image.mode) if profile else None
-    if transform is None and image.mode not in ("RGB", "L", "CMYK"):
-        image = image.convert("RGB")
-        transform = _profile_to_srgb(profile, "RGB") if profile else None
-    if transform is None:
-        return image.convert("RGB")
-    converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None
-    return converted
-
-
-@functools.lru_cache(maxsize=16)
-def _profile_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Conversion of images of that mode to sRGB; None: there is none, or it changes nothing."""
-    if mode not in ("RGB", "L", "CMYK"):
-        return None
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return None
-    if mode == "RGB":
-        levels = np.linspace(0, 255, 9).round().astype(np.uint8)
-        colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
-        converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
-        if np.abs(np.asarray(converted).astype(int) - colours).max() <= _SAME_COLOUR:
-            return None  # sRGB as other programs write it; leave every bit as it is
-    return transform
+        return composed(Image.fromarray(eight, "CMYK"), profile, turn)
+    return finished(samples, most, profile, turn)
 
 
 def rasterise_svg(svg: bytes, *, size: int = SVG_SIZE, name: Path | str = "SVG") -> RGB:

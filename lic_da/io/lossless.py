@@ -9,15 +9,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lic_da.errors import UserError
 from lic_da.io.files import output_path
-
-RGB = NDArray[np.uint8]
-"""``(H, W, 3)``."""
+from lic_da.io.shown import RGB as RGB
 
 _WEBP_SIDE = 16383
 LEVEL = 4

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from lic_da.errors import UserError, unknown
-from lic_da.io.bitstream import CHOSEN_UNITS, Stream, StreamError, check_fits
+from lic_da.errors import UserError, check_domain, unknown
+from lic_da.io.bitstream import CHOSEN_UNITS, Stream, StreamError, check_fits, no_weights
+from lic_da.io.shown import RGB, as_rgb
 from lic_da.runtime.entropy import (
     Channelwise,
     EntropyModel,
@@ -41,11 +41,7 @@ _MODELS: dict[str, type[EntropyModel]] = {
 }
 assert tuple(_MODELS) == ENTROPY
 _SMALLEST_TILE = 8  # elements of the latent
-_MIN_SIDE = 16
 _ERRORS_ONLY = 3
-
-RGB = NDArray[np.uint8]
-"""``(H, W, 3)``."""
 
 
 class _Exported:
@@ -188,10 +184,7 @@ class Decoder(_Exported):
         """Raise a UserError unless mode and domain exist and go together."""
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
-        if mode == "oracle" and domain is None:
-            raise UserError("The mode 'oracle' needs the name of a domain (--domain NAME).")
-        if domain is not None and domain not in self.domains:
-            raise unknown("domain", domain, self.domains)
+        check_domain(mode, domain, self.domains)
 
     def latent(self, stream: Stream) -> Floats:
         """ŷ ``(M, h, w)`` of a stream that is one of this codec, and decodes to what was encoded.
@@ -230,7 +223,8 @@ class Decoder(_Exported):
     def _weights(self, stream: Stream, y_hat: Floats, mode: str, domain: str | None) -> Floats:
         """V ``(K+1,)`` of a mode."""
         count = len(self.domains)
-        own = stream.chosen or stream.v
+        chosen = None if mode == "top1" else stream.chosen
+        own = chosen or stream.v
         if own is not None and len(own) != count and mode in ("weighted", "top1"):
             raise StreamError(
                 f"The stream has weights for {len(own)} domains, but {self.folder} has {count}: "
@@ -240,16 +234,13 @@ class Decoder(_Exported):
             return np.zeros(count, np.float32)
         if mode == "oracle":
             return _one_hot(self.domains.index(str(domain)), count)
-        if stream.chosen is not None and mode != "top1":
-            return np.array(stream.chosen, np.float32) / CHOSEN_UNITS
+        if chosen is not None:
+            return np.array(chosen, np.float32) / CHOSEN_UNITS
         if stream.v is not None:
             v = np.frombuffer(stream.v, np.uint8).astype(np.float32)
             v /= v.sum()
         elif self.manifest.gate_input == "signalled":
-            raise StreamError(
-                "The stream carries no weights of the adapters, and the gate of this pack cannot find them "
-                "at the decoder. Use the pack it was made with, or the mode oracle or base."
-            )
+            raise StreamError(no_weights(stream))
         else:
             v = self._gate(y_hat)
         if mode == "top1":
@@ -283,23 +274,21 @@ class Encoder(_Exported):
         """Code an image.
 
         Args:
-            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
-            mode: ``base``: write no v, also where the pack's encoder signals it.
+            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is taken as a viewer shows it:
+                upright, on white, in sRGB.
+            mode: ``base``: write no v, also where the pack's encoder signals it; None, or the pack's.
 
         Returns:
             Contents of a ``.lic`` file.
 
         Raises:
-            UserError: it is no such array, or smaller than 16 or larger than a stream can state.
+            UserError: it is no such image, or smaller than 16 or larger than a stream can state; or there
+                is no such mode.
         """
-        if hasattr(image, "convert"):
-            image = image.convert("RGB")
-        pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise UserError("An image must be an array of shape (H, W, 3) and type uint8.")
+        if mode not in (None, *MODES):
+            raise unknown("mode", mode, MODES)
+        pixels = as_rgb(image)
         height, width = pixels.shape[:2]
-        if min(height, width) < _MIN_SIDE:
-            raise UserError(f"An image needs at least {_MIN_SIDE} pixels a side.")
         stride = self.manifest.stride
         check_fits(width, height, stride)
         beyond = ((0, -height % stride), (0, -width % stride), (0, 0))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lic_da.errors import UserError
+from lic_da.errors import NotWritable, UserError
 from lic_da.io.files import atomic_path
 
 _GROUP_BYTES = 1 << 24  # of a Parquet shard, held before they are written as a row group
@@ -87,8 +87,10 @@ def _files(folder: Path, part: str) -> Iterator[Write]:
         try:
             with atomic_path(folder / "files" / name) as temporary:
                 temporary.write_bytes(data)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{name} would lie below a file, or is a folder") from error
+        except NotWritable as error:
+            if isinstance(error.__cause__, (FileExistsError, NotADirectoryError)):
+                raise UserError(f"{name} would lie below a file") from error
+            raise
 
     yield write
 

@@ -13,6 +13,7 @@ The output folder::
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from lic_da.surroundings import printable
 
 FORMAT = 1
 """Of the output folder; those of a later one are refused."""
-SETTINGS, MANIFEST = "bulk.json", "manifest.jsonl"
+SETTINGS, MANIFEST, LOCK = "bulk.json", "manifest.jsonl", ".lock"
 INDEX_FILE, ERRORS_FILE = "index.parquet", "errors.parquet"
 _ITEMS = 256
 
@@ -79,19 +82,34 @@ def run(source: Source, target: Path, coder: Coder, layout: Layout, where: Clust
     """
     cluster.check_installed()
     began = time.perf_counter()
-    target.mkdir(parents=True, exist_ok=True)
     planned, items = plan.survey(source, layout.items)
-    settings = {**_settings(source, coder, layout), **asdict(planned)}
-    _begin(target, settings)
-    plan.write(target, items, layout.items)
-    del items  # a million of them take some 100 MB
+    settings = _settings(source, coder, layout)
+    target.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        _begin(target, settings)
+        _keep(target, source, planned, items)
+        plan.write(target, items, layout.items)
+        del items  # a million of them take some 100 MB
+        return _go_on(source, target, coder, layout, where, planned, began)
+
+
+def _go_on(
+    source: Source,
+    target: Path,
+    coder: Coder,
+    layout: Layout,
+    where: Cluster,
+    planned: plan.Plan,
+    began: float,
+) -> bool:
+    """Do what is missing of an output; whether there were no errors."""
     before = _manifest(target)
     _tell(source, len(before), planned.parts)
     task = Task(secrets.token_hex(4), target.resolve(), source, coder, layout.form)
     if missing := [n for n in range(planned.parts) if n not in before]:
         _do(task, missing, where, planned, before)
     found = _manifest(target)
-    index, errors = _complete(target, planned, settings["domains"])
+    index, errors = _complete(target, planned, read_json(target / SETTINGS)["domains"])
     verb = "Decompressed" if source.streams else "Compressed"
     print(_summary(verb, found, index, errors, time.perf_counter() - began), flush=True)
     return not errors
@@ -146,6 +164,46 @@ def _begin(target: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def _keep(target: Path, source: Source, planned: plan.Plan, items: Sequence[plan.Planning]) -> None:
+    """Hold what the source has against what the output was begun with, or note it.
+
+    Raises:
+        UserError: the source has changed.
+    """
+    before = read_json(target / SETTINGS)
+    if "digest" not in before:
+        write_json(target / SETTINGS, {**before, **asdict(planned)})
+    elif before["digest"] != planned.digest:
+        names = plan.changes(target, items)
+        raise UserError(
+            f"What is to be coded has changed since {target} was begun with {before['items']} items"
+            + (f": {names}" if names else "")
+            + f" (now {planned.items} in {printable(source.root)}). Name another folder."
+        )
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let no other process of this machine work at an output.
+
+    Raises:
+        UserError: one does.
+    """
+    with open(target / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another bulk works at {target}: wait for it, or name another folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            (target / LOCK).unlink(missing_ok=True)
+
+
 def _said(settings: dict[str, Any], keys: list[str]) -> str:
     return ", ".join(f"{key} {json.dumps(settings.get(key))}" for key in keys)
 
@@ -161,16 +219,42 @@ def _manifest(target: Path) -> dict[int, Done]:
             continue
         found[line_says.part] = line_says
     form = read_json(target / SETTINGS)["form"]
+    if form == "files":
+        found = _with_all_files(target, found)
     return {n: done for n, done in found.items() if _is_there(target, form, done)}
 
 
 def _is_there(target: Path, form: str, done: Done) -> bool:
     name = plan.part_name(done.part)
     shard = outputs.shard_file(form, name)
-    if shard and not ((target / shard).is_file() and (target / shard).stat().st_size == done.bytes):
+    if shard and not _has(target / shard, done.bytes):
         return False
     rows = (target / WORK / f"{name}.{kind}.parquet" for kind in ("index", "errors"))
     return (target / INDEX_FILE).is_file() or all(path.is_file() for path in rows)
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _with_all_files(target: Path, parts: dict[int, Done]) -> dict[int, Done]:
+    """The parts whose single files are there, as their rows of the index say."""
+    columns = ["file", "bytes"]
+    whole = target / INDEX_FILE
+    index = pq.read_table(whole, columns=columns) if whole.is_file() else None
+    first, found = 0, {}
+    for number, done in sorted(parts.items()):
+        own = target / WORK / f"{plan.part_name(number)}.index.parquet"
+        if index is not None:
+            rows = index.slice(first, done.items)
+            first += done.items
+        elif own.is_file():
+            rows = pq.read_table(own, columns=columns)
+        else:
+            continue
+        if all(_has(target / "files" / row["file"], row["bytes"]) for row in rows.to_pylist()):
+            found[number] = done
+    return found
 
 
 def _do(

@@ -112,10 +112,10 @@ class Task:
                         row = self._code(entry, data)
                         write(row["file"], row.pop("data"))
                     index.append({**row, "shard": outputs.shard_file(self.form, name)})
-                except UserError as error:
-                    errors.append(_error(entry, str(error)))
                 except OSError:
                     raise  # of what is written: a full disk is no fault of the image
+                except UserError as error:
+                    errors.append(_error(entry, str(error)))
                 except Exception as error:
                     errors.append(_error(entry, f"{type(error).__name__}: {error}"))
         return self._finished(number, index, errors)

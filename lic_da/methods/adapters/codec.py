@@ -35,7 +35,7 @@ from lic_da.codecs.image_codec import (
 from lic_da.codecs.spatial import tiling
 from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.errors import UserError, unknown
-from lic_da.io.bitstream import Stream, StreamError
+from lic_da.io.bitstream import MAX_DOMAINS, Stream, StreamError, no_weights
 from lic_da.io.tensors import TensorFile
 from lic_da.methods import pack
 from lic_da.methods.adapters import chosen
@@ -115,8 +115,16 @@ class AdaptedCodec(ModelCodec, ImageCodec):
                 ``gate``; what that leaves out is as published.
             weights: load the base weights; without them they are random.
             file: of a pack, in which its trained adapters stay; None: untrained ones.
+
+        Raises:
+            UserError: these adapters cannot be, or not of so many domains.
         """
         spec, adapters = CodecSpec.of(config), AdapterSpec.of(adapter_config)
+        if adapters.gate_input == "signalled" and len(domains) > MAX_DOMAINS:
+            raise UserError(
+                f"A stream has room for the weights of {MAX_DOMAINS} domains, and these are "
+                f"{len(domains)}: leave out gate.input=signalled."
+            )
         codec = zoo.build(spec, weights=weights)
         adapt(codec, spec, domains, adapters, file)
         fingerprint = zoo.fingerprint(base_state(codec))
@@ -366,7 +374,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         """Code an image.
 
         Args:
-            image: ``(H, W, 3)`` uint8 array, or a PIL image, which is converted to RGB.
+            image: as of :meth:`ImageCodec.compress`.
             v: where the weights of the adapters come from. ``gate``: the decoder's gate finds them, and
                 the stream is the base codec's. ``best``: the v that decodes this image best is searched
                 for, which takes some ten times as long as decoding, and written where that pays.
@@ -383,7 +391,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         """
         if v not in ("gate", "best"):
             raise unknown("v", v, ("gate", "best"))
-        with ExitStack() as stack:
+        with self._one_at_a_time, ExitStack() as stack:
             if v == "best":
                 stack.enter_context(self.in_mode(CHOSEN))
             if effort:
@@ -395,7 +403,12 @@ class AdaptedCodec(ModelCodec, ImageCodec):
 
         The latent is not decoded for it where the encoder knows what it decodes to.
         """
-        x, synthesis = self._batch(image), self.synthesis
+        x = self._batch(image)
+        with self._one_at_a_time:
+            return self._with_its_v(x)
+
+    def _with_its_v(self, x: Tensor) -> tuple[bytes, dict[str, float]]:
+        synthesis = self.synthesis
         if self.effort.level or synthesis.mode == CHOSEN or synthesis.gate_input == "signalled":
             stream = self.encode(x)
             return stream.to_bytes(), self.gate_weights(stream)
@@ -456,30 +469,29 @@ class AdaptedCodec(ModelCodec, ImageCodec):
             StreamError: as :meth:`decode`.
         """
         stream = data if isinstance(data, Stream) else Stream.from_bytes(data)
-        with self.synthesis.in_mode("weighted"):
+        with self._one_at_a_time, self.synthesis.in_mode("weighted"):
             v = self._v(stream, self.latent(stream))
         weights = [0.0] * len(self.domains) if v is None else of_image(v)[0].tolist()
         return dict(zip(self.domains, weights, strict=True))
 
     def _v(self, stream: Stream, y_hat: Tensor) -> Weights | None:
         """Weights of the adapters for the current mode, of the image or its regions; None: no adapters."""
-        synthesis, own = self.synthesis, stream.chosen or stream.v
+        synthesis = self.synthesis
         if not synthesis.needs_gate:
             return synthesis.mode_weights(y_hat)
+        chosen_v = None if synthesis.mode == "top1" else stream.chosen
+        own = chosen_v or stream.v
         if own is not None and len(own) != len(self.domains):
             raise StreamError(
                 f"The stream has weights for {len(own)} domains, but this pack has "
                 f"{len(self.domains)}: {', '.join(self.domains)}. Use the pack it was made with."
             )
-        if stream.chosen is not None and synthesis.mode != "top1":
-            return chosen.weights(stream.chosen, y_hat.device) if any(stream.chosen) else None
+        if chosen_v is not None:
+            return chosen.weights(chosen_v, y_hat.device) if any(chosen_v) else None
         if stream.v is not None:
             return synthesis.mode_weights(y_hat, from_bytes(stream.v, y_hat.device))
         if synthesis.gate_input == "signalled":
-            raise StreamError(
-                "The stream carries no weights of the adapters, and the gate of this pack cannot find "
-                "them at the decoder. Use the pack it was made with, or the mode oracle or base."
-            )
+            raise StreamError(no_weights(stream))
         return synthesis.mode_weights(y_hat)
 
     @property

@@ -187,7 +187,7 @@ def _check_the_runtime_has(codec: AdaptedCodec) -> None:
         raise ExportError(
             "spatial",
             "This pack finds a v for each region of an image (gate.spatial=window), which the runtime "
-            'cannot. In Python, lic_da.load(pack, spatial="image") exports it with one v an image.',
+            "cannot: --spatial image exports it with one v an image.",
         )
     if codec.synthesis.points is not None:
         raise ExportError(
