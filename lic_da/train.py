@@ -83,6 +83,10 @@ def main(config: DictConfig) -> None:
         train(RunSettings.from_config(config), folder)
         return
     try:
+        if config.name and ".." in Path("outputs", str(config.name)).parts:
+            raise UserError(
+                f"name={config.name} lies outside of outputs/: give a name, such as name=mine."
+            )
         with claimed(folder, config.ckpt_path):
             settings = RunSettings.from_config(config)
             settings.check_resumes(folder)

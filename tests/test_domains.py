@@ -118,6 +118,17 @@ def test_near_identical_images_share_a_split(
     assert len({p.series for p in images.entries}) > 15
 
 
+def test_mirror_images_share_a_split(
+    folder_domain: MakeDomain, tmp_path: Path, photographs: list[RGB]
+) -> None:
+    crops = photo_crops(photographs, 20)
+    folder_domain("mine", [pixels for crop in crops for pixels in (crop, crop[:, ::-1].copy())])
+    images = prepare("mine", tmp_path / "data")
+    split = {int(Path(p.name).stem): p.split for p in images.entries}
+    assert len(split) == 40 and len(set(split.values())) == 3
+    assert all(split[n] == split[n + 1] for n in range(0, 40, 2))
+
+
 def test_images_of_one_name_in_several_sources_get_names_of_their_own(
     folder_domain: MakeDomain, conf: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from lic_da.errors import Stopped
 from lic_da.io.images import RGB
+from lic_da.io.lossless import save_png
 from lic_da.methods.adapters.module import DecoderAdaptation
+from lic_da.methods.module import CodecModule
+from lic_da.methods.retraining import RateDistortionTraining
 from lic_da.training.run import train_what_is_missing
 from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
@@ -52,38 +55,64 @@ def trained(
     folder_domain("photos", photo_crops(photographs, 10, side=64))
     folder_domain("lines", scribbles(10, side=64))
 
-    def run(name: str) -> dict[str, Tensor]:
+    def run(name: str, *overrides: str) -> dict[str, Tensor]:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         with initialize_config_dir(str(conf), version_base="1.3"):
-            settings = RunSettings.from_config(compose("train", list(SMALL)))
+            settings = RunSettings.from_config(compose("train", [*SMALL, *overrides]))
         train_what_is_missing(settings, folder)
-        tensors: dict[str, Tensor] = load_file(folder / "pack" / "adapters.safetensors")
+        (file,) = (folder / "pack").glob("*.safetensors")
+        tensors: dict[str, Tensor] = load_file(file)
         return tensors
 
     return run
 
 
 # In the middle of an epoch; in its last step; before any checkpoint; in the very last step.
-@pytest.mark.parametrize("step", [7, 4, 0, 9])
+@pytest.mark.parametrize(
+    ("step", "method"),
+    [
+        *((step, DecoderAdaptation) for step in (7, 4, 0, 9)),
+        (6, RateDistortionTraining),  # whose rounding is noise in training, and not elsewhere
+    ],
+)
 def test_a_terminated_training_goes_on_to_the_same_weights(
-    step: int, trained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int,
+    method: type[CodecModule],
+    trained: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = trained("whole")
+    named = () if method is DecoderAdaptation else ("method=finetune", "data.latent_cache=false")
+    whole = trained("whole", *named)
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    own = DecoderAdaptation.training_step
+    own = method.training_step
 
-    def terminated(self: DecoderAdaptation, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def terminated(self: CodecModule, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if self.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return own(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DecoderAdaptation, "training_step", terminated)
+        patch.setattr(method, "training_step", terminated)
         with pytest.raises(Stopped, match=r"To go on: .*last\.ckpt"):
-            trained("cut")
+            trained("cut", *named)
     assert torch.load(last, weights_only=False)["global_step"] == step + 1
     assert not (tmp_path / "cut" / "pack").exists()
-    again = trained("cut")
+    again = trained("cut", *named)
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+
+def test_a_finished_run_is_done_again_where_its_images_are_others(
+    trained: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained("run")
+    trained("run")
+    assert "already trained and measured" in capsys.readouterr().out
+    (lines,) = tmp_path.rglob("lines/000.png")
+    save_png(lines.with_name("new.png"), scribbles(1, seed=9, side=64)[0])
+    trained("run")
+    told = capsys.readouterr().out
+    assert "other settings, images or base weights" in told and "already trained" not in told
+    assert len(list((tmp_path / "run").glob("old-*/summary.json"))) == 1

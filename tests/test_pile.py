@@ -210,7 +210,7 @@ def test_images_that_are_the_sources_too_stay_out_and_too_few_are_refused(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("pile=DIR", "groups=0"), "groups must be a whole number from 1 on"),
+        (("pile=DIR", "groups=0"), "groups must be a whole number of at least 1"),
         (("pile=DIR", "method=finetune"), "leave out extend and method"),
         (("groups=NOWHERE",), "has no groups"),
     ],

@@ -191,6 +191,18 @@ def test_settings_by_their_older_names_are_the_same() -> None:
         ("codec.training.warmup=true", r"codec\.training\.warmup must be a whole number"),
         ("data.batches_per_epoch=0", r"data\.batches_per_epoch must be a whole number of at least 1"),
         ("data.crop=many", r"data\.crop must be a whole number of at least 1, not 'many'"),
+        ("data.crop=null", r"data\.crop must be a whole number of at least 1, not None"),
+        ("data.train_images=-5", r"data\.train_images must be a whole number of at least 1, not -5"),
+        ("data.train_images=0", r"data\.train_images must be a whole number of at least 1, not 0"),
+        ("data.val_images=-1", r"data\.val_images must be a whole number of at least 1, not -1"),
+        ("data.num_workers=-1", r"data\.num_workers must be a whole number of at least 0"),
+        ("evaluation.compatibility=-1", r"evaluation\.compatibility must be a whole number"),
+        ("evaluation.examples=-1", r"evaluation\.examples must be a whole number of at least 0"),
+        ("own_features=1.5", r"own_features must be a whole number of at least 0, not 1\.5"),
+        ("gate.mid=0", r"gate\.mid must be a whole number of at least 1, not 0"),
+        ("ema=1.5", r"ema must be a number of at least 0 and at most 1, not 1\.5"),
+        ("seed=abc", r"seed must be a whole number of at least 0 and at most .*, not 'abc'"),
+        ("seed=-1", r"seed must be a whole number of at least 0 and at most .*, not -1"),
     ],
 )  # fmt: skip
 def test_numbers_that_no_training_can_have_are_refused(override: str, message: str) -> None:

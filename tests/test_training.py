@@ -153,6 +153,15 @@ def test_a_run_leaves_everything_it_promises(world: Callable, conf: Path, tmp_pa
     assert len([p for p in points if not p.seen]) == 2  # a mode each
     assert {p.domain for p in points} == {"photos", "lines", "other"}
 
+    for arguments, message in (
+        ((f"output={folder}",), "holds a run, or a pack: name another folder"),
+        (("modes=[]",), "Name ways to decode, such as"),
+        (("unseen_images=-1",), "unseen_images must be a whole number of at least 0, not -1"),
+    ):
+        refused = world("lic_da.evaluate", f"pack={folder / 'pack'}", "unseen=[]", *arguments)
+        assert refused.returncode == 2 and message in refused.stderr
+    assert table(folder) == table(tmp_path / "again")
+
     # a checkpoint of other domains, other weights or another optimizer is refused in words
     for overrides, message in (
         (["domains=[lines,other]", "unseen=[]"], "was made for the domains photos, lines, not"),

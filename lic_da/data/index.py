@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -68,6 +69,12 @@ class DomainImages:
     def path(self, image: ImageInfo) -> Path:
         """Where an image's file is."""
         return self.data_dir / image.file
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what images there are, and in which split each is."""
+        told = sorted(f"{image.sha256} {image.split}" for image in self.entries)
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     @property
     def few_tests(self) -> bool:

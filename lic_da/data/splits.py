@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from lic_da.data.alike import NEAR_IDENTICAL, distances, mirrored_distances
+from lic_da.data.alike import NEAR_IDENTICAL, mirrored_distances
 from lic_da.data.index import SPLITS, ImageInfo
 from lic_da.data.inspection import Inspected
+
+_ROWS = 1024
+"""Images that are compared with all others at a time."""
 
 SHARES = (0.8, 0.1, 0.1)
 """Of training, validation and test images, where a domain says nothing else."""
@@ -116,7 +119,7 @@ def fill_empty_splits(splits: dict[str, str]) -> None:
 
 
 def _series(inspected: list[Inspected]) -> Iterator[list[int]]:
-    """Groups of indices: near-identical images, and files that a source calls one series."""
+    """Groups of indices: near-identical images, mirrored or not, and files that a source calls a series."""
     parent = list(range(len(inspected)))
 
     def find(i: int) -> int:
@@ -130,11 +133,12 @@ def _series(inspected: list[Inspected]) -> Iterator[list[int]]:
         key = _series_name(item)
         if key is not None:
             parent[find(i)] = find(by_name.setdefault(key, i))
-    if inspected:
-        hashes = np.stack([item.fingerprint for item in inspected])
-        alike = np.triu(distances(hashes, hashes) <= NEAR_IDENTICAL, k=1)
+    hashes = np.array([item.fingerprint for item in inspected])
+    for start in range(0, len(inspected), _ROWS):
+        rows = hashes[start : start + _ROWS]
+        alike = np.triu(mirrored_distances(rows, hashes[start:]) <= NEAR_IDENTICAL, k=1)
         for i, j in zip(*np.nonzero(alike), strict=True):
-            parent[find(int(i))] = find(int(j))
+            parent[find(start + int(i))] = find(start + int(j))
     groups: dict[int, list[int]] = defaultdict(list)
     for i in range(len(inspected)):
         groups[find(i)].append(i)

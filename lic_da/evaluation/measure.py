@@ -33,7 +33,7 @@ class Point:
     """One image coded at one quality and decoded with one mode: a row of ``rd_points.csv``.
 
     ``bpp`` counts the entropy-coded strings; ``file_bytes`` is the whole ``.lic`` file. Distortions
-    are taken between 8-bit RGB images. ``ms_ssim`` is nan for sides of 160 pixels or less, and where
+    are taken between 8-bit RGB images. ``ms_ssim`` is nan for sides of fewer than 176 pixels, and where
     it was not asked for. Times are seconds; ``decode_s`` includes entropy decoding, which is timed once
     for modes that share a stream. ``gate`` is v, a number a seen domain; ``more`` are the scores of all
     other metrics by their names. ``effort`` is what the encoder spent on the stream
@@ -334,6 +334,7 @@ def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) ->
     The gate's v gets one column a domain, ``gate_<domain>``; further metrics get one each after MS-SSIM.
     """
     more = list(dict.fromkeys(name for point in points for name in point.more))
+    gates = dict.fromkeys((*domains, *(name for point in points for name in point.gate)))
     plain = [f.name for f in fields(Point) if f.name not in ("gate", "more")]
     plain[plain.index("encode_s") : plain.index("encode_s")] = more
     with (
@@ -341,7 +342,7 @@ def write_points(points: Sequence[Point], path: Path, domains: Sequence[str]) ->
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.DictWriter(
-            file, plain + [f"gate_{d}" for d in domains], restval="", lineterminator="\n"
+            file, plain + [f"gate_{d}" for d in gates], restval="", lineterminator="\n"
         )
         writer.writeheader()
         for point in points:

@@ -55,7 +55,7 @@ _TAKEN = frozenset(
     }
 )
 """Columns of ``rd_points.csv`` and keys of ``summary.json`` that are no metrics."""
-_MS_SSIM_MIN_SIDE = 161  # five scales of an 11-tap window
+_MS_SSIM_MIN_SIDE = 176  # at the least of five scales an 11-tap window has to fit
 _DEEP_MIN_SIDE = 32  # what the networks' strides leave something of
 
 
@@ -267,7 +267,7 @@ def psnr(image: Tensor, original: Tensor) -> float:
 
 @METRICS.register("ms_ssim", title="MS-SSIM", digits=4, in_decibels="1 - x")
 def ms_ssim(image: Tensor, original: Tensor) -> float:
-    """MS-SSIM (Wang, Simoncelli, Bovik 2003), at most 1; nan for sides of 160 pixels or less."""
+    """MS-SSIM (Wang, Simoncelli, Bovik 2003), at most 1; nan for sides of fewer than 176 pixels."""
     if min(image.shape[1:]) < _MS_SSIM_MIN_SIDE:
         return math.nan
     index = ms_ssim_index(image[None].float(), original[None].float(), data_range=255.0)

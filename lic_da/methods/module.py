@@ -51,6 +51,10 @@ class CodecModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold what is trained only
         self._means: dict[str, list[float]] = {}
 
+    def on_train_start(self) -> None:
+        """As where an epoch begins, which Lightning does not tell of where one is gone on with midway."""
+        self.train()
+
     def on_train_epoch_start(self) -> None:
         """Lightning leaves modules in the mode they have: codecs come in eval mode."""
         self.train()

@@ -159,6 +159,14 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = config.hydra.overrides
+        if config.get("ckpt_path") is not None or any(
+            o.startswith("ckpt_path=") and o != "ckpt_path=null" for o in overrides.task
+        ):
+            print(
+                "error: ckpt_path resumes one run, and a sweep finds its own checkpoints: leave it out.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         if not any(o.startswith("hydra.sweep.dir=") for o in overrides.hydra):
             folder = f"outputs/sweeps/{sweep_name(overrides.task)}"
             with read_write(config), open_dict(config):

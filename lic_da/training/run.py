@@ -26,7 +26,9 @@ from lic_da.codecs import zoo
 from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.refine import Effort
 from lic_da.config import as_yaml
+from lic_da.data import index
 from lic_da.data.datamodule import DomainsDataModule
+from lic_da.data.domains import prepare
 from lic_da.errors import Stopped, UserError
 from lic_da.evaluation.compatibility import compatibility, parameters, trainable
 from lic_da.evaluation.images import Examples, comparison
@@ -34,6 +36,7 @@ from lic_da.evaluation.summary import at_each_quality, measure_into, metrics_tab
 from lic_da.io.files import (
     atomic_path,
     read_json,
+    user_path,
     write_json,
     write_text,
 )
@@ -265,12 +268,12 @@ def _make_room(folder: Path) -> None:
     for path in left:
         path.rename(aside / path.name)
     print(
-        f"{folder.name} was made with other settings, groups or base weights: what it held is in {aside}."
+        f"{folder.name} was made with other settings, images or base weights: what it held is in {aside}."
     )
 
 
 def _is_run_of(settings: RunSettings, folder: Path) -> bool:
-    """Whether the run in ``folder`` has these settings and groups, and these base weights if finished."""
+    """Whether the run in ``folder`` has these settings and groups, and weights and images if finished."""
     if not (folder / CONFIG).is_file():
         return False
     if not settings.are_those_of(read_yaml(folder / CONFIG)) or began_from_others(settings, folder):
@@ -280,7 +283,20 @@ def _is_run_of(settings: RunSettings, folder: Path) -> bool:
     summary = read_json(folder / "summary.json")
     codec = settings.codec.coding_at(summary.get("quality", settings.codec.quality))
     known: str = summary["base_fingerprint"]
-    return known == zoo.fingerprint(zoo.build(codec).state_dict())
+    if known != zoo.fingerprint(zoo.build(codec).state_dict()):
+        return False
+    return _has_its_images(summary.get("image_sets", {}), user_path(settings.data["data_dir"]))
+
+
+def _has_its_images(known: Mapping[str, str], data_dir: Path) -> bool:
+    """Whether domains have the images that a run was made of, as far as they are there."""
+    for name, digest in known.items():
+        if index.signature_of(data_dir / "domains" / name) is None:
+            continue
+        with contextlib.suppress(UserError):  # a folder of the user's is gone
+            if prepare(name, data_dir).digest != digest:
+                return False
+    return True
 
 
 def _callbacks(settings: RunSettings, folder: Path, monitored: tuple[str, str]) -> list[Any]:
@@ -345,6 +361,8 @@ def _result(
     }
     if settings.pile:
         summary["pile"] = read_json(folder / STATE)
+    else:
+        summary["image_sets"] = {name: data.domain(name).digest for name in data.images}
     if settings.extension:
         summary["before_after"] = extend.before_and_after(
             settings.extension, asked, settings.measured, folder, images, console

@@ -35,22 +35,12 @@ from lic_da.methods.optim import check_optimizer
 from lic_da.migrations import metric_names, mode_names, options, run_settings
 from lic_da.same_settings import RESUMED, RUN
 from lic_da.tracking.settings import LoggerSettings
+from lic_da.training.numbers import Number, check_numbers
 
 TRAIN_ON = ("all", "targets")
 """Domains whose images a method is trained on: all of the run, or the targets without the source."""
 
 _MEASURED = (1, 2, 3, 4)
-_OF_TRAINING = {
-    **{"steps": (int, 0), "batch_size": (int, 1), "crop": (int, 1), "warmup": (int, 0)},
-    **{"gamma": (float, 0), "lr": (float, 0), "gate_lr": (float, 0)},
-}
-_OF_DATA = {
-    "batch_size": (int, 1),
-    "crop": (int, 1),
-    "batches_per_epoch": (int, 1),
-    "val_crop": (int, 1),
-}
-"""Kind and least value of settings that are numbers."""
 """Qualities of a codec for all of them that are measured if none are asked for, as of ``make sweep``."""
 
 _OF_THE_PACK = ("codec", "data.source", *OF_ADAPTERS)
@@ -113,9 +103,7 @@ class PileSettings:
         if folder is None:
             return None
         for name, least in (("groups", 1), ("rounds", 0), ("round_steps", 1)):
-            number = groups if name == "groups" else settings[name]
-            if not isinstance(number, int) or number < least:
-                raise UserError(f"{name} must be a whole number from {least} on, not {number}.")
+            Number(least).check(name, groups if name == "groups" else settings[name])
         return cls(str(folder), groups, earlier, settings["rounds"], settings["round_steps"])
 
 
@@ -241,16 +229,12 @@ class RunSettings:
         return settings
 
     def _check(self) -> None:
+        check_numbers(self.config)
         train_on = self.method.own.get("train_on")
         if train_on not in TRAIN_ON:
             raise unknown("method.train_on", train_on, TRAIN_ON)
-        for where, training in (
-            ("codec.training", self.codec.training),
-            ("method.training", self.training),
-        ):
+        for training in (self.codec.training, self.training):
             check_optimizer(training)
-            _check_numbers(training, _OF_TRAINING, where)
-        _check_numbers(self.data, _OF_DATA, "data")
         if self.extension and self.method.name != AdaptedCodec.method:
             raise UserError(
                 f"A pack is extended by adapters only: leave out method={self.method.name}."
@@ -415,6 +399,8 @@ def _extended(config: DictConfig) -> Extension | None:
             domain that the pack has.
     """
     if config.extend is None:
+        if alone := sorted({"replay", "own_features", "trust"} & {*_given()}):
+            raise UserError(f"{alone[0]} goes with a pack that is extended: give extend=PACK too.")
         return None
     folder = Path(str(config.extend).replace("%q", str(config.codec.quality))).expanduser()
     trust = listed(config.get("trust"))
@@ -468,15 +454,3 @@ def _given() -> list[str]:
         return []
     keys = [o.lstrip("+~").split("=", 1)[0] for o in HydraConfig.get().overrides.task]
     return ["codec.name" if key == "codec" else key for key in keys]
-
-
-def _check_numbers(
-    settings: Mapping[str, Any], known: Mapping[str, tuple[type, int]], where: str
-) -> None:
-    """Raise a UserError unless settings that are numbers are numbers, and not too small."""
-    for key, (kind, least) in known.items():
-        value = settings.get(key)
-        is_number = isinstance(value, (int,) if kind is int else (int, float))
-        if value is not None and (not is_number or isinstance(value, bool) or not value >= least):
-            of = "a whole number" if kind is int else "a number"
-            raise UserError(f"{where}.{key} must be {of} of at least {least}, not {value!r}.")

@@ -21,7 +21,12 @@ from lic_da.errors import UserError, unknown
 from lic_da.io.files import user_path, write_text
 
 _DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_RESERVED = (ALL_PREPARED, "null")  # in settings they stand for something else, in whatever case
+_RESERVED = (
+    ALL_PREPARED,
+    "null",
+    "true",
+    "false",
+)  # stand for something else in settings, in any case
 
 
 @dataclass
