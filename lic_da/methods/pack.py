@@ -35,7 +35,7 @@ from lic_da.codecs.image_codec import ImageCodec
 from lic_da.codecs.spec import CodecSpec
 from lic_da.config import as_yaml
 from lic_da.errors import UserError, unknown
-from lic_da.io.files import atomic_path, write_json, write_text
+from lic_da.io.files import atomic_path, user_path, write_json, write_text
 from lic_da.io.tensors import TensorFile
 from lic_da.io.yaml_files import read_yaml
 from lic_da.migrations import ALL_RATES, FORMAT, named, pack_settings
@@ -124,7 +124,7 @@ def load(
             belongs to other base weights or to none that are there, it is not for this quality, or its
             weights are not those that were saved.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     config = read_config(folder, trust=trust)
     config.check_quality(quality, folder)
     _check_weights_are_there(config.codec, folder)

@@ -12,6 +12,7 @@ import onnxruntime
 
 from lic_da.errors import UserError, check_domain, unknown
 from lic_da.io.bitstream import CHOSEN_UNITS, Stream, StreamError, check_fits, no_weights
+from lic_da.io.files import user_path
 from lic_da.io.shown import RGB, as_rgb
 from lic_da.runtime.entropy import (
     Channelwise,
@@ -48,7 +49,7 @@ class _Exported:
     """What decoder and encoder have in common: a folder's manifest, entropy model and graphs."""
 
     def __init__(self, folder: Path | str, threads: int | None, memory: int) -> None:
-        self.folder = Path(folder)
+        self.folder = user_path(folder)
         self.manifest = Manifest.read(self.folder)
         self.memory = memory
         self._threads = threads
