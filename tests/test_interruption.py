@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from collections.abc import Callable
@@ -68,6 +69,16 @@ def trained(
     return run
 
 
+def logged(run: Path) -> set[tuple[str, str]]:
+    """Names of what was logged of validations, with their steps."""
+    found = set()
+    for path in run.glob("logs/version_*/metrics.csv"):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            found |= {(name, row["step"]) for name in row if name.startswith("val/") and row[name]}
+    assert len({step for _, step in found}) == 2
+    return found
+
+
 # In the middle of an epoch; in its last step; before any checkpoint; in the very last step.
 @pytest.mark.parametrize(
     ("step", "method"),
@@ -100,6 +111,7 @@ def test_a_terminated_training_goes_on_to_the_same_weights(
     assert torch.load(last, weights_only=False)["global_step"] == step + 1
     assert not (tmp_path / "cut" / "pack").exists()
     again = trained("cut", *named)
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[k], again[k]) for k in whole)
 

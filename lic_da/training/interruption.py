@@ -62,6 +62,8 @@ class Termination(L.Callback):
         """
         if trainer.strategy.reduce_boolean_decision(self.sigterm_received, all=False):
             if batch_idx > 0:
+                # Lightning counts a step more where it goes on from a checkpoint in the midst of an epoch.
+                trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
                 trainer.save_checkpoint(self.path)
             raise SIGTERMException
 
