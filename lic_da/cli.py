@@ -25,6 +25,7 @@ from lic_da.surroundings import (
 if TYPE_CHECKING:
     from lic_da.files.coder import Coder
     from lic_da.files.runtime_coder import RuntimeCoder
+    from lic_da.travel.manifest import Manifest
 
 app = typer.Typer(
     add_completion=False,
@@ -403,6 +404,89 @@ def info(
             told = "\n".join(f"{k:12} {v}" for k, v in lines)
             print(printable(f"\n{told}" if number else told))
     _leave(good)
+
+
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="WHERE",
+        help="A folder: what is there, begins with ./ ../ / or ~, or ends in /. Else OWNER/NAME on the "
+        "Hugging Face Hub; hf://OWNER/NAME always is. OWNER/NAME@REVISION pulls a commit, tag or branch.",
+    ),
+]
+
+
+@app.command()
+def push(
+    pack: Annotated[
+        Path, typer.Argument(metavar="PACK", help="A pack, whatever its method.", parser=given_path)
+    ],
+    where: Where,
+    private: Annotated[
+        bool, typer.Option("--private", help="On the Hub: make a repository nobody else sees.")
+    ] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit on the Hub.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="For the card, as the Hub abbreviates it: mit, cc-by-4.0.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a pack that is there; other files stay.")
+    ] = False,
+    trust: Trust = None,
+) -> None:
+    """Send a pack to the Hugging Face Hub or a folder, with a card made from its metrics.
+
+    The pack is opened first. Its own files are sent, a README.md and their hashes, and nothing else
+    that lies in its folder. lic-da pull gets it back.
+    """
+    from lic_da.travel.places import place_of
+    from lic_da.travel.push import push
+
+    pushed = push(
+        *(pack, place_of(where)),
+        private=private,
+        message=message,
+        licence=license,
+        overwrite=overwrite,
+        trust=_trusted(trust),
+    )
+    if pushed.paths:
+        named = f"{', '.join(pushed.paths[:3])}{' and others' if len(pushed.paths) > 3 else ''}"
+        print(
+            printable(f"note: the pack names paths of this machine, for all to read: {named}"),
+            file=sys.stderr,
+        )
+    print(printable(f"Pushed {pack} to {pushed.where}: {_counted(pushed.manifest)}"))
+
+
+@app.command()
+def pull(
+    where: Where,
+    target: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder to write.", parser=given_path)
+    ],
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch on the Hub. Default: the main one.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a pack in FOLDER; other files stay.")
+    ] = False,
+) -> None:
+    """Fetch a pack that lic-da push sent to the Hugging Face Hub or a folder.
+
+    Sizes and hashes are compared before anything appears in FOLDER, and nothing that arrives is run.
+    """
+    from lic_da.travel.places import place_of
+    from lic_da.travel.pull import pull
+
+    place = place_of(where, revision)
+    manifest = pull(place, target, overwrite=overwrite)
+    print(printable(f"Pulled {place} to {target}: {_counted(manifest)}, hashes compared"))
+
+
+def _counted(manifest: Manifest) -> str:
+    count = len(manifest.files)
+    return f"{count} file{'' if count == 1 else 's'}, {manifest.size / 1e6:.1f} MB"
 
 
 @results.command("export")

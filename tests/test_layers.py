@@ -22,7 +22,7 @@ FLOORS = (  # from the roof down; a part imports itself and what lies below its 
     },
     {"command"},
     {"sweeps", "pretraining"},
-    {"training", "files"},
+    {"training", "files", "travel"},
     {"tracking"},
     {"methods"},
     {"evaluation"},

@@ -15,7 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,43 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(folder: Path, last: str, outdated: Collection[str] = ()) -> Iterator[Path]:
+    """A temporary folder whose files are those of ``folder`` when the block ends without an error.
+
+    A new folder appears whole. In one that is there files are replaced one by one, and others stay; where
+    that is broken off, ``last``, which has hashes of the others, tells, and it can be done again.
+
+    Args:
+        folder: with links resolved.
+        last: name of the file that goes into a folder that is there after all others.
+        outdated: names of files that are removed there if there are none to replace them.
+
+    Raises:
+        NotWritable: nothing can be written there.
+    """
+    new = not folder.exists()
+    # Where the folders above are new too, none of them is made before there is something to hold.
+    nearest = next(above for above in (folder, *folder.parents) if above.exists())
+    temporary = nearest / f".{folder.name}.{secrets.token_hex(6)}"
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise NotWritable(f"{folder} cannot be written ({error.strerror}).") from error
+    try:
+        yield temporary
+        if new:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(folder)
+            return
+        for name in outdated:
+            (folder / name).unlink(missing_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 STDOUT = Path("-")

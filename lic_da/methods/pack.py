@@ -45,7 +45,7 @@ STORED_FROM = 16
 """Domains from which on the adapters of a pack stay in its file; fewer take about what the base does."""
 CONFIG = "config.yaml"
 ADAPTERS_FILE = "adapters.safetensors"
-_METRICS = "metrics.json"
+METRICS = "metrics.json"
 _LARGEST = 1024
 """Number of channels, layers and the like that a pack may ask for."""
 _DOMAINS = 256
@@ -65,7 +65,7 @@ def save(codec: ImageCodec, folder: Path, metrics: Mapping[str, Any]) -> None:
     """
     with codec.at_quality(codec.config.default_quality):
         _save(codec, folder)
-    write_json(folder / _METRICS, metrics)
+    write_json(folder / METRICS, metrics)
 
 
 def _save(codec: ImageCodec, folder: Path) -> None:

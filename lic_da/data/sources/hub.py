@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lic_da.errors import UserError
 from lic_da.io.files import user_path
+from lic_da.io.hub import REPLY_S, Unreachable, ask, first_line
 
 _BUILDERS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-_REPLY_S = 5.0  # the Hub's time to answer a request
-_REACHED_S = 10.0  # and to have answered, whatever resolvers and proxies do
-
-
-class Unreachable(Exception):
-    """A data set cannot be had; the message says why."""
 
 
 def local_files(name: str) -> list[Path]:
@@ -78,7 +71,7 @@ def rows(
     except UserError:
         raise
     except Exception as error:  # builders and the Hub's client have no common base of their errors
-        raise Unreachable(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise Unreachable(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def indexed(name: str, *, subset: str | None, split: str, column: str) -> tuple[Any, str]:
@@ -104,7 +97,7 @@ def indexed(name: str, *, subset: str | None, split: str, column: str) -> tuple[
     except UserError:
         raise
     except Exception as error:  # builders and the Hub's client have no common base of their errors
-        raise Unreachable(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise Unreachable(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def file_of(image: Mapping[str, Any] | None) -> bytes | None:
@@ -197,7 +190,7 @@ def _meets(row: Mapping[str, Any], wanted: Mapping[str, set[Any]]) -> bool:
 
 
 def _ask_hub(name: str, revision: str | None) -> None:
-    """Ask the Hub for the data set, once and shortly: its client would try for half a minute.
+    """See that the Hub has the data set.
 
     Raises:
         Unreachable: there is no answer, or no such data set.
@@ -208,32 +201,9 @@ def _ask_hub(name: str, revision: str | None) -> None:
         return  # what has been fetched before is used
     if os.sep in name.strip("./") and name.count("/") != 1:
         raise Unreachable("there is no such file or folder")
-    answer = _within(
-        _REACHED_S, lambda: HfApi().dataset_info(name, revision=revision, timeout=_REPLY_S)
-    )
-    if answer is None:
-        raise Unreachable(f"the Hub has not answered for {_REACHED_S:.0f} s")
-    if re.search("Connect|Timeout", type(answer).__name__):
-        raise Unreachable(f"the Hub cannot be reached: {_first_line(answer)}") from answer
-    if isinstance(answer, Exception):
-        raise Unreachable(f"{type(answer).__name__}: {_first_line(answer)}") from answer
-
-
-def _within(seconds: float, function: Callable[[], Any]) -> Any:
-    """What a function gives, or the exception it raised; None: it takes longer than this."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append(function())
-        except Exception as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return outcome[0] if outcome else None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message").rstrip(".")
+    try:
+        ask(lambda: HfApi().dataset_info(name, revision=revision, timeout=REPLY_S))
+    except Unreachable:
+        raise
+    except Exception as error:  # the Hub's client has no common base of its errors
+        raise Unreachable(f"{type(error).__name__}: {first_line(error)}") from error

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lic_da.data.sources.base import Found, Source, SourceUnavailable, stated, unpack_folder
-from lic_da.data.sources.hub import Unreachable, file_of, local_files, rows
+from lic_da.data.sources.hub import file_of, local_files, rows
 from lic_da.io.files import read_json, write_json
+from lic_da.io.hub import Unreachable
 from lic_da.io.listing import (
     IMAGES,
     is_image,

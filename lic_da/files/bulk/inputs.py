@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lic_da.data.sources.hub import Unreachable, file_of, indexed
+from lic_da.data.sources.hub import file_of, indexed
 from lic_da.errors import UserError
 from lic_da.io.files import user_path
+from lic_da.io.hub import Unreachable
 from lic_da.io.listing import IMAGES, files_of, image, is_image
 
 LIC = ".lic"

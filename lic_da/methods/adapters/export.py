@@ -13,8 +13,6 @@ import json
 import logging
 import math
 import os
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,9 +37,9 @@ from lic_da.codecs.latents import only_bottleneck
 from lic_da.codecs.models.hyperprior import MeanScaleHyperprior
 from lic_da.codecs.models.zou2022_variable import STEEPEST, VariableRateWACNN
 from lic_da.codecs.spatial import tiling
-from lic_da.errors import UserError
+from lic_da.errors import NotWritable, UserError
 from lic_da.io.bitstream import Stream
-from lic_da.io.files import user_path, write_text
+from lic_da.io.files import appearing, user_path, write_text
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.runtime import manifest as exported
 from lic_da.surroundings import package_version
@@ -136,33 +134,16 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files are those of ``folder`` when the block ends without an error.
-
-    A new folder appears whole. In one that is there the files of an export are replaced one by one, the
-    manifest last, and others stay; where that is broken off, hashes tell, and it can be done again.
+    """As :func:`lic_da.io.files.appearing`; of an earlier export that had more nothing stays.
 
     Raises:
         ExportError: nothing can be written there.
     """
-    new = not folder.exists()
-    temporary = (folder.parent if new else folder) / f".{folder.name}.{secrets.token_hex(6)}"
     try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise ExportError(
-            "not_writable", f"{folder} cannot be written ({error.strerror})."
-        ) from error
-    try:
-        yield temporary
-        if new:
-            temporary.replace(folder)
-            return
-        for name in exported.FILES:
-            (folder / name).unlink(missing_ok=True)  # of an earlier export that had more
-            if (temporary / name).exists():
-                (temporary / name).replace(folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with appearing(folder, exported.MANIFEST, exported.FILES) as temporary:
+            yield temporary
+    except NotWritable as error:
+        raise ExportError("not_writable", str(error)) from error
 
 
 def _check_installed() -> None:
