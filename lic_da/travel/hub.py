@@ -137,7 +137,7 @@ class Hub:
             if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
                 return f"There is no room for the files of {self} ({each.strerror})."
         reason = getattr(error, "server_message", None) or first_line(error)
-        return f"{self}: the Hub's client says: {reason} ({type(error).__name__})."
+        return f"{self}: the Hub's client says: {reason} ({status or type(error).__name__})."
 
 
 def _api() -> HfApi:

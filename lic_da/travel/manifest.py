@@ -93,7 +93,11 @@ class Manifest:
                 f"{MANIFEST} of {whose} has format {number}, and this version of lic_da reads format "
                 f"{_FORMAT}: install a newer one."
             )
-        if number != _FORMAT or not isinstance(content.get("files"), dict):
+        if (
+            type(number) is not int
+            or number != _FORMAT
+            or not isinstance(content.get("files"), dict)
+        ):
             raise damaged
         entries = {name: _entry(entry) for name, entry in content["files"].items()}
         manifest = cls({name: entry for name, entry in entries.items() if entry is not None})

@@ -32,6 +32,7 @@ def pull(place: Place, folder: Path, *, overwrite: bool = False) -> Manifest:
         UserError: it cannot be had, is incomplete, damaged, or no pack that was pushed.
     """
     folder = Path(os.path.realpath(user_path(folder)))
+    check_replaceable(folder, ())
     if folder.exists() and not overwrite:
         raise UserError(
             f"{folder} exists; --overwrite replaces a pack in it, and other files stay."
