@@ -96,9 +96,10 @@ def appearing(folder: Path, last: str, outdated: Collection[str] = ()) -> Iterat
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(folder)
             return
-        for name in outdated:
+        files = sorted(temporary.iterdir(), key=lambda file: file.name == last)
+        for name in {*outdated} - {file.name for file in files}:
             (folder / name).unlink(missing_ok=True)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+        for file in files:
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
