@@ -44,7 +44,7 @@ def card(config: PackConfig, metrics: Mapping[str, Any], where: str, licence: st
 
 def _described(config: PackConfig) -> str:
     """What the pack is: a paragraph and a table."""
-    streams = "that codec's own, unchanged, and open by every pack over it"
+    streams = "that codec's own, unchanged: every pack over it opens them"
     if config.method in _OWN_STREAMS:
         streams = "this pack's own: no other opens them"
     qualities = list(config.base_fingerprints)

@@ -46,10 +46,13 @@ class Hub:
         if constants.HF_HUB_OFFLINE:
             raise UserError(f"HF_HUB_OFFLINE is set, and {self} is on the Hub: unset it.")
         api = _api()
-        asked = {"revision": self.revision, "timeout": REPLY_S, "files_metadata": True}
         try:
             with self._in_words():
-                found = ask(lambda: api.model_info(self.name, **asked))  # type: ignore[arg-type]
+                found = ask(
+                    lambda: api.model_info(
+                        self.name, revision=self.revision, timeout=REPLY_S, files_metadata=True
+                    )
+                )
         except UserError as error:
             cause = error.__cause__
             if isinstance(cause, errors.RepositoryNotFoundError) and not isinstance(
