@@ -13,11 +13,13 @@ alone. Decode costs are those that ``benchmarks/methods.py`` has measured.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import typer
@@ -283,32 +285,37 @@ def plot(comparison: list[Row], path: Path) -> None:
 
 
 def plot_curves(points: list[Mean], path: Path) -> None:
-    """Rate and distortion of all methods on targets and source."""
+    """Rate and distortion of all methods on targets and source, but of those at twice the base's rates."""
     domains = ("natural", *TARGETS)
-    figure, axes = plt.subplots(1, len(domains), figsize=(13, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(domains), figsize=(13, 6.2), layout="constrained")
     methods = list(dict.fromkeys(p.method for p in points))
     lines = {TARGETS[0]: "-", TARGETS[1]: ":"}
+    ordered = sorted(points, key=lambda p: (p.method, p.trained_on, p.steps, p.quality))
     for axis, domain in zip(axes, domains, strict=True):
-        here = [p for p in points if p.domain == domain]
-        base = {p.quality: p for p in here if p.blend == "base"}.values()
+        here = [p for p in ordered if p.domain == domain]
+        of_base = (p for p in sorted(here, key=attrgetter("quality")) if p.blend == "base")
+        base = [*{p.quality: p for p in of_base}.values()]
         axis.plot([p.bpp for p in base], [p.psnr for p in base], "k.-", label="base")
-        trainings = dict.fromkeys((p.method, p.trained_on, p.steps) for p in here)
-        for method, trained_on, steps in trainings:
-            curve_ = [
-                p
-                for p in here
-                if (p.method, p.trained_on, p.steps) == (method, trained_on, steps)
-                and p.blend in ("weighted", "adapted")
-            ]
+        most = 2 * max((p.bpp for p in base), default=math.inf)
+        shown = [p for p in here if p.blend in ("weighted", "adapted") and p.bpp < most]
+        for key, group in itertools.groupby(shown, attrgetter("method", "trained_on", "steps")):
+            method, trained_on, steps = key
+            curve_ = list(group)
             axis.plot(
                 [p.bpp for p in curve_],
                 [p.psnr for p in curve_],
-                f".{lines.get(trained_on, '--')}",
+                lines.get(trained_on, "--"),
+                marker={250: ".", 500: "o"}.get(steps, "*"),
+                markersize=11 if steps > 500 else 5,
+                linewidth=2.2 if steps > 500 else 1,
                 color=f"C{methods.index(method)}",
                 label=f"{method} on {trained_on}, {steps} steps",
             )
         axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
-        axis.legend(fontsize="xx-small")
+    told: dict[str, Any] = {}
+    for axis in axes:
+        told |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(told.values(), told, loc="outside lower center", ncols=4, fontsize="small")
     common.save_plot(figure, path)
 
 
