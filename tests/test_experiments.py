@@ -668,6 +668,26 @@ def test_forgetting_may_be_measured_quality_by_quality(
     assert common.read_rows(tmp_path / "points.csv", forgetting.Mean) == [second, third]
 
 
+def test_forgetting_writes_what_is_finished_where_a_sweep_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SystemExit(1)
+
+    for name in ("comparison.csv", "points.csv"):
+        shutil.copy(EXPERIMENTS / "forgetting" / name, tmp_path)
+    run = ROOT / "tests" / "fixtures" / "format1" / "run"
+    shutil.copytree(run, tmp_path / "runs" / "done")
+    monkeypatch.setattr(forgetting, "HERE", tmp_path)
+    monkeypatch.setattr(forgetting, "train", broken)
+    monkeypatch.setitem(forgetting.FOLDERS, "cawf_long", tmp_path / "runs")
+    with pytest.raises(SystemExit) as raised:
+        forgetting.main("cawf_long")
+    assert raised.value.code == 1
+    rows = common.read_rows(tmp_path / "comparison.csv", forgetting.Row)
+    assert "inked" in {row.target for row in rows}
+
+
 def test_what_the_last_quarter_of_a_training_brought_is_read_from_its_log(tmp_path: Path) -> None:
     def run(number: int, column: str, *values: float) -> Run:
         folder = tmp_path / f"{number}" / "logs" / "version_0"

@@ -339,8 +339,12 @@ def main(
     for grid in chosen:
         if grid not in FOLDERS:
             raise SystemExit(f"Unknown trainings '{grid}'. Available: {', '.join(FOLDERS)}.")
+    failed: int | str | None = None
     for grid in chosen:
-        train(grid, jobs, qualities)
+        try:
+            train(grid, jobs, qualities)
+        except SystemExit as end:  # what is finished comes into the tables all the same
+            failed = end.code
     folders = [FOLDERS[grid] for grid in chosen]
     found = (point for folder in folders for point in means(folder))
     comparison = write(HERE, (row for folder in folders for row in rows(folder)), found)
@@ -351,6 +355,7 @@ def main(
             f"{target}: adapters (oracle) save {-gained['adapters oracle']:.1f} % of the rate, "
             f"{share:.0f} % of what fine-tuning the decoder saves ({-gained['finetune_decoder']:.1f} %)"
         )
+    raise SystemExit(failed)
 
 
 if __name__ == "__main__":
