@@ -23,6 +23,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import typer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.sweep import run as sweep_of_adapters
@@ -257,18 +259,21 @@ def name(row: Row) -> str:
 
 
 def plot(comparison: list[Row], path: Path) -> None:
-    """What is gained over what is forgotten, of the methods whose curves meet those of the base codec."""
-    figure, axes = plt.subplots(1, len(TARGETS), figsize=(9.6, 4.2), layout="constrained")
-    shown = [row for row in comparison if not math.isnan(row.target_bd_rate + row.source_bd_rate)]
-    names = list(dict.fromkeys(name(row) for row in shown))
+    """What is gained over what is forgotten, of the methods whose curves meet those of the base codec.
+
+    At equal rates, since the best curves have no PSNR in common with the base.
+    """
+    figure, axes = plt.subplots(1, len(TARGETS), figsize=(9.6, 5), layout="constrained")
+    shown = [r for r in comparison if not math.isnan(r.target_bd_psnr + r.source_bd_psnr)]
+    names = sorted({name(row) for row in shown})
     for axis, target in zip(axes, TARGETS, strict=True):
         for row in (row for row in shown if row.target == target):
             number = names.index(name(row))
             axis.plot(
-                row.source_bd_rate,
-                row.target_bd_rate,
-                "os^vDPX"[number % 7],
-                color=f"C{number}",
+                row.source_bd_psnr,
+                row.target_bd_psnr,
+                "os^vDPX*"[number % 8],
+                color=f"C{number % 10}",
                 markersize=9,
                 label=name(row),
             )
@@ -276,12 +281,22 @@ def plot(comparison: list[Row], path: Path) -> None:
         axis.axvline(0, color="grey", linewidth=0.8)
         axis.set(
             title=target,
-            xlabel="BD-rate on natural, % (right: forgotten)",
-            ylabel=f"BD-rate on {target}, % (down: gained)",
+            xlabel="BD-PSNR on natural, dB (left: forgotten)",
+            ylabel=f"BD-PSNR on {target}, dB (up: gained)",
         )
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    legend(figure, axes, ncols=4)
     common.save_plot(figure, path)
+
+
+def legend(figure: Figure, axes: Iterable[Axes], ncols: int) -> None:
+    """One legend below all axes, with what any of them shows."""
+    told: dict[str, Any] = {}
+    for axis in axes:
+        told |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    told = dict(sorted(told.items()))
+    figure.legend(
+        told.values(), told.keys(), loc="outside lower center", ncols=ncols, fontsize="small"
+    )
 
 
 def plot_curves(points: list[Mean], path: Path) -> None:
@@ -312,10 +327,7 @@ def plot_curves(points: list[Mean], path: Path) -> None:
                 label=f"{method} on {trained_on}, {steps} steps",
             )
         axis.set(title=domain, xlabel="bits per pixel", ylabel="PSNR, dB")
-    told: dict[str, Any] = {}
-    for axis in axes:
-        told |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(told.values(), told, loc="outside lower center", ncols=4, fontsize="small")
+    legend(figure, axes, ncols=4)
     common.save_plot(figure, path)
 
 
