@@ -2,7 +2,8 @@
 
 The image is a mosaic of natural test images (``make data``). ``lic-da`` compresses and decompresses
 it, each time in a process of its own, whose largest resident memory is read. Results are written
-beside this file, in ``results/large_image.csv``; the mosaic and its stream go to a temporary folder.
+beside this file, in ``results/large_image.csv``, where those of other codecs stay; the mosaic and its
+stream go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.fixtures import RESULTS
 from experiments import common
-from lic_da.config import CONF
+from lic_da.config import CONF, read_settings
 from lic_da.data.domains import prepare
 from lic_da.io.bitstream import Stream
 from lic_da.io.images import RGB, read_rgb
@@ -83,12 +84,16 @@ def main(
             took.append(lic_da("decompress", folder / "a.lic", folder / "a.png", "--pack", pack))
         stream = Stream.read(folder / "a.lic")
         quality = psnr(image, read_rgb(folder / "a.png"))
-    rows = [
+    codec = read_settings(pack / "config.yaml")["codec"]["name"]
+    others = common.read_table(output) if output.is_file() else []
+    rows = [row for row in others if row["codec"] != codec]
+    rows += [
         {
+            "codec": codec,
             "command": command,
-            "width": width,
-            "height": height,
-            "megapixels": width * height / 1e6,
+            "width": str(width),
+            "height": str(height),
+            "megapixels": f"{width * height / 1e6:.1f}",
             "bpp": f"{stream.bpp:.4f}",
             "psnr": f"{quality:.2f}",
             "seconds": f"{seconds:.0f}",
@@ -99,7 +104,7 @@ def main(
     common.write_table(output, rows)
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*row.values())
     console.print(table)
 
 

@@ -28,8 +28,16 @@ class Span(NamedTuple):
         return slice((self.start - self.first) * scale, (self.stop - self.first) * scale)
 
 
-def spans(length: int, side: int | None, halo: int) -> list[Span]:
-    """An axis cut into parts of nearly equal length, at most ``side``; None: into one."""
-    count = 1 if side is None else math.ceil(length / side)
-    cuts = [length * i // count for i in range(count + 1)]
+def spans(length: int, side: int | None, halo: int, grid: int = 1) -> list[Span]:
+    """An axis cut into parts of nearly equal length, at most ``side``; None: into one.
+
+    Args:
+        length: of the axis.
+        side: of the parts, at least ``grid``.
+        halo: what is computed on each side of a part; a multiple of ``grid``.
+        grid: parts begin at multiples of this.
+    """
+    units = math.ceil(length / grid)
+    count = 1 if side is None else math.ceil(units / (side // grid))
+    cuts = [min(length, grid * (units * i // count)) for i in range(count + 1)]
     return [Span(a, b, max(0, a - halo), min(length, b + halo)) for a, b in pairwise(cuts)]

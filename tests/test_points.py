@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from lic_da.adapters.points import CLASSES, SHARED, ReconstructionPoints
 from lic_da.codecs import zoo
+from lic_da.codecs.coded import CodedAtOnce
 from lic_da.codecs.image_codec import to_8_bit
-from lic_da.codecs.refine import CodedLatent
 from lic_da.compressai_model import PackModel
 from lic_da.errors import UserError
 from lic_da.io.bitstream import Stream
@@ -37,7 +37,7 @@ from tests.conftest import (
     photo_crops,
     scribbles,
 )
-from tests.test_refine import REFINABLE, cost
+from tests.test_refine import AT_ONCE, cost
 from tests.test_tiles import in_tiles
 
 MEANS = "points=means"
@@ -47,7 +47,7 @@ V = torch.tensor([[0.5, 0.25, 0.25]])
 def codec_of(kind: str = "factorized", points: str = "means") -> AdaptedCodec:
     """A codec with values in its adapters and, if it has points, in their offsets."""
     torch.manual_seed(0)  # weights of the gate, and of a codec that is random
-    codec = disturb(AdaptedCodec.build(REFINABLE[kind], DOMAINS, {"points": points}), 0.002)
+    codec = disturb(AdaptedCodec.build(AT_ONCE[kind], DOMAINS, {"points": points}), 0.002)
     if codec.synthesis.points is not None:
         generator = torch.Generator().manual_seed(2)
         offsets = codec.synthesis.points.offsets
@@ -63,7 +63,7 @@ def tensor(pixels: RGB) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 
 
-def placed_by_hand(offsets: torch.Tensor, latent: CodedLatent, v: torch.Tensor) -> torch.Tensor:
+def placed_by_hand(offsets: torch.Tensor, latent: CodedAtOnce, v: torch.Tensor) -> torch.Tensor:
     """ŷ with each element where its channel's and symbol's offsets want it."""
     y_hat = (latent.symbols() + latent.means).clone()
     for place in np.ndindex(*y_hat.shape[1:]):
@@ -73,7 +73,7 @@ def placed_by_hand(offsets: torch.Tensor, latent: CodedLatent, v: torch.Tensor) 
     return y_hat
 
 
-@pytest.mark.parametrize("kind", REFINABLE)
+@pytest.mark.parametrize("kind", AT_ONCE)
 @pytest.mark.parametrize("mode", ["weighted", "oracle"])
 def test_every_element_moves_by_the_offset_of_its_channel_symbol_and_v(
     kind: str, mode: str, photographs: list[RGB]
@@ -97,7 +97,7 @@ def test_streams_stay_those_of_the_base_codec(kind: str, photographs: list[RGB])
     codec, pixels = codec_of(kind), small(photographs)
     data = codec.compress(pixels)
     assert data == codec_of(kind, "none").compress(pixels)
-    base, stream = zoo.build(REFINABLE[kind]), Stream.from_bytes(data)
+    base, stream = zoo.build(AT_ONCE[kind]), Stream.from_bytes(data)
     with torch.inference_mode():
         out = base.decompress([[s] for s in stream.strings], stream.shape)
     image = to_8_bit(out["x_hat"])[0, :, :58, :80].permute(1, 2, 0).numpy()

@@ -15,12 +15,18 @@ from lic_da.codecs.spatial import tiling
 from lic_da.io.images import RGB
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.spans import spans
-from tests.conftest import disturb
+from tests.conftest import DOMAINS, codec_config, disturb
 
 
 @pytest.fixture
 def codec(adapted: AdaptedCodec) -> AdaptedCodec:
     return disturb(adapted)
+
+
+@pytest.fixture(scope="module")
+def windowed() -> AdaptedCodec:
+    """A codec whose transforms look at windows."""
+    return disturb(AdaptedCodec.build(codec_config(name="zou2022_n64"), DOMAINS))
 
 
 def in_tiles(codec: AdaptedCodec, side: int) -> AdaptedCodec:
@@ -111,6 +117,40 @@ def test_one_element_of_halo_less_is_seen(codec: AdaptedCodec) -> None:
     assert (decoded(1) - whole).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("side", [8, 12])
+def test_windows_of_tiles_are_those_of_the_whole_image(
+    windowed: AdaptedCodec, photographs: list[RGB], side: int
+) -> None:
+    geometry = windowed.synthesis_geometry
+    assert geometry == windowed.analysis_geometry and geometry.grid == 4 and geometry.halo == 12
+    pixels = photographs[2]
+    data = windowed.compress(pixels)
+    tiled = in_tiles(windowed, side)
+    assert tiled.compress(pixels) == data
+    for mode in ("weighted", "base"):
+        whole, parts = (c.decompress(data, mode) for c in (windowed, tiled))
+        assert np.abs(whole.astype(int) - parts).max() <= 1
+        assert (whole != parts).mean() < 1e-4
+
+
+@torch.no_grad()
+def test_a_tile_off_the_grid_or_with_less_halo_is_seen(windowed: AdaptedCodec) -> None:
+    """So the test above can fail."""
+    torch.manual_seed(0)
+    y_hat = 3 * torch.randn(1, 160, 32, 32).round()
+    g_s, geometry = windowed.synthesis.base, windowed.synthesis_geometry
+    whole = g_s(y_hat)
+
+    def error(first: int, start: int) -> float:
+        part = g_s(y_hat[..., first : first + 28, :])
+        inside = part[..., 16 * (start - first) : 16 * (start - first + 4), :]
+        return float((inside - whole[..., 16 * start : 16 * (start + 4), :]).abs().max())
+
+    assert geometry.halo == 12 and error(4, 16) < 1e-5
+    assert error(2, 16) > 1e-4
+    assert error(12, 16) > 1e-4
+
+
 def test_memory_sets_the_tiles(codec: AdaptedCodec) -> None:
     geometry = codec.synthesis_geometry
     for memory in (1 << 26, 1 << 30):
@@ -127,6 +167,16 @@ def test_parts_of_an_axis_meet_and_stay_inside() -> None:
             assert [p.start for p in parts] == [0, *(p.stop for p in parts[:-1])]
             assert parts[-1].stop == length
             assert all(0 <= p.first <= p.start < p.stop <= p.last <= length for p in parts)
+            assert side is None or max(p.stop - p.start for p in parts) <= side
+
+
+def test_parts_on_a_grid_begin_on_it() -> None:
+    for length in (4, 20, 64, 100):
+        for side in (4, 12, 16, None):
+            parts = spans(length, side, halo=8, grid=4)
+            assert [p.start for p in parts] == [0, *(p.stop for p in parts[:-1])]
+            assert parts[-1].stop == length
+            assert all(place % 4 == 0 for p in parts for place in p)
             assert side is None or max(p.stop - p.start for p in parts) <= side
 
 

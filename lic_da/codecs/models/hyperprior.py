@@ -11,6 +11,8 @@ of the latents in the stream tells.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,11 +63,17 @@ def _suits(layer: nn.Module) -> bool:
 
 
 class DoubleInEval(nn.Sequential):
-    """Layers that compute in double precision outside of training; their weights stay as they are."""
+    """Layers that compute in double precision outside of training; their weights stay as they are.
+
+    Attributes:
+        single: whether they do not, as where only gradients are of interest.
+    """
+
+    single = False
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``nn.Sequential``; the result has the type of ``x``, rounded once."""
-        if self.training:
+        if self.training or self.single:
             result: Tensor = super().forward(x)
             return result
         layers = copy.deepcopy(nn.Sequential(*self)).to(torch.float64)
@@ -81,6 +89,19 @@ class DoubleInEval(nn.Sequential):
             whole[..., rows, columns] = piece
         assert whole is not None
         return whole
+
+
+@contextmanager
+def in_single_precision(codec: nn.Module) -> Iterator[None]:
+    """Inside the block all :class:`DoubleInEval` of a codec compute as in training."""
+    layers = [m for m in codec.modules() if isinstance(m, DoubleInEval)]
+    for layer in layers:
+        layer.single = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.single = False
 
 
 class MeanScaleHyperprior(models.MeanScaleHyperprior):

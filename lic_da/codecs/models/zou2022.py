@@ -166,12 +166,15 @@ class WindowAttentionBlock(nn.Module):
         shift: of its windows.
 
     Attributes:
+        window: side of its windows.
+        reach: positions that it sees on each side, at most: those of a window, and three 3×3 convolutions.
         left_out: whether the block returns its input, as at the beginning of a training that spends its
             time on the other layers first.
     """
 
     def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
+        self.window, self.reach = window, window - 1 + 3
         self.conv_a = nn.Sequential(*(ResidualUnit(channels) for _ in range(3)))
         self.conv_b = nn.Sequential(
             ShiftedWindowAttention(channels, heads, window, shift),
@@ -263,7 +266,7 @@ class ChannelwiseCodec(CompressionModel):
         return [m for m in self.modules() if isinstance(m, WindowAttentionBlock)]
 
     @abstractmethod
-    def _hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
+    def hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
         """Means and scales that the hyper-synthesis states, ``(B, M, H/16, W/16)`` each."""
 
     @abstractmethod
@@ -285,7 +288,19 @@ class ChannelwiseCodec(CompressionModel):
 
     def _latent(self, z_hat: Tensor, rates: Tensor | None, code: CodeSlice) -> Tensor:
         """What of ŷ is coded, slice after slice; ``code`` says how one is quantised, written or read."""
-        means, scales = self._hyper(z_hat, rates)
+        return self.in_slices(*self.hyper(z_hat, rates), code)
+
+    def in_slices(self, means: Tensor, scales: Tensor, code: CodeSlice) -> Tensor:
+        """Go through the slices of the latent.
+
+        Args:
+            means: that the hyper-synthesis states, ``(B, M, H/16, W/16)``.
+            scales: as the means.
+            code: how a slice is quantised, written or read.
+
+        Returns:
+            What of ŷ is coded, of the same shape.
+        """
         done: list[Tensor] = []
         for i in range(self.slices):
             support = done[: self.support]
@@ -317,7 +332,7 @@ class ChannelwiseCodec(CompressionModel):
             rounded: Tensor = quantize_ste(parts[i] - mean) + mean
             return rounded
 
-        y_hat = self._decoded(self._latent(z_hat, rates, code), rates)
+        y_hat = self.for_synthesis(self._latent(z_hat, rates, code), rates)
         return {
             "x_hat": self.g_s(y_hat),
             "likelihoods": {"y": torch.cat(likelihoods, dim=1), "z": z_likelihoods},
@@ -325,7 +340,10 @@ class ChannelwiseCodec(CompressionModel):
 
     def compress(self, x: Tensor) -> dict[str, Any]:
         """Strings of a batch of images, ``[[y …], [z …]]``, and the shape of z."""
-        y, z = self._analyse(x, None)
+        return self.code(*self._analyse(x, None))
+
+    def code(self, y: Tensor, z: Tensor) -> dict[str, Any]:
+        """Strings of latents as they are coded, y ``(B, M, H/16, W/16)`` and z, as :meth:`compress`."""
         z_strings = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[-2:])
         gc = self.gaussian_conditional
@@ -371,10 +389,10 @@ class ChannelwiseCodec(CompressionModel):
                 torch.tensor(symbols, dtype=torch.int32, device=mean.device).view_as(mean), mean
             )
 
-        y_hat = self._decoded(self._latent(z_hat, None, code), None)
+        y_hat = self.for_synthesis(self._latent(z_hat, None, code), None)
         return {"x_hat": self.g_s(y_hat).clamp(0, 1)}
 
-    def _decoded(self, y_hat: Tensor, rates: Tensor | None) -> Tensor:
+    def for_synthesis(self, y_hat: Tensor, rates: Tensor | None) -> Tensor:
         """ŷ as the synthesis transform takes it."""
         return y_hat
 
@@ -439,7 +457,7 @@ class WACNN(ChannelwiseCodec):
             for net in (*self.cc_mean_transforms, *self.cc_scale_transforms, *self.lrp_transforms):
                 begin_at_zero(net)
 
-    def _hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
+    def hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.h_mean_s(z_hat), self.h_scale_s(z_hat)
 
     def _distribution(

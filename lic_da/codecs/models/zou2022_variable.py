@@ -134,7 +134,7 @@ class VariableRateWACNN(ChannelwiseCodec):
         y = self.g_a(x).float() * self.gains.gain(rates).float()
         return y, self.h_a(y).float() * self.hyper_gains.gain(rates).float()
 
-    def _hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
+    def hyper(self, z_hat: Tensor, rates: Tensor | None) -> tuple[Tensor, Tensor]:
         coding = torch.float32 if self.training else torch.float64
         inverse = self.hyper_gains.inverse(self._places(rates, len(z_hat)))
         scales, means = self.h_s((z_hat * inverse).to(coding)).to(coding).chunk(2, dim=1)
@@ -158,7 +158,7 @@ class VariableRateWACNN(ChannelwiseCodec):
         out: Tensor = self.residual_nets[i](seen).to(means.dtype)
         return out
 
-    def _decoded(self, y_hat: Tensor, rates: Tensor | None) -> Tensor:
+    def for_synthesis(self, y_hat: Tensor, rates: Tensor | None) -> Tensor:
         return (y_hat * self.gains.inverse(self._places(rates, len(y_hat)))).float()
 
 

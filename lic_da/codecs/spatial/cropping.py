@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from compressai.layers import GDN
 from torch import Tensor, nn
 
-from lic_da.codecs.spatial.tiling import SideBranch, acting_like, radius
+from lic_da.codecs.spatial.tiling import InWindows, SideBranch, acting_like, radius
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,8 @@ def _measure(
             _radius_behind(g_s.get_submodule(which.path), which.module, which.on_input)
             for which in here
         )
+        if any(isinstance(part, InWindows) for part in layer.modules()):
+            raise CannotBeCut(f"{type(layer).__name__} looks at windows on a grid")
         if not math.isfinite(radius(acting_like(layer)) + more):
             raise CannotBeCut(f"{type(layer).__name__} looks at more than its surroundings")
         scales.append(scale)

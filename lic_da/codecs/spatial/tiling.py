@@ -12,8 +12,11 @@ enough of its surroundings (``halo``), has the values that it has in the whole i
 
 The halo is counted from the layers. Kernels for other sizes may add in another order, so values can
 differ in their last bits: decoded images by some 1e-6 of 1, encoded latents not at all as measured.
-Transforms with layers that look at the whole image, or at
-windows that lie on a grid, are not cut.
+
+Attention:
+in windows that lie on a grid sees the others of its window: tiles and halos are multiples of the
+windows then, so that a tile has the windows of the whole image. Transforms with layers that look at
+the whole image are not cut.
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from compressai.layers import GDN, ResidualBlock
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
-from lic_da.spans import spans
+from lic_da.spans import Span, spans
 
 MEMORY = 1 << 30
 """Bytes of activations that a transform may take before an image is cut into tiles."""
@@ -48,11 +51,17 @@ class Geometry:
         scale: pixels that an element of the latent is wide and high.
         halo: elements of the latent that a tile needs on each side; None: it cannot be cut.
         bytes_each: of activations for an element of the latent.
+        grid: tiles begin at multiples of so many elements of the latent, and the halo is one.
     """
 
     scale: int
     halo: int | None
     bytes_each: int
+    grid: int = 1
+
+    def spans(self, length: int, side: int | None) -> list[Span]:
+        """An axis of the latent cut into tiles of at most ``side`` elements; None: into one."""
+        return spans(length, side, self.halo or 0, self.grid)
 
     def side(self, rows: int, columns: int, memory: int) -> int | None:
         """Side of the tiles of a latent, in elements; None if it is better not cut.
@@ -64,7 +73,8 @@ class Geometry:
         """
         if self.halo is None or rows * columns * self.bytes_each <= memory:
             return None
-        return max(_SMALLEST, math.isqrt(memory // self.bytes_each) - 2 * self.halo)
+        side = max(_SMALLEST, math.isqrt(memory // self.bytes_each) - 2 * self.halo)
+        return max(1, side // self.grid) * self.grid
 
 
 class SideBranch(NamedTuple):
@@ -102,7 +112,7 @@ def analysis_geometry(g_a: nn.Module) -> Geometry:
 @torch.no_grad()
 def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[SideBranch]) -> Geometry:
     """Pass x through the layers and count; every layer's side says how coarse its elements are."""
-    sides, floats, reach = [x.shape[-1]], 0, 0.0
+    sides, floats, reach, grids = [x.shape[-1]], 0, 0.0, []
     layers = transform if isinstance(transform, nn.Sequential) else nn.Sequential(transform)
     for name, layer in layers.named_children():
         out = layer(x)
@@ -112,15 +122,18 @@ def _geometry(transform: nn.Module, x: Tensor, beside: Sequence[SideBranch]) -> 
         side = x.shape[-1] if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else coarser
         more = sum(radius(b.module) for b in beside if b.path.split(".")[0] == name)
         reach += radius(layer) / side + more / coarser
+        grids += [(part.window, side) for part in layer.modules() if isinstance(part, InWindows)]
         floats = max(floats, x.numel() + out.numel())
         sides.append(out.shape[-1])
         x = out
     latent, pixels = sorted((sides[0], sides[-1]))
     elements = reach * latent
+    grid = math.lcm(*(math.ceil(window * latent / side) for window, side in grids))
     return Geometry(
         scale=pixels // latent,
-        halo=math.ceil(elements - 1e-6) if math.isfinite(elements) else None,
+        halo=grid * math.ceil(elements / grid - 1e-6) if math.isfinite(elements) else None,
         bytes_each=math.ceil(_COPIES * floats * x.element_size() / latent**2),
+        grid=grid,
     )
 
 
@@ -131,8 +144,23 @@ def acting_like(layer: nn.Module) -> nn.Module:
     return plain
 
 
+@runtime_checkable
+class InWindows(Protocol):
+    """A module that looks at windows on a grid which begins where the image does.
+
+    Attributes:
+        window: side of the windows, in elements of the module's input.
+        reach: elements of its input that it sees on each side, at most.
+    """
+
+    window: int
+    reach: int
+
+
 def radius(module: nn.Module) -> float:
     """Elements of its input that a module sees on each side, at most; infinite: it sees all."""
+    if isinstance(module, InWindows):
+        return module.reach
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return _radius_of_convolution(module)
     if isinstance(module, _POINTWISE):
@@ -171,8 +199,8 @@ def synthesise(
     """
     rows, columns = y_hat.shape[2:]
     side, scale = geometry.side(rows, columns, memory), geometry.scale
-    for row in spans(rows, side, geometry.halo or 0):
-        for column in spans(columns, side, geometry.halo or 0):
+    for row in geometry.spans(rows, side):
+        for column in geometry.spans(columns, side):
             out = transform(y_hat[..., row.computed(), column.computed()])
             inside = out[..., row.inside(scale), column.inside(scale)]
             yield row.wanted(scale), column.wanted(scale), inside
@@ -198,14 +226,14 @@ class TiledAnalysis(nn.Module):
 
         H and W are multiples of s.
         """
-        scale, halo = self.geometry.scale, self.geometry.halo or 0
+        scale = self.geometry.scale
         rows, columns = (length // scale for length in x.shape[2:])
         side = self.geometry.side(rows, columns, self.memory)
         if side is None:
             return cast(Tensor, self.transform(unit(x)))
         y: Tensor | None = None
-        for row in spans(rows, side, halo):
-            for column in spans(columns, side, halo):
+        for row in self.geometry.spans(rows, side):
+            for column in self.geometry.spans(columns, side):
                 part = x[..., row.computed(scale), column.computed(scale)]
                 out = self.transform(unit(part))[..., row.inside(), column.inside()]
                 if y is None:

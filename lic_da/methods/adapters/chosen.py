@@ -221,14 +221,14 @@ class CodedImage:
     def _windows(self) -> list[_Window]:
         """The image as one window, or windows spread over it where it is large or domains are many."""
         rows, columns = self.y_hat.shape[2:]
-        scale, halo = self.geometry.scale, self.geometry.halo
+        scale, halo, grid = self.geometry.scale, self.geometry.halo, self.geometry.grid
         many = len(self.synthesis.domains) > MAX_IN_A_ROW
         if rows * columns * scale**2 <= _SAMPLE and not many:
             cuts = [spans(length, None, 0) for length in (rows, columns)]
         else:
             side = max(1, round((_SAMPLE / _WINDOWS**2) ** 0.5 / scale))
             around = _BLIND_HALO if halo is None else halo
-            cuts = [_spread(length, side, around) for length in (rows, columns)]
+            cuts = [_spread(length, side, around, grid) for length in (rows, columns)]
         return [
             _Window(
                 self.y_hat[..., row.computed(), column.computed()],
@@ -244,12 +244,16 @@ class CodedImage:
         ]
 
 
-def _spread(length: int, side: int, halo: int) -> list[Span]:
-    """Parts of an axis, one in the middle of each of at most ``_WINDOWS`` equal pieces of it."""
+def _spread(length: int, side: int, halo: int, grid: int) -> list[Span]:
+    """Parts of an axis, one in the middle of each of at most ``_WINDOWS`` equal pieces of it.
+
+    They begin and end on a grid, as pieces and halo do.
+    """
+    side = max(grid, side // grid * grid)
     count = min(_WINDOWS, -(-length // side))
     found = []
-    for piece in spans(length, -(-length // count), 0):
-        start = max(piece.start, (piece.start + piece.stop - side) // 2)
+    for piece in spans(length, grid * -(-length // (count * grid)), 0, grid):
+        start = max(piece.start, (piece.start + piece.stop - side) // 2 // grid * grid)
         stop = min(piece.stop, start + side)
         found.append(Span(start, stop, max(0, start - halo), min(length, stop + halo)))
     return found

@@ -24,7 +24,7 @@ from lic_da.adapters.synthesis import (
     AdaptedSynthesis,
     check_mode,
 )
-from lic_da.codecs import refine, zoo
+from lic_da.codecs import coded, refine, zoo
 from lic_da.codecs.entropy.chunks import Integers
 from lic_da.codecs.image_codec import (
     ImageCodec,
@@ -280,17 +280,17 @@ class AdaptedCodec(ModelCodec, ImageCodec):
         decoder as it decodes the stream so far (:mod:`lic_da.codecs.refine`), and taken where the
         R + λ·255²·MSE of the whole stream fell.
         """
-        with refine.observed(self.codec) as calls:
+        with coded.observed(self.codec) as seen:
             stream, y = self._encode(x)
         if self.synthesis.gate_input == "signalled" and self.synthesis.mode != "base":
             stream = replace(stream, v=to_bytes(self.synthesis.gate(y).softmax(dim=1)))
         plain = self._with_v(stream, x)
         if not self.effort.level:
             return plain
-        latent = refine.coded_latent(calls, y, self.title)
-        with refine.exchanged(self.codec, latent, self._refined(plain, latent, x)):
-            coded = self._encode(x)[0]
-        refined = self._with_v(replace(coded, v=stream.v), x)
+        latent = seen.latent(y, self.title)
+        with latent.exchanged(self._refined(plain, latent, x)):
+            other = self._encode(x)[0]
+        refined = self._with_v(replace(other, v=stream.v), x)
         return min(plain, refined, key=lambda s: self._cost(s, x))
 
     @contextmanager
@@ -311,14 +311,15 @@ class AdaptedCodec(ModelCodec, ImageCodec):
     def _check_refinable(self) -> None:
         """Code a small image to see how the codec does it."""
         x = next(self.codec.parameters()).new_zeros(1, 3, self.stride, self.stride)
-        refine.coded_latent(*self._observed(x), self.title)
+        seen, y = self._observed(x)
+        seen.latent(y, self.title)
 
     @torch.inference_mode()
-    def _observed(self, x: Tensor) -> tuple[Sequence[Any], Tensor]:
+    def _observed(self, x: Tensor) -> tuple[coded.Observed, Tensor]:
         """What is handed to the entropy coders while one image is coded, and y."""
-        with refine.observed(self.codec) as calls:
+        with coded.observed(self.codec) as seen:
             _, y = self._encode(x)
-        return calls, y
+        return seen, y
 
     def check_points(self) -> None:
         """Raise a UserError if there are reconstruction points, and the codec cannot have them."""
@@ -327,20 +328,21 @@ class AdaptedCodec(ModelCodec, ImageCodec):
                 next(self.codec.parameters()).new_zeros(1, 3, self.stride, self.stride)
             )
 
-    def coded_at_once(self, x: Tensor) -> refine.CodedLatent:
+    def coded_at_once(self, x: Tensor) -> coded.CodedAtOnce:
         """How y of one image is coded, ``(1, 3, H, W)`` in [0, 1].
 
         Raises:
             UserError: in parts that depend on each other.
         """
-        latent = refine.coded_at_once(*self._observed(x))
+        seen, y = self._observed(x)
+        latent = seen.at_once(y)
         if latent is None:
             raise UserError(f"{self.title} {_PART_BY_PART}")
         return latent
 
-    def _refined(self, stream: Stream, latent: refine.CodedLatent, x: Tensor) -> Tensor:
-        """Better symbols for the decoder as it decodes this stream of x."""
-        image = self._image(x, latent.symbols() + latent.means, None)
+    def _refined(self, stream: Stream, latent: coded.CodedLatent, x: Tensor) -> Tensor:
+        """A better y for the decoder as it decodes this stream of x."""
+        image = self._image(x, latent.decoded(), None)
         with torch.inference_mode(False):  # what gradients go through
             v = self._v(stream, image.y_hat.clone())
             # One v for all of the image, also where regions have their own: _cost decides by theirs.
@@ -354,7 +356,7 @@ class AdaptedCodec(ModelCodec, ImageCodec):
                     image.pixels,
                     image.lmbda,
                     self.effort,
-                ).symbols()
+                ).y()
 
     def _cost(self, stream: Stream, x: Tensor) -> float:
         """8·bytes + λ·255²·MSE·pixels of a stream and the 8-bit image that it decodes to."""
@@ -413,15 +415,14 @@ class AdaptedCodec(ModelCodec, ImageCodec):
             stream = self.encode(x)
             return stream.to_bytes(), self.gate_weights(stream)
         with torch.inference_mode():
-            with refine.observed(self.codec) as calls:
+            with coded.observed(self.codec) as seen:
                 stream, y = self._encode(x)
             try:
-                latent = refine.coded_latent(calls, y, self.title)
-            except UserError:  # coded by several calls
+                latent = seen.latent(y, self.title)
+            except UserError:  # coded element by element
                 return stream.to_bytes(), self.gate_weights(stream)
             with synthesis.in_mode("weighted"):
-                # As it is decoded; sums over other strides are rounded otherwise.
-                v = self._v(stream, (latent.symbols() + latent.means).contiguous())
+                v = self._v(stream, latent.decoded())
         assert v is not None
         return stream.to_bytes(), dict(zip(self.domains, of_image(v)[0].tolist(), strict=True))
 

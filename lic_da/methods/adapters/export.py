@@ -403,7 +403,8 @@ def _geometry(codec: AdaptedCodec) -> tiling.Geometry:
         tiling.synthesis_geometry(base, codec.codec.M, adapters),
         tiling.analysis_geometry(codec.codec.g_a),
     )
-    halos = [geometry.halo for geometry in both]
+    # The runtime knows of no windows: what has them is not cut.
+    halos = [geometry.halo if geometry.grid == 1 else None for geometry in both]
     return tiling.Geometry(
         scale=both[0].scale,
         halo=None if None in halos else max(h for h in halos if h is not None),
