@@ -7,8 +7,8 @@ QUALITY ?= 3
 PILE ?=
 GROUPS ?=
 QUALITIES ?= 1,2,3,4
-CODEC ?= bmshj2018_factorized_n64
-CODECS ?= $(CODEC)
+CODEC ?= zou2022_n64
+CODECS ?= bmshj2018_factorized_n64
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,8 @@ data: setup  ## bring domains to data/: natural, sketch, comic and clipart, or [
 	$(PY) -m lic_da.data $(if $(filter file,$(origin DOMAINS)),,$(DOMAINS))
 
 # Where they are not given, the configuration says them, or the pack that is extended.
-GIVEN = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC)) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))
+OVER = $(if $(filter file,$(origin CODEC)),,codec=$(CODEC))
+GIVEN = $(OVER) $(if $(filter file,$(origin QUALITY)),,codec.quality=$(QUALITY))
 
 # Groups of images without labels in the place of domains.
 GROUPED = $(if $(PILE),'pile="$(PILE)"') $(if $(GROUPS),groups=$(GROUPS)) $(if $(filter file,$(origin DOMAINS)),,'domains=[$(DOMAINS)]')
@@ -47,7 +48,7 @@ train: setup  ## train adapters and gate: DOMAINS=sketch,comic or PILE=FOLDER GR
 	$(PY) -m lic_da.train $(TRAINED) $(GIVEN) $(ARGS)
 
 sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUALITIES=1,2,3,4
-	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)
+	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' $(OVER) codec.quality=$(QUALITIES) $(ARGS)
 
 test: setup  ## run the tests (under 10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist worksteal
@@ -69,7 +70,7 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 	grep -A100 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/^ *#/' > requirements-uv.lock
 
 pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64 (hours on a CPU; resumes)
-	$(PY) -m lic_da.pretrain codec=$(CODEC) $(ARGS)
+	$(PY) -m lic_da.pretrain $(OVER) $(ARGS)
 
 bench: data  ## time starting, an image and folders beside AVIF, WebP, JPEG XL; adapted decoding: CODECS=name,name
 	$(PY) -m benchmarks.everyday $(ARGS)

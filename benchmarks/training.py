@@ -248,7 +248,13 @@ def same(steps: int = 500, seeds: int = 3) -> None:
             folder = common.OUTPUTS / "benchmark_training" / f"{way}_{steps}_s{seed}"
             if not (folder / "summary.json").is_file():
                 common.start(
-                    *("train", f"hydra.run.dir={folder}", f"seed={seed}", *settings),
+                    *(
+                        "train",
+                        common.QUICK_CODEC,
+                        f"hydra.run.dir={folder}",
+                        f"seed={seed}",
+                        *settings,
+                    ),
                     *(f"codec.training.steps={steps}", *common.BRIEF),
                     *("evaluation.modes=[base,weighted]", "evaluation.compatibility=1"),
                 )
@@ -295,7 +301,12 @@ def inputs(steps: int = 200) -> None:
     for way, cached in (("cached", "true"), ("uncached", "false")):
         with tempfile.TemporaryDirectory() as folder:
             common.start(
-                *("train", f"hydra.run.dir={folder}", f"data.latent_cache={cached}"),
+                *(
+                    "train",
+                    common.QUICK_CODEC,
+                    f"hydra.run.dir={folder}",
+                    f"data.latent_cache={cached}",
+                ),
                 *(f"codec.training.steps={steps}", f"data.batches_per_epoch={steps}"),
                 *("data.val_images=1", "evaluation.modes=[base,weighted]", *common.BRIEF),
                 "+trainer.profiler._target_=lightning.pytorch.profilers.SimpleProfiler",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 BRIEF = ("logger=none", "unseen=[]", "evaluation.ms_ssim=false", "evaluation.examples=0")
 """Settings of a run of which only rate and PSNR are of interest."""
+QUICK_CODEC = "codec=bmshj2018_factorized_n64"
+"""The codec of experiments with many trainings: it is trained in a third of the default one's time."""
 NO_REPORT = (
     *("report.anchors=[]", "report.examples=0"),
     *("report.resamples=0", "report.thumbnails=0"),

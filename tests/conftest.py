@@ -44,6 +44,7 @@ def few_threads() -> None:
 
 
 FOUR_STEPS = (
+    f"codec={CODEC}",
     "domains=[lines]",
     "unseen=[other]",
     "codec.training.steps=4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,15 @@ def test_a_large_image_in_tiles_gets_a_v_that_is_no_worse(photographs: list[RGB]
     got = psnr(codec.decompress(best), pixels)
     assert got > psnr(codec.decompress(plain), pixels) + 0.1
     assert got >= psnr(codec.decompress(plain, "base"), pixels) - chosen.TOLERANCE_DB
+
+
+@pytest.mark.parametrize("grid", [1, 4])
+@pytest.mark.parametrize("length", [4, 20, 64, 92, 300])
+def test_parts_that_v_is_searched_on_lie_on_the_grid_of_windows(length: int, grid: int) -> None:
+    parts = chosen._spread(length, 15, 3 * grid, grid)
+    assert parts and all(place % grid == 0 for part in parts for place in part)
+    assert all(0 <= p.first <= p.start < p.stop <= p.last <= length for p in parts)
+    assert all(a.stop <= b.start for a, b in pairwise(parts))
 
 
 def test_a_signalled_v_makes_room_for_a_chosen_one(photographs: list[RGB], tmp_path: Path) -> None:

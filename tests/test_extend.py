@@ -32,6 +32,7 @@ from tests.conftest import codec_config, disturb, photo_crops, scribbles
 
 EARLIER = ("photos", "lines")
 SMALL = (
+    "codec=bmshj2018_factorized_n64",
     "codec.training.steps=10",
     "codec.training.batch_size=3",
     "codec.training.crop=32",

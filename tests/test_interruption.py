@@ -26,6 +26,7 @@ from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
 
 SMALL = (
+    "codec=bmshj2018_factorized_n64",
     "codec.training.steps=10",
     "codec.training.batch_size=4",
     "codec.training.crop=32",

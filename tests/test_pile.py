@@ -38,6 +38,7 @@ from lic_da.training.settings import RunSettings
 from tests.conftest import photo_crops, scribbles
 
 QUICK = (
+    "codec=bmshj2018_factorized_n64",
     "codec.training.steps=4",
     "codec.training.batch_size=4",
     "codec.training.crop=64",

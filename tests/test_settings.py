@@ -120,7 +120,7 @@ def test_runs_are_the_same_if_only_what_has_no_effect_differs() -> None:
 
 
 def test_a_run_from_before_is_the_same_as_one_of_today() -> None:
-    ours = plain(composed("train", "codec.training.optimizer=adam"))
+    ours = plain(composed("train", f"codec={CODEC}", "codec.training.optimizer=adam"))
     theirs = copy.deepcopy(ours)
     for part in ("codec", "method"):
         del theirs[part]["training"]["optimizer"]

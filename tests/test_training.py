@@ -29,6 +29,7 @@ from tests.conftest import DOMAINS, codec_config, photo_crops, scribbles
 from tests.method_steps import train_steps
 
 SMALL = (
+    "codec=bmshj2018_factorized_n64",
     "codec.training.steps=30",
     "codec.training.batch_size=4",
     "codec.training.crop=64",

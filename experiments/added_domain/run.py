@@ -26,11 +26,11 @@ RUNS = common.OUTPUTS / "experiment_added_domain"
 NEW = "clipart"
 EXTENDED = [f"domains=[{NEW}]", f"extend={RUNS / 'earlier_pack' / 'pack'}"]
 SETTINGS = {
-    "earlier pack": ["domains=[sketch,comic]"],
+    "earlier pack": [common.QUICK_CODEC, "domains=[sketch,comic]"],
     "extended, replay": EXTENDED,
     "extended, frozen features": [*EXTENDED, "own_features=0"],
     "extended, no replay": [*EXTENDED, "replay=false"],
-    "from the start": [f"domains=[sketch,comic,{NEW}]"],
+    "from the start": [common.QUICK_CODEC, f"domains=[sketch,comic,{NEW}]"],
 }
 
 

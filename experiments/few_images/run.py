@@ -75,6 +75,7 @@ def _sweep(folder: Path, method: str, counts: Sequence[int | None], jobs: int, *
     values = ",".join("null" if count is None else str(count) for count in counts)
     common.sweep(
         folder,
+        common.QUICK_CODEC,
         *(f"method={method}", f"domains=[{TARGET}]", f"codec.quality={QUALITY}"),
         *(f"data.train_images={values}", f"codec.training.steps={STEPS[method]}"),
         *(*SETTINGS, *common.BRIEF, *common.NO_REPORT, *more),

@@ -134,7 +134,13 @@ def train(name: str, jobs: int, qualities: str = QUALITIES) -> None:
     if name == ADAPTERS:
         sweep_of_adapters.main(jobs=jobs)
         return
-    settings = (*GRIDS[name], f"codec.quality={qualities}", *common.BRIEF, *common.NO_REPORT)
+    settings = (
+        common.QUICK_CODEC,
+        *GRIDS[name],
+        f"codec.quality={qualities}",
+        *common.BRIEF,
+        *common.NO_REPORT,
+    )
     common.sweep(FOLDERS[name], *settings, jobs=jobs)
 
 

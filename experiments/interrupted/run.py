@@ -33,6 +33,7 @@ RUNS = common.OUTPUTS / "experiment_interrupted"
 BEGUN = Path("logs") / "version_0" / "hparams.yaml"
 """What a run writes when its training begins."""
 SETTINGS = (
+    common.QUICK_CODEC,
     *("domains=[sketch]", "data.source=comic", "trainer=cpu", *common.BRIEF),
     *("codec.training.steps=150", "data.batches_per_epoch=25", "codec.training.batch_size=4"),
     *("codec.training.crop=128", "data.val_images=4", "data.val_crop=256"),

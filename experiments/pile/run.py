@@ -137,7 +137,13 @@ def train(run: str, runs: Path, groups: str, settings: Sequence[str]) -> Path:
     last = folder / "checkpoints" / "last.ckpt"
     resumed = (f"ckpt_path={last}",) if last.is_file() else ()
     pile = (runs / "pile").absolute()
-    words = (f"pile={pile}", f"groups={groups}", f"name={runs.name}/{name}", *common.BRIEF)
+    words = (
+        common.QUICK_CODEC,
+        f"pile={pile}",
+        f"groups={groups}",
+        f"name={runs.name}/{name}",
+        *common.BRIEF,
+    )
     common.start("train", *words, *TRAININGS[run], *settings, *resumed)
     return folder
 

@@ -135,6 +135,7 @@ def main(
         pack = common.trained(
             common.OUTPUTS / "experiment_points",
             *common.BRIEF,
+            common.QUICK_CODEC,
             "domains=[sketch,comic]",
             f"data.data_dir={data}",
         )

@@ -237,6 +237,7 @@ def main(
         pack = common.trained(
             common.OUTPUTS / "experiment_regions",
             *common.BRIEF,
+            common.QUICK_CODEC,
             "domains=[sketch,comic]",
             f"data.data_dir={data}",
         )

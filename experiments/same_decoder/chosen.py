@@ -109,7 +109,8 @@ def train() -> Path:
     """A pack with the default settings."""
     name = f"experiment_same_decoder_{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     common.start(
-        "train", "domains=[sketch,comic]", f"name={name}", "evaluation.modes=[base,weighted]"
+        *("train", common.QUICK_CODEC, "domains=[sketch,comic]", f"name={name}"),
+        "evaluation.modes=[base,weighted]",
     )
     return common.OUTPUTS / name / "pack"
 

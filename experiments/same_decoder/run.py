@@ -160,7 +160,8 @@ def packs(settings: Sequence[str], number: int, data: Path, qualities: str) -> d
     """
     folder = RUNS / f"packs_{number}"
     common.sweep(
-        folder, "domains=[sketch,comic]", f"codec.quality={qualities}", *settings, *common.BRIEF,
+        folder, common.QUICK_CODEC, "domains=[sketch,comic]", f"codec.quality={qualities}",
+        *settings, *common.BRIEF,
         *common.NO_REPORT, "evaluation.modes=[base,weighted]", f"data.data_dir={data}",
     )  # fmt: skip
     asked = common.numbers(qualities)

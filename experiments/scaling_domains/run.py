@@ -102,6 +102,7 @@ def train(targets: Sequence[Sequence[str]], seeds: int, jobs: int) -> None:
     domains = len(targets[0]) + 1
     common.sweep(
         RUNS / f"{domains}_domains",
+        common.QUICK_CODEC,
         "domains=" + ",".join(f"[{','.join(group)}]" for group in targets),
         "seed=" + ",".join(map(str, range(seeds))),
         *(f"codec.quality={QUALITY}", f"codec.training.steps={steps(domains)}"),
@@ -207,6 +208,7 @@ def train_folders(root: Path, names: Sequence[str]) -> None:
     with _conf(root / "conf"):
         common.sweep(
             root / "runs",
+            common.QUICK_CODEC,
             *(f"domains=[{','.join(targets)}]", f"data.source={source}", "seed=0"),
             *(f"data.data_dir={root / 'data'}", f"codec.quality={QUALITY}"),
             *(f"codec.training.steps={FOLDER_STEPS}", f"codec.training.batch_size={BATCH}"),

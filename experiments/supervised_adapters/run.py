@@ -1,6 +1,6 @@
 """What do supervised adapters save over three codecs? ``make experiments/supervised_adapters``.
 
-Trains adapters and gate on sketches and comics over each codec at all its qualities, over the default codec
+Trains adapters and gate on sketches and comics over each codec at all its qualities, over one of them
 with three seeds, and tests on these domains, on photographs and on all other prepared domains, which were
 never trained on. Runs that are finished are not done again, so that it may be done in parts:
 ``ARGS="--codec zou2022_n64 --qualities 1,2"``; with ``--no-train`` tables are only written anew.
@@ -36,8 +36,8 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
 RUNS = common.OUTPUTS / "experiment_supervised_adapters"
-DEFAULT = "bmshj2018_factorized_n64"
-CODECS = ("zou2022_n64", "mbt2018_mean_n64", DEFAULT)
+WITH_SEEDS = "bmshj2018_factorized_n64"
+CODECS = ("zou2022_n64", "mbt2018_mean_n64", WITH_SEEDS)
 TARGETS = ("sketch", "comic")
 MODES = ("weighted", "top1", "oracle")
 SETTINGS = (
@@ -133,7 +133,7 @@ def spec_of(codec: str) -> CodecSpec:
 
 def seeds_of(codec: str) -> list[int]:
     """Seeds that a codec is to be trained with."""
-    return [0, 1, 2] if codec == DEFAULT else [0]
+    return [0, 1, 2] if codec == WITH_SEEDS else [0]
 
 
 def unseen_domains(folder: Path, data: Path) -> list[str]:

@@ -27,7 +27,7 @@ def main(codec: str = CODEC, jobs: common.Jobs = 1) -> None:
         (RUNS, HERE) if codec == CODEC else (RUNS.with_name(f"{RUNS.name}_{codec}"), HERE / codec)
     )
     settings = ["domains=[sketch,comic]", "codec.quality=1,2,3,4"]
-    common.sweep(runs, *settings, *([] if codec == CODEC else [f"codec={codec}"]), jobs=jobs)
+    common.sweep(runs, *settings, f"codec={codec}", jobs=jobs)
     place.mkdir(exist_ok=True)
     for name in ("bd_rate.csv", "summary.json"):
         common.keep(runs / name, place)

@@ -147,6 +147,7 @@ def main(
         pack = common.trained(
             common.OUTPUTS / "experiment_unseen",
             *common.BRIEF,
+            common.QUICK_CODEC,
             "domains=[sketch,comic]",
             "gate.calibration=learned",
             f"data.data_dir={data}",

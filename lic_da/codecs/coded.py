@@ -126,9 +126,8 @@ class CodedAtOnce(CodedLatent):
         return Coded((low + weight * (high - low)).sum(), symbols + means, symbols)
 
     def decoded(self) -> Tensor:
-        return (
-            self.symbols() + self.means
-        ).contiguous()  # sums over other strides are rounded otherwise
+        y_hat = self.symbols() + self.means
+        return y_hat.contiguous()  # sums over other strides are rounded otherwise
 
     def exchanged(self, y: Tensor) -> AbstractContextManager[None]:
         def make(model: EntropyModel) -> Callable[..., Any]:
