@@ -11,15 +11,15 @@ from torch import Tensor
 import lic_da.config
 from lic_da.codecs.spec import CodecSpec, MethodSpec
 from lic_da.methods.module import CodecModule
-from tests.conftest import scribbles
+from tests.conftest import CODEC, scribbles
 
 DOMAINS = ("natural", "sketch")
 
 
 def composed(method: str, *overrides: str) -> Any:
-    """``conf/describe.yaml`` with a method: codec, method, domains."""
+    """``conf/describe.yaml`` with a method: codec, a quick one unless it is named, method, domains."""
     with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
-        return compose("describe", [f"method={method}", *overrides])
+        return compose("describe", [f"codec={CODEC}", f"method={method}", *overrides])
 
 
 def specs(method: str, *overrides: str) -> tuple[CodecSpec, MethodSpec]:

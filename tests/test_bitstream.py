@@ -59,6 +59,15 @@ def test_every_changed_byte_and_every_cut_is_an_error() -> None:
         Stream.from_bytes(data + b"\0")
 
 
+def test_whatever_holds_bytes_is_read_and_other_things_are_refused_in_words() -> None:
+    data = STREAM.to_bytes()
+    for held in (bytearray(data), memoryview(data), memoryview(b"x" + data)[1:]):
+        assert Stream.from_bytes(held) == STREAM
+    for other in (None, 5, data.hex(), np.frombuffer(data, np.uint8), Path("a.lic")):
+        with pytest.raises(StreamError, match=r"A stream is the bytes of a \.lic file, .*, not "):
+            Stream.from_bytes(other)  # type: ignore[arg-type]
+
+
 def test_weights_of_the_adapters_follow_the_latent_shape() -> None:
     v = bytes([250, 5, 0])
     data = dataclasses.replace(STREAM, v=v).to_bytes()

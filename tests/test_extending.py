@@ -22,7 +22,6 @@ from tests.conftest import photo_crops
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 QUICK = (
-    "codec=bmshj2018_factorized_n64",
     *("unseen=[]", "data.source=photos", "data.batches_per_epoch=2", "data.val_images=1"),
     *("data.val_crop=64", "evaluation.ms_ssim=false", "evaluation.examples=1"),
 )

@@ -23,10 +23,10 @@ from lic_da.methods.module import CodecModule
 from lic_da.methods.retraining import RateDistortionTraining
 from lic_da.training.run import train_what_is_missing
 from lic_da.training.settings import RunSettings
-from tests.conftest import photo_crops, scribbles
+from tests.conftest import CODEC, photo_crops, scribbles
 
 SMALL = (
-    "codec=bmshj2018_factorized_n64",
+    f"codec={CODEC}",
     "codec.training.steps=10",
     "codec.training.batch_size=4",
     "codec.training.crop=32",

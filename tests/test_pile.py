@@ -35,10 +35,10 @@ from lic_da.training.pile import rounds
 from lic_da.training.pile.grouping import _names, began_from_others, find_groups
 from lic_da.training.run import train
 from lic_da.training.settings import RunSettings
-from tests.conftest import photo_crops, scribbles
+from tests.conftest import CODEC, photo_crops, scribbles
 
 QUICK = (
-    "codec=bmshj2018_factorized_n64",
+    f"codec={CODEC}",
     "codec.training.steps=4",
     "codec.training.batch_size=4",
     "codec.training.crop=64",

@@ -22,12 +22,20 @@ from lic_da.migrations import override, run_settings
 from lic_da.pretraining.settings import PretrainingSettings
 from lic_da.same_settings import CURVE, RUN
 from lic_da.training.settings import EvaluationSettings, RunSettings
-from tests.conftest import CODEC, codec_config
+from tests.conftest import CODEC, MEAN_SCALE, codec_config
 
 
 def composed(command: str, *overrides: str) -> Any:
     with initialize_config_dir(str(lic_da.config.CONF), version_base="1.3"):
         return compose(command, list(overrides))
+
+
+@pytest.mark.parametrize("command", ["train", "describe"])
+def test_cawf_stands_on_a_codec_that_it_can_widen_unless_another_is_named(command: str) -> None:
+    assert composed(command).codec.name == "zou2022_n64"
+    assert composed(command, "method=cawf").codec.name == CODEC
+    assert composed(command, "method=cawf", "codec=mbt2018_mean_n64").codec.name == MEAN_SCALE
+    assert composed(command, "codec.quality=2", "method=finetune").codec.name == "zou2022_n64"
 
 
 @pytest.mark.parametrize("name", available("codec"))

@@ -39,7 +39,7 @@ from lic_da.train import claimed
 from tests.conftest import CODEC, codec_config, photo_crops, scribbles
 
 TINY = (
-    "codec=bmshj2018_factorized_n64",
+    f"codec={CODEC}",
     "domains=[2024]",
     "unseen=[]",
     "codec.training.steps=3",

@@ -25,11 +25,11 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.methods.losses import adaptation, distortion, rate_distortion
 from lic_da.methods.schedule import warmup_cosine
-from tests.conftest import DOMAINS, codec_config, photo_crops, scribbles
+from tests.conftest import CODEC, DOMAINS, codec_config, photo_crops, scribbles
 from tests.method_steps import train_steps
 
 SMALL = (
-    "codec=bmshj2018_factorized_n64",
+    f"codec={CODEC}",
     "codec.training.steps=30",
     "codec.training.batch_size=4",
     "codec.training.crop=64",
@@ -246,7 +246,9 @@ def test_describe_prints_one_json_object_with_the_published_counts(world: Callab
     for name in ("sketch", "comic"):
         done = world("lic_da.describe", f"domains=[{name}]")
         assert done.returncode == 0, done.stderr
-    description = json.loads(world("lic_da.describe", "domains=[sketch,comic]").stdout)
+    description = json.loads(
+        world("lic_da.describe", f"codec={CODEC}", "domains=[sketch,comic]").stdout
+    )
     params = description["params"]
     assert description["domains"] == list(DOMAINS)
     assert params["base"]["encoder"] == 324_736 and params["base"]["decoder"] == 324_675

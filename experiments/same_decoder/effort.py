@@ -1,7 +1,7 @@
 """What does an encoder gain that spends time on each image? ``python -m experiments.same_decoder.effort``.
 
 Codes test images with each effort, and writes effort.csv, a row an image and effort, and
-effort_table.csv, a row a domain and effort.
+effort_table.csv, a row a domain and effort; over zou2022_n64 effort_zou2022_n64.csv and so on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
 DOMAINS = ("natural", "sketch", "comic", "clipart")
+CODEC = "bmshj2018_factorized_n64"
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,13 @@ def main(pack: Path, data: Path = Path("data"), per_domain: int = 6, side: int =
         side: of the middle that larger images are cut to, in pixels.
     """
     codec = AdaptedCodec.load(pack)
-    path = HERE / "effort.csv"
+    of_codec = "" if codec.config.name == CODEC else f"_{codec.config.name}"
+    path = HERE / f"effort{of_codec}.csv"
     found: list[Coded] = []
     for domain, name, pixels in images(data, per_domain, side):
         found += [coded(codec, pixels, domain, name, effort) for effort in range(len(STEPS))]
         write_table(path, found, ".6g")
-    write_table(HERE / "effort_table.csv", rows(read_rows(path, Coded)), ".5g")
+    write_table(HERE / f"effort{of_codec}_table.csv", rows(read_rows(path, Coded)), ".5g")
 
 
 if __name__ == "__main__":

@@ -199,12 +199,18 @@ class Stream:
             raise UserError(f"{path} cannot be read ({error.strerror}).") from error
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Stream:
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Stream:
         """Read a file's bytes; the checksum is verified before anything else is believed.
 
         Raises:
             StreamError: not a stream, damaged, or of a version this program does not know.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise StreamError(
+                f"A stream is the bytes of a .lic file, Path('a.lic').read_bytes() for instance, not "
+                f"{type(data).__name__}."
+            )
+        data = bytes(data)
         if len(data) < _HEAD.size + 1 + _TAIL.size or data[:4] != MAGIC:
             raise StreamError(_NO_STREAM)
         if zlib.crc32(memoryview(data)[:-4]) != _LENGTH.unpack_from(data, len(data) - 4)[0]:
