@@ -8,7 +8,7 @@ PILE ?=
 GROUPS ?=
 QUALITIES ?= 1,2,3,4
 CODEC ?= zou2022_n64
-CODECS ?= bmshj2018_factorized_n64
+CODECS ?= $(if $(filter file,$(origin CODEC)),bmshj2018_factorized_n64,$(CODEC))
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ train: setup  ## train adapters and gate: DOMAINS=sketch,comic or PILE=FOLDER GR
 	$(PY) -m lic_da.train $(TRAINED) $(GIVEN) $(ARGS)
 
 sweep: setup  ## one run a quality, then BD-rates and a report: DOMAINS=… QUALITIES=1,2,3,4
-	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' $(OVER) codec.quality=$(QUALITIES) $(ARGS)
+	$(PY) -m lic_da.train -m 'domains=[$(DOMAINS)]' codec=$(CODEC) codec.quality=$(QUALITIES) $(ARGS)
 
 test: setup  ## run the tests (under 10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist worksteal

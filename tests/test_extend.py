@@ -28,11 +28,10 @@ from lic_da.methods.adapters.module import DecoderAdaptation
 from lic_da.migrations import pack_settings
 from lic_da.training.run import train, train_what_is_missing
 from lic_da.training.settings import RunSettings
-from tests.conftest import CODEC, codec_config, disturb, photo_crops, scribbles
+from tests.conftest import codec_config, disturb, photo_crops, scribbles
 
 EARLIER = ("photos", "lines")
 SMALL = (
-    f"codec={CODEC}",
     "codec.training.steps=10",
     "codec.training.batch_size=3",
     "codec.training.crop=32",

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from hydra import compose, initialize_config_dir
 import lic_da.config
 from lic_da.codecs.spec import CodecSpec
 from lic_da.command import unknown_setting
-from lic_da.config import available, merged, plain, read_settings
+from lic_da.config import as_yaml, available, merged, plain, read_settings
 from lic_da.errors import UserError
+from lic_da.io.run_folder import CONFIG
 from lic_da.methods.adapters.codec import AdaptedCodec
 from lic_da.methods.adapters.spec import PUBLISHED, AdapterSpec
 from lic_da.migrations import override, run_settings
@@ -36,6 +38,18 @@ def test_cawf_stands_on_a_codec_that_it_can_widen_unless_another_is_named(comman
     assert composed(command, "method=cawf").codec.name == CODEC
     assert composed(command, "method=cawf", "codec=mbt2018_mean_n64").codec.name == MEAN_SCALE
     assert composed(command, "codec.quality=2", "method=finetune").codec.name == "zou2022_n64"
+
+
+def test_a_run_over_another_codec_is_not_gone_on_with_and_the_codec_alone_is_named(
+    tmp_path: Path,
+) -> None:
+    before = RunSettings.from_config(composed("train", f"codec={CODEC}"))
+    (tmp_path / CONFIG).write_text(as_yaml(before.config))
+    asked = dataclasses.replace(
+        RunSettings.from_config(composed("train")), ckpt_path=tmp_path / "last.ckpt"
+    )
+    with pytest.raises(UserError, match=f"over codec={CODEC} and not zou2022_n64: give that again"):
+        asked.check_resumes(tmp_path)
 
 
 @pytest.mark.parametrize("name", available("codec"))

@@ -1,6 +1,6 @@
 """What does each choice of the adapters bring? ``make experiments/ablation``.
 
-Trains the default codec at quality 3 on sketches and comics with one setting changed at a time and three
+Trains over one codec at quality 3 on sketches and comics with one setting changed at a time and three
 seeds, and tests on these, on photographs and on clip art. Runs that are finished are not done again, so
 that it may be done in parts: ``ARGS="--settings sites,rank --seeds 0"``; with ``--no-train`` tables are
 only written anew. Writes what there is, beside this file: parts.csv (which runs the tables hold),

@@ -1,10 +1,10 @@
 """How much rate does one decoder save, step by step? ``make experiments/same_decoder``.
 
-A cascade over the default codec: the gate, its v per region, the calibrated gate, v chosen at the encoder,
-reconstruction points, refined latents. Packs of all qualities are trained as far as they are missing; then
-the middles of test images are coded by every step. Writes points.csv, a row an image, step and quality;
-table.csv, a row a domain and step, with BD-rates against the base decoder; and bd_rate.png. What points.csv
-has already of the same packs and images is not coded again.
+A cascade over bmshj2018_factorized_n64: the gate, its v per region, the calibrated gate, v chosen at the
+encoder, reconstruction points, refined latents. Packs of all qualities are trained as far as they are
+missing; then the middles of test images are coded by every step. Writes points.csv, a row an image, step
+and quality; table.csv, a row a domain and step, with BD-rates against the base decoder; and bd_rate.png.
+What points.csv has already of the same packs and images is not coded again.
 """
 
 from __future__ import annotations

@@ -221,7 +221,8 @@ class CodedInSlices(CodedLatent):
             symbols = density.quantize(parts[i].to(mean.dtype), "symbols", mean)
             return density.dequantize(symbols, mean)
 
-        return self.codec.for_synthesis(self.codec.in_slices(*self._stated, code), None)
+        y_hat = self.codec.for_synthesis(self.codec.in_slices(*self._stated, code), None)
+        return y_hat.contiguous()
 
     def exchanged(self, y: Tensor) -> AbstractContextManager[None]:
         method = self.codec.code

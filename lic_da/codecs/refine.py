@@ -17,8 +17,8 @@ the strings are the codec's, and all of its decoders read them (:mod:`lic_da.cod
 Where y is coded in slices, μ and the bits of a slice follow from the slices before it, and gradients go
 through the nets that say how. z stays as it is.
 
-Large images are refined tile after tile: the latent around a tile is kept, and all pixels count
-that the tile reaches.
+Large images are refined tile after tile: the latent around a tile is kept, and the pixels around it
+count too.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ STEPS = (0, 20, 60, 150)
 _HOT, _COLD = 0.8, 0.25  # τ of the first step and of the last
 _EDGE = 1e-5  # distance to an integer below which atanh is cut
 _KEPT = 4  # activations kept for gradients, as multiples of what decoding takes
+_ROOM = 2  # memory that a search may take, as a multiple of the decoder's
 _SMALLEST = 8  # side of a tile
 
 Transform = Callable[[Tensor, Tensor], Tensor]
@@ -107,16 +108,24 @@ class Refinement:
                 self._refine(found, tile, generator, number * self.effort.steps, len(tiles))
             return found
 
+    @property
+    def reach(self) -> int:
+        """Elements of the latent around a tile whose pixels count.
+
+        All that it reaches, by the layers; where they look at windows that is far, and what lies behind the
+        next windows hardly depends on the tile.
+        """
+        return self.geometry.grid if self.geometry.grid > 1 else self.geometry.halo or 0
+
     def _tiles(self) -> list[Tile]:
-        """Parts of the latent, each with all around it that the pixels which it reaches depend on."""
+        """Parts of the latent, each with all around it that the pixels which count for it depend on."""
         rows, columns = self.latent.y.shape[2:]
         halo, grid = self.geometry.halo, self.geometry.grid
-        side = None
-        if halo is not None and rows * columns * self.geometry.bytes_each * _KEPT > self.memory:
-            within = math.isqrt(self.memory // (self.geometry.bytes_each * _KEPT))
-            side = max(_SMALLEST, within - 4 * halo)
+        around = (halo or 0) + self.reach
+        side, each = None, self.geometry.bytes_each * _KEPT
+        if halo is not None and rows * columns * each > _ROOM * self.memory:
+            side = max(_SMALLEST, math.isqrt(_ROOM * self.memory // each) - 2 * around)
             side = max(1, side // grid) * grid
-        around = 2 * (halo or 0)
         return [
             (row, column)
             for row in spans(rows, side, around, grid)
@@ -172,12 +181,12 @@ class _Objective:
         self.search = search
         self.inside = tile[0].inside(), tile[1].inside()
         self.computed = tile[0].computed(), tile[1].computed()
-        scale, halo = search.geometry.scale, search.geometry.halo or 0
+        scale, reach = search.geometry.scale, search.reach
         self.around = found[..., self.computed[0], self.computed[1]].clone()
         self.varies = self.around.new_zeros(self.around.shape[2:], dtype=torch.bool)
         self.varies[self.inside] = True
         reached = [
-            (max(0, span.start - halo), min(length, span.stop + halo))
+            (max(0, span.start - reach), min(length, span.stop + reach))
             for span, length in zip(tile, found.shape[2:], strict=True)
         ]
         rows, columns = (slice(a * scale, b * scale) for a, b in reached)
@@ -190,8 +199,8 @@ class _Objective:
     def of(self, y: Tensor, draw: Draw) -> Tensor:
         """Bits + λ·255²·MSE·pixels for the tile's y.
 
-        Bits are those of the tile and of all that is computed around it; pixels are those that the tile
-        reaches.
+        Bits are those of the tile and of all that is computed around it; pixels are those of the tile and
+        of what lies within its reach.
         """
         held = self.around.clone()
         held[..., self.inside[0], self.inside[1]] = y

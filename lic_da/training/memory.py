@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what a step frees for the next one, up to 2 GiB.
 
     By default glibc hands large blocks back to the system at once, and every step begins by faulting the
-    same pages in again: for the bundled codec that is a fifth of its time. Tensors of 32 MiB and more are
-    handed back all the same.
+    same pages in again: for bmshj2018_factorized_n64 that is a fifth of its time. Tensors of 32 MiB and
+    more are handed back all the same.
 
     Returns:
         Whether it has taken effect; other C libraries do as they do.

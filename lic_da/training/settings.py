@@ -348,6 +348,11 @@ class RunSettings:
         before = run_settings(read_yaml(folder / CONFIG))
         if other := RESUMED.differing(self.config, before):
             had, asked = flat(before), flat(self.config)
+            if "codec.name" in other:  # by which all that is about the codec differs
+                raise UserError(
+                    f"ckpt_path goes on with {folder}, whose training is over codec={had['codec.name']} "
+                    f"and not {asked['codec.name']}: give that again, or choose another name=…."
+                )
             told = ", ".join(f"{k}={had.get(k)} and not {asked.get(k)}" for k in other)
             raise UserError(
                 f"ckpt_path goes on with {folder}, whose training has {told}: give that again, or choose "
