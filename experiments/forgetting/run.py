@@ -329,7 +329,7 @@ def plot_curves(points: list[Mean], path: Path) -> None:
                 [p.bpp for p in curve_],
                 [p.psnr for p in curve_],
                 lines.get(trained_on, "--"),
-                marker={250: ".", 500: "o"}.get(steps, "*"),
+                marker={250: ".", 500: "o", 8000: "*"}.get(steps, "X"),
                 markersize=11 if steps > 500 else 5,
                 linewidth=2.2 if steps > 500 else 1,
                 color=f"C{methods.index(method)}",
