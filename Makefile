@@ -69,10 +69,10 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 	  --no-emit-index-url --no-header pyproject.toml -o requirements.lock
 	grep -A100 '^uv==' requirements.lock | awk 'NR > 1 && /^[a-z]/ {exit} !/^ *#/' > requirements-uv.lock
 
-pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64 (hours on a CPU; resumes)
+pretrain: data  ## train a base codec: CODEC=mbt2018_mean_n64, or bmshj2018_factorized_n64 (hours on a CPU; resumes)
 	$(PY) -m lic_da.pretrain $(OVER) $(ARGS)
 
-bench: data  ## time starting, an image and folders beside AVIF, WebP, JPEG XL; adapted decoding: CODECS=name,name
+bench: data  ## time starting, an image and folders beside AVIF, WebP, JPEG XL; adapted decoding: CODECS=name,name, or bmshj2018_factorized_n64
 	$(PY) -m benchmarks.everyday $(ARGS)
 	$(PY) -m benchmarks.decoding --codecs $(CODECS)
 

@@ -98,8 +98,8 @@ Effort = Annotated[
     typer.Option(
         min=0,
         max=3,
-        help="How long to search for better latents of each image; 0: not at all. Any decoder of the "
-        "stream gains, the pack's most.",
+        help="How long to search for better latents of each image; 0: not at all. The pack's "
+        "decoder gains by it, and others mostly do.",
     ),
 ]
 
