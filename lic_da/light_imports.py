@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-UNUSED = ("torch_geometric", "torchvision", "pandas", "scipy.stats")
+UNUSED = ("torch_geometric", "torchvision", "pandas", "scipy.stats", "requests")
 """Packages that CompressAI imports at its start, and that the codecs here do not use; of scipy.stats they
 use what scipy brings when it is asked for it."""
 

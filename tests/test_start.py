@@ -13,16 +13,8 @@ from tests.conftest import scribbles
 
 HEAVY = {
     *("torch_geometric", "torch._dynamo", "torch._inductor", "sympy", "scipy.stats", "pandas"),
-    *(
-        "lightning",
-        "torchmetrics",
-        "hydra",
-        "wandb",
-        "datasets",
-        "matplotlib",
-        "sklearn",
-        "imagehash",
-    ),
+    *("lightning", "torchmetrics", "hydra", "wandb", "datasets", "matplotlib", "sklearn"),
+    *("imagehash", "requests"),
 }
 TORCH = {"torch", "compressai", "scipy", "omegaconf"}
 PRINTED = """

@@ -37,16 +37,21 @@ class ProductConv2d(nn.Conv2d):
         return torch.stack([self._of_one(image) for image in x])
 
     def _of_one(self, x: Tensor) -> Tensor:
+        """Of rows that lie behind one another with their margins, a place of the kernel sees one piece.
+
+        So nothing is copied for it; what comes out between two rows is of no use.
+        """
         assert self.bias is not None
         height, width = x.shape[1:]
-        beyond = self.kernel_size[0] // 2
-        around = F.pad(x, (beyond, beyond, beyond, beyond))
-        out = self.bias[:, None].expand(-1, height * width).contiguous()
-        for i in range(self.kernel_size[0]):
-            for j in range(self.kernel_size[1]):
-                moved = around[:, i : i + height, j : j + width].reshape(self.in_channels, -1)
-                out.addmm_(self.weight[..., i, j], moved)
-        return out.view(self.out_channels, height, width)
+        side = self.kernel_size[0]
+        beyond, row = side // 2, width + side - 1
+        rows = F.pad(x, (beyond, beyond, beyond, beyond + 1)).flatten(1)
+        out = self.bias[:, None].expand(-1, height * row).contiguous()
+        for i in range(side):
+            for j in range(side):
+                seen = rows[:, i * row + j :][:, : height * row]
+                out.addmm_(self.weight[..., i, j], seen)
+        return out.view(self.out_channels, height, row)[..., :width]
 
 
 def _suits(layer: nn.Module) -> bool:
@@ -70,6 +75,9 @@ class DoubleInEval(nn.Sequential):
     """
 
     single = False
+    _geometry: tiling.Geometry | None = (
+        None  # of the layers in double precision, once it was needed
+    )
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``nn.Sequential``; the result has the type of ``x``, rounded once."""
@@ -80,10 +88,11 @@ class DoubleInEval(nn.Sequential):
         for layer in layers:
             if _suits(layer):
                 layer.__class__ = ProductConv2d
-        geometry = tiling.synthesis_geometry(layers, x.shape[1])
-        height, width = (side * geometry.scale for side in x.shape[2:])
+        if self._geometry is None:
+            self._geometry = tiling.synthesis_geometry(layers, x.shape[1])
+        height, width = (side * self._geometry.scale for side in x.shape[2:])
         whole: Tensor | None = None
-        for rows, columns, piece in tiling.synthesise(layers, x.double(), geometry, _TILE):
+        for rows, columns, piece in tiling.synthesise(layers, x.double(), self._geometry, _TILE):
             if whole is None:
                 whole = x.new_empty(*piece.shape[:2], height, width)
             whole[..., rows, columns] = piece

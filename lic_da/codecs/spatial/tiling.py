@@ -13,10 +13,9 @@ enough of its surroundings (``halo``), has the values that it has in the whole i
 The halo is counted from the layers. Kernels for other sizes may add in another order, so values can
 differ in their last bits: decoded images by some 1e-6 of 1, encoded latents not at all as measured.
 
-Attention:
-in windows that lie on a grid sees the others of its window: tiles and halos are multiples of the
-windows then, so that a tile has the windows of the whole image. Transforms with layers that look at
-the whole image are not cut.
+What attends in windows that lie on a grid sees the others of its window: tiles and halos are multiples
+of the windows then, so that a tile has the windows of the whole image. Transforms with layers that look
+at the whole image are not cut.
 """
 
 from __future__ import annotations
