@@ -280,3 +280,12 @@ def test_settings_that_a_command_has_are_not_taken_for_unknown_ones() -> None:
 )
 def test_where_hydra_objects_to_something_else_its_words_stand(arguments: list[str]) -> None:
     assert unknown_setting("train", arguments) is None
+
+
+@pytest.mark.parametrize("given", ["gate.calibration=learned", "adapter=lowrank", "sites=all"])
+def test_settings_of_adapters_are_refused_where_there_are_none(given: str) -> None:
+    asked = [sys.executable, "-m", "lic_da.train", "method=finetune", given, "name=never"]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 2
+    said = f"error: {given.partition('=')[0]} would do nothing: method=finetune has no adapters"
+    assert done.stderr.startswith(said)

@@ -3,6 +3,7 @@
 Trains with the default settings at quality 3 (or takes a pack), decodes pages composed of test images
 (:mod:`experiments.regions.pages`) and the test images themselves with the base decoder, with one v per
 image and with one per region, and writes pages.csv and images.csv, a row an image, table.csv, and page.png.
+``ARGS="--codec zou2022_n64"`` does so over another codec, and writes to a folder of its name.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lic_da.io.images import RGB, read_rgb
 from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
+QUICK = common.QUICK_CODEC.partition("=")[2]
 PURE = ("natural", "sketch", "comic", "clipart")
 ROUNDS = 7  # of each timing
 SHOWN = 2  # the page that is drawn
@@ -216,43 +218,47 @@ def draw(page: Page, found: Decoded, path: Path) -> None:
 
 
 def main(
+    codec: str = QUICK,
     pack: Path | None = None,
     data: Path = Path("data"),
     split: str = "test",
     per_domain: int = 1000,
     count: int = 1000,
-    output: Path = HERE,
+    output: Path | None = None,
 ) -> None:
     """Decode pages and images, write the tables.
 
     Args:
+        codec: the base codec of the pack that is trained.
         pack: a pack that is there; else one is trained, as far as it is missing.
         data: folder of the prepared images.
         split: whose images; settings were chosen on ``val``.
         per_domain: images of one kind, at most of each domain.
         count: pages at most.
-        output: where the tables go.
+        output: where the tables go; None: beside this file, in a folder of the codec if it is another.
     """
+    own = "" if codec == QUICK else codec
+    output = output or HERE / own
     if pack is None:
         pack = common.trained(
-            common.OUTPUTS / "experiment_regions",
+            common.OUTPUTS / "experiment_regions" / own,
             *common.BRIEF,
-            common.QUICK_CODEC,
+            f"codec={codec}",
             "domains=[sketch,comic]",
             f"data.data_dir={data}",
         )
-    codec = AdaptedCodec.load(pack)
-    codec.eval()
+    adapted = AdaptedCodec.load(pack)
+    adapted.eval()
     found: list[Image] = []
     for number, page in enumerate(pages(data, split, count)):
-        image, images = measured(codec, "page", page.name, page.pixels)
+        image, images = measured(adapted, "page", page.name, page.pixels)
         found.append(image)
         print(image, flush=True)
         if number == min(SHOWN, count - 1):
             draw(page, images, output / "page.png")
     common.write_table(output / "pages.csv", found, ".4f")
     for domain, name, pixels in pure_images(data, split, per_domain):
-        found.append(measured(codec, domain, name, pixels)[0])
+        found.append(measured(adapted, domain, name, pixels)[0])
         print(found[-1], flush=True)
     common.write_table(output / "images.csv", [i for i in found if i.domain != "page"], ".4f")
     common.write_table(output / "table.csv", rows(found), ".4f")

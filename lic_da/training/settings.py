@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lic_da.codecs import zoo
@@ -266,6 +267,8 @@ class RunSettings:
             )
         METRICS.chosen(self.evaluation.metrics)
         kind = pack.codec_class(self.method.codec)
+        if not issubclass(kind, AdaptedCodec):
+            _check_without_adapters(self.method.name)
         if self.codec.all_rates:
             self._check_all_rates(kind)
         check_modes(self.evaluation.modes, kind.modes, kind.modes_on_request)
@@ -451,6 +454,20 @@ def _settings_of_pack(taken: pack.PackConfig, config: DictConfig, folder: Path) 
                 "another pack."
             )
     return theirs
+
+
+def _check_without_adapters(method: str) -> None:
+    """Raise a UserError where settings are given that do nothing without adapters.
+
+    Of a sweep over several methods they may be those of another one.
+    """
+    if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.MULTIRUN:
+        return
+    if idle := [key for key in _given() if is_of(key, OF_ADAPTERS)]:
+        raise UserError(
+            f"{', '.join(idle)} would do nothing: method={method} has no adapters and no gate. Leave "
+            "that out, or leave out the method."
+        )
 
 
 def _given() -> list[str]:
