@@ -33,7 +33,6 @@ from lic_da.io.images import RGB, read_rgb
 from lic_da.methods.adapters.codec import AdaptedCodec
 
 HERE = Path(__file__).parent
-QUICK = common.QUICK_CODEC.partition("=")[2]
 PURE = ("natural", "sketch", "comic", "clipart")
 ROUNDS = 7  # of each timing
 SHOWN = 2  # the page that is drawn
@@ -218,7 +217,7 @@ def draw(page: Page, found: Decoded, path: Path) -> None:
 
 
 def main(
-    codec: str = QUICK,
+    codec: str = common.QUICK,
     pack: Path | None = None,
     data: Path = Path("data"),
     split: str = "test",
@@ -235,13 +234,12 @@ def main(
         split: whose images; settings were chosen on ``val``.
         per_domain: images of one kind, at most of each domain.
         count: pages at most.
-        output: where the tables go; None: beside this file, in a folder of the codec if it is another.
+        output: where the tables go; None: where those over the codec belong.
     """
-    own = "" if codec == QUICK else codec
-    output = output or HERE / own
+    output = output or common.over(codec, HERE)
     if pack is None:
         pack = common.trained(
-            common.OUTPUTS / "experiment_regions" / own,
+            common.over(codec, common.OUTPUTS / "experiment_regions"),
             *common.BRIEF,
             f"codec={codec}",
             "domains=[sketch,comic]",
