@@ -13,7 +13,7 @@ import typer
 
 from lic_da.data.commands import app as data_app
 from lic_da.errors import UserError, unknown
-from lic_da.io.bitstream import CHOSEN_UNITS, Stream
+from lic_da.io.bitstream import Stream
 from lic_da.io.files import given_path
 from lic_da.surroundings import (
     ensure_home,
@@ -41,7 +41,6 @@ app.add_typer(data_app, name="data")
 FORMATS = ("png", "webp")
 RUNTIMES = ("torch", "onnx")
 _LIC = ".lic"
-_FEW = 8  # domains whose weights are all shown
 
 Input = Annotated[
     Path,
@@ -388,6 +387,7 @@ def info(
     domains are those of the default pack, if that is over the same base weights.
     """
     from lic_da.files.batch import inputs
+    from lic_da.files.described import described, weights
     from lic_da.io.listing import ends_in
 
     good = True
@@ -395,8 +395,8 @@ def info(
         lines: list[tuple[str, str]] = []
         try:
             stream = Stream.read(file)
-            lines += _told(file, stream, pack, _trusted(trust))
-            lines += _told_v(stream, pack, _trusted(trust))
+            lines += described(file, stream, pack, _trusted(trust))
+            lines += weights(stream, pack, _trusted(trust))
         except UserError as error:
             good = False
             print(printable(f"error: {file}: {error}"), file=sys.stderr)
@@ -537,103 +537,11 @@ def export_results(
     print(printable(f"{files[0]}" if len(files) == 1 else f"{len(files)} curves in {target}"))
 
 
-def _told(
-    path: Path, stream: Stream, pack: Path | None, trust: Sequence[str]
-) -> list[tuple[str, str]]:
-    from lic_da.codecs import fingerprints
-
-    base = fingerprints.find(stream.fingerprint)
-    origin = [("codec", base.codec), ("quality", str(base.quality))] if base else []
-    if base is None and pack is None:
-        origin = [("codec", "none of this package's; --pack DIR tells whether that pack wrote it")]
-    elif pack is not None:
-        origin += _told_origin(stream, pack, trust)
-    strings = "1 string" if len(stream.strings) == 1 else f"{len(stream.strings)} strings"
-    return [
-        ("file", f"{path}, {_size(path, stream)} bytes"),
-        ("size", f"{stream.width}×{stream.height}"),
-        ("bpp", f"{stream.bpp:.3f} ({stream.string_bytes} bytes in {strings})"),
-        *origin,
-        ("weights", f"{stream.fingerprint.hex()}…"),
-        ("latent", f"{stream.shape[1]}×{stream.shape[0]}"),
-    ]
-
-
-def _size(path: Path, stream: Stream) -> int:
-    """Bytes of a stream's file; of what is no regular file those of the stream."""
-    return path.stat().st_size if path.is_file() else len(stream.to_bytes())
-
-
 def _trusted(names: Sequence[str] | None) -> tuple[str, ...]:
     """Packages that the user trusts; they may lie in the folder that the command was started in."""
     if names and (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     return tuple(names or ())
-
-
-def _told_origin(stream: Stream, pack: Path, trust: Sequence[str]) -> list[tuple[str, str]]:
-    """Whether a pack, or its base codec, has written the stream."""
-    from lic_da.files.coder import load
-
-    codec = load(pack, trust)
-    for quality, base in codec.fingerprints.items():
-        if bytes.fromhex(base).startswith(stream.fingerprint):
-            made = f"{codec.config.name}, quality {quality}"
-            return [("written by", f"the pack's base codec ({made})")]
-    if bytes.fromhex(codec.string_weights(codec.modes[0])).startswith(stream.fingerprint):
-        made = f"{codec.config.name}, quality {codec.config.quality}, {codec.method}"
-        return [("written by", f"the pack ({made})")]
-    return [("written by", "neither the pack nor its base codec")]
-
-
-def _told_v(stream: Stream, pack: Path | None, trust: Sequence[str]) -> list[tuple[str, str]]:
-    if pack is not None:
-        from lic_da.files.coder import load
-        from lic_da.methods.adapters.codec import AdaptedCodec
-
-        codec = load(pack, trust)
-        if not isinstance(codec, AdaptedCodec):
-            return []  # no gate
-        weights = codec.gate_weights(stream)
-        values = ", ".join(f"{name} {value:.3f}" for name, value in weights.items())
-        if stream.chosen is not None:
-            return [("chosen v", f"{values} (by the encoder, {_took(stream)})")]
-        return [("gate's v", f"{values} ({'signalled' if stream.v else 'by the pack'})")]
-    from lic_da.codecs import fingerprints
-    from lic_da.files.coder import default_pack, domains_of
-
-    folder = default_pack()
-    names = domains_of(folder, stream.fingerprint) if folder is not None else None
-    if stream.chosen is not None:
-        return [("chosen v", _told_chosen(stream.chosen, names, folder, _took(stream)))]
-    if stream.v is None and fingerprints.find(stream.fingerprint) is None:
-        return []
-    if stream.v is None:
-        shown = f"--pack {folder} shows it" if names is not None else "--pack DIR shows it"
-        return [("gate's v", f"not signalled; {shown}")]
-    shares = [f"{value / sum(stream.v):.3f}" for value in stream.v]
-    if names is None or len(names) != len(shares):
-        return [("gate's v", f"{' '.join(shares)} (signalled; --pack DIR gives the names)")]
-    named = ", ".join(f"{name} {value}" for name, value in zip(names, shares, strict=True))
-    return [("gate's v", f"{named} (signalled; names from {folder})")]
-
-
-def _told_chosen(
-    chosen: Sequence[int], names: Sequence[str] | None, folder: Path | None, took: str
-) -> str:
-    """A chosen v in words; entries that are zero are left out where there are many."""
-    if not any(chosen):
-        return f"no adapters: as the base decoder (by the encoder, {took})"
-    fits = names is not None and len(names) == len(chosen)
-    labels = names if fits and names is not None else [f"domain {k}" for k in range(len(chosen))]
-    named = zip(labels, chosen, strict=True)
-    values = [f"{name} {c / CHOSEN_UNITS:.3f}" for name, c in named if c or len(chosen) <= _FEW]
-    origin = f"names from {folder}" if fits else "--pack DIR gives the names"
-    return f"{', '.join(values)} (by the encoder, {took}; {origin})"
-
-
-def _took(stream: Stream) -> str:
-    return "1 byte" if stream.v_bytes == 1 else f"{stream.v_bytes} bytes"
 
 
 def _pack(pack: Path | None, codec: str | None) -> Path | None:
