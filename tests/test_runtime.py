@@ -97,7 +97,7 @@ def test_latents_are_those_of_torch_and_images_within_one_level(
     assert adapted > 1  # else modes could be mistaken for one another
 
 
-@pytest.mark.parametrize("name", (CODEC, MEAN_SCALE))
+@pytest.mark.parametrize("name", CODECS)
 def test_tiles_change_no_image_by_more_than_a_level(
     name: str, packs: Packs, photographs: list[RGB]
 ) -> None:
@@ -109,6 +109,31 @@ def test_tiles_change_no_image_by_more_than_a_level(
     assert levels(cut.decompress(data), whole.decompress(data)) <= 1
     own = Encoder(folder, memory=1).compress(image)
     assert levels(codec.decompress(own), codec.decompress(data)) < 40
+
+
+def test_tiles_of_a_codec_with_windows_lie_on_their_grid(
+    copied: Path, packs: Packs, photographs: list[RGB]
+) -> None:
+    """What has none is exported so that readers of before open it."""
+    whole = Decoder(copied)
+    assert json.loads((copied / "manifest.json").read_text())["format"] == 1
+    assert (whole.manifest.halo, whole.manifest.grid) == (3, 1)
+    edited(copied, lambda content: content.update(format=2))
+    edited(copied, lambda content: content["geometry"].update(halo=6, grid=6))
+    cut = Decoder(copied, memory=1)
+    data = packs[CODEC][0].compress(np.tile(photographs[0], (2, 2, 1)))
+    rows, columns = whole.latent(Stream.from_bytes(data)).shape[1:]
+    assert {span.start % 6 for tile in cut._tiles(rows, columns) for span in tile} == {0}
+    assert levels(cut.decompress(data), whole.decompress(data)) <= 1
+    edited(copied, lambda content: content["geometry"].update(halo=7))
+    with pytest.raises(ExportedFilesError, match=r"7, not a multiple of geometry\.grid, 6"):
+        Decoder(copied)
+
+
+@pytest.mark.slow
+def test_tiles_over_zou2022_are_on_the_grid_of_its_windows(packs: Packs) -> None:
+    content = json.loads((packs["zou2022_n64"][1] / "manifest.json").read_text())
+    assert (content["format"], content["geometry"]["grid"]) == (2, 4)
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from lic_da.runtime.manifest import (
     ExportedFilesError,
     Manifest,
 )
-from lic_da.spans import Span, spans
+from lic_da.spans import Span, spans, tile_side
 
 MODES = ("weighted", "top1", "oracle", "base")
 """v as the gate says; one-hot of its argmax; one-hot of a given domain; no adapters."""
@@ -35,23 +34,25 @@ MODES = ("weighted", "top1", "oracle", "base")
 MEMORY = 1 << 28
 """Bytes of activations; larger images are coded in tiles."""
 
+_WIDE = 8  # halos: so wide is a tile with its halo at least, where nobody has said how much memory there is
+
 _MODELS: dict[str, type[EntropyModel]] = {
     "factorized": Factorized,
     "mean_scale_hyperprior": MeanScaleHyperprior,
     "channelwise": Channelwise,
 }
 assert tuple(_MODELS) == ENTROPY
-_SMALLEST_TILE = 8  # elements of the latent
 _ERRORS_ONLY = 3
 
 
 class _Exported:
     """What decoder and encoder have in common: a folder's manifest, entropy model and graphs."""
 
-    def __init__(self, folder: Path | str, threads: int | None, memory: int) -> None:
+    def __init__(self, folder: Path | str, threads: int | None, memory: int | None) -> None:
         self.folder = user_path(folder)
         self.manifest = Manifest.read(self.folder)
-        self.memory = memory
+        wide = (_WIDE * (self.manifest.halo or 0)) ** 2 * self.manifest.tile_bytes
+        self.memory = max(MEMORY, wide) if memory is None else memory
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._entropy = self._entropy_model()
@@ -105,12 +106,10 @@ class _Exported:
 
     def _tiles(self, rows: int, columns: int) -> Iterator[tuple[Span, Span]]:
         """Parts of a latent that are computed one after another."""
-        halo, side = self.manifest.halo, None
-        each = self.manifest.tile_bytes
-        if halo is not None and rows * columns * each > self.memory:
-            side = max(_SMALLEST_TILE, math.isqrt(self.memory // each) - 2 * halo)
-        for row in spans(rows, side, halo or 0):
-            for column in spans(columns, side, halo or 0):
+        halo, grid = self.manifest.halo, self.manifest.grid
+        side = tile_side(rows, columns, halo, grid, self.manifest.tile_bytes, self.memory)
+        for row in spans(rows, side, halo or 0, grid):
+            for column in spans(columns, side, halo or 0, grid):
                 yield row, column
 
 
@@ -120,7 +119,8 @@ class Decoder(_Exported):
     Args:
         folder: what ``lic-da export PACK DIR`` has written.
         threads: of onnxruntime; None: as many as it takes by itself, one for each core.
-        memory: bytes of activations; larger images are decoded in tiles.
+        memory: bytes of activations; larger images are decoded in tiles. None: 256 MiB, or what tiles take
+            that are wide beside their surroundings.
 
     Attributes:
         folder: where it was read.
@@ -135,7 +135,7 @@ class Decoder(_Exported):
     """
 
     def __init__(
-        self, folder: Path | str, *, threads: int | None = None, memory: int = MEMORY
+        self, folder: Path | str, *, threads: int | None = None, memory: int | None = None
     ) -> None:
         super().__init__(folder, threads, memory)
 
@@ -260,14 +260,15 @@ class Encoder(_Exported):
     Args:
         folder: what ``lic-da export PACK DIR`` has written.
         threads: of onnxruntime; None: as many as it takes by itself, one for each core.
-        memory: bytes of activations; larger images are encoded in tiles.
+        memory: bytes of activations; larger images are encoded in tiles. None: 256 MiB, or what tiles take
+            that are wide beside their surroundings.
 
     Raises:
         ExportedFilesError: the folder is no exported pack, is damaged, or is of a newer format.
     """
 
     def __init__(
-        self, folder: Path | str, *, threads: int | None = None, memory: int = MEMORY
+        self, folder: Path | str, *, threads: int | None = None, memory: int | None = None
     ) -> None:
         super().__init__(folder, threads, memory)
 

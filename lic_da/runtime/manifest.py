@@ -29,8 +29,11 @@ from numpy.typing import NDArray
 
 from lic_da.errors import UserError
 
-FORMAT = 1
-"""Of the folder; raised when a reader of before could not read it."""
+FORMAT = 2
+"""Newest format of the folder; one that a reader of before could read has the number of before.
+
+2: images are cut on a grid.
+"""
 
 MANIFEST = "manifest.json"
 TABLES = "tables.npz"
@@ -64,6 +67,7 @@ class Manifest:
         channels: M, of the latent.
         scale: pixels that an element of the latent is wide and high.
         halo: elements of the latent around a tile that its pixels depend on; None: images are not cut.
+        grid: tiles begin at multiples of so many elements of the latent, and the halo is one.
         tile_bytes: bytes of activations for an element of the latent.
         domains: names, the source first.
         mode: that images are decoded with if none is asked for.
@@ -80,6 +84,7 @@ class Manifest:
     channels: int
     scale: int
     halo: int | None
+    grid: int
     tile_bytes: int
     domains: tuple[str, ...]
     mode: str
@@ -107,6 +112,12 @@ class Manifest:
                 f"format {FORMAT}: install a newer one, or export the pack again with this one."
             )
         fields = _Fields(content, folder / MANIFEST)
+        grid = fields.whole("geometry.grid", 1) if number > 1 else 1
+        halo = None if fields.get("geometry.halo") is None else fields.whole("geometry.halo", 0)
+        if (halo or 0) % grid:
+            raise ExportedFilesError(
+                f"{folder / MANIFEST}: geometry.halo is {halo}, not a multiple of geometry.grid, {grid}."
+            )
         return cls(
             name=fields.text("codec.name"),
             quality=fields.whole("codec.quality", 0),
@@ -114,7 +125,8 @@ class Manifest:
             stride=fields.whole("codec.stride", 1),
             channels=fields.whole("codec.channels", 1),
             scale=fields.whole("geometry.scale", 1),
-            halo=None if fields.get("geometry.halo") is None else fields.whole("geometry.halo", 0),
+            halo=halo,
+            grid=grid,
             tile_bytes=fields.whole("geometry.bytes", 1, 1 << 30),
             domains=fields.domains("domains"),
             mode=fields.text("blend"),

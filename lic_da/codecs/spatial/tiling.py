@@ -31,14 +31,13 @@ from compressai.layers import GDN, ResidualBlock
 from compressai.models import CompressionModel
 from torch import Tensor, nn
 
-from lic_da.spans import Span, spans
+from lic_da.spans import Span, spans, tile_side
 
 MEMORY = 1 << 30
 """Bytes of activations that a transform may take before an image is cut into tiles."""
 
 _POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Sigmoid, nn.Identity, nn.PixelShuffle, GDN)
 _LOCAL_BLOCKS = ResidualBlock.__module__  # blocks that are local if their parts are
-_SMALLEST = 8  # side of a tile; below, convolutions take other ways and round differently
 _COPIES = 2  # of a layer's input and output that exist at a time, inside GDN for instance
 
 
@@ -70,10 +69,7 @@ class Geometry:
             columns: of the latent.
             memory: bytes that activations may take.
         """
-        if self.halo is None or rows * columns * self.bytes_each <= memory:
-            return None
-        side = max(_SMALLEST, math.isqrt(memory // self.bytes_each) - 2 * self.halo)
-        return max(1, side // self.grid) * self.grid
+        return tile_side(rows, columns, self.halo, self.grid, self.bytes_each, memory)
 
 
 class SideBranch(NamedTuple):
