@@ -65,6 +65,7 @@ def _layer(
     if weight.ndim != 4 or bias.ndim != 1 or weight.shape[kind == "conv_transpose"] != len(bias):
         raise ValueError(f"{name} has no weights of a {kind}")
     padding = _whole(spec, "padding", max(weight.shape[2:]) - 1)
+    weight = np.ascontiguousarray(weight.transpose(2, 3, *((0, 1) if kind == "conv" else (1, 0))))
     if kind == "conv":
         return lambda x: convolve(x, weight, bias, padding)
     stride, more = _whole(spec, "stride", 16, 1), _whole(spec, "output_padding", padding)
@@ -81,21 +82,26 @@ def _whole(spec: Mapping[str, Any], key: str, most: int, least: int = 0) -> int:
 def convolve(x: Array, weight: Array, bias: Array, padding: int) -> Array:
     """A convolution of stride 1.
 
+    Rows lie behind one another with their margins, so what an element of the kernel sees is one piece of
+    memory; what comes out between two rows is of no use.
+
     Args:
         x: ``(C_in, H, W)``.
-        weight: ``(C_out, C_in, k, k)``.
+        weight: ``(k, k, C_out, C_in)``, in this order in memory: numpy multiplies other matrices slowly.
         bias: ``(C_out,)``.
         padding: rows and columns of zeros on each side.
     """
-    outputs, _, rows, columns = weight.shape
-    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
-    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    rows, columns, outputs, _ = weight.shape
+    # One row more, which the last elements of the kernel reach into.
+    x = np.pad(x, ((0, 0), (padding, padding + 1), (padding, padding)))
+    height, width = x.shape[1] - rows, x.shape[2]
+    flat = x.reshape(len(x), -1)
     out = np.repeat(bias[:, None], height * width, axis=1)
     for i in range(rows):
         for j in range(columns):
-            seen = x[:, i : i + height, j : j + width].reshape(len(x), -1)
-            out += weight[:, :, i, j] @ seen
-    return out.reshape(outputs, height, width)
+            first = i * width + j
+            out += weight[i, j] @ flat[:, first : first + height * width]
+    return out.reshape(outputs, height, width)[:, :, : width - columns + 1]
 
 
 def convolve_transposed(
@@ -105,20 +111,20 @@ def convolve_transposed(
 
     Args:
         x: ``(C_in, H, W)``.
-        weight: ``(C_in, C_out, k, k)``.
+        weight: ``(k, k, C_out, C_in)``, in this order in memory.
         bias: ``(C_out,)``.
         stride: of the output.
         padding: rows and columns of the output that are cut off on each side.
         output_padding: rows and columns that stay at the end; at most ``padding``.
     """
-    inputs, outputs, rows, columns = weight.shape
+    rows, columns, outputs, inputs = weight.shape
     height, width = x.shape[1:]
     flat = x.reshape(inputs, -1)
     out = np.zeros((outputs, (height - 1) * stride + rows, (width - 1) * stride + columns))
     for i in range(rows):
         for j in range(columns):
             part = out[:, i : i + stride * height : stride, j : j + stride * width : stride]
-            part += (weight[:, :, i, j].T @ flat).reshape(outputs, height, width)
+            part += (weight[i, j] @ flat).reshape(outputs, height, width)
     end = padding - output_padding
     inside = out[:, padding : out.shape[1] - end, padding : out.shape[2] - end]
     return inside + bias[:, None, None]
