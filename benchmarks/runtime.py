@@ -7,7 +7,7 @@ them: the runtime in its own environment. Results, in ``results/``:
     runtime.csv              a row a pack: have the symbols the checksum that the encoder wrote, is ŷ the
                              same to the last bit, and by how much do images differ?
     runtime_environment.csv  what is installed beside the runtime, and how large it is
-    runtime_startup.csv      wall time of a process that decodes one image, in turn, round by round
+    runtime_startup.csv      wall time of a process that decodes one 768x512 image, in turn, round by round
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DECODE = """
 import sys
 from pathlib import Path
 import numpy as np
-from lic_da.bitstream import Stream
+from lic_da.io.bitstream import Stream
 from lic_da.runtime import Decoder
 decoder = Decoder(sys.argv[1])
 for file in sorted(Path(sys.argv[2]).glob("*.lic")):
@@ -163,7 +163,8 @@ def started(python: Path, pack_folder: Path, folder: Path, rounds: int) -> list[
     for way in ways:
         ratios = [one[way] / one["import torch"] for one in took[1:]]
         median = statistics.median(one[way] for one in took[1:])
-        rows.append([way, f"{median:.2f}", f"{statistics.median(ratios):.2f}", rounds])
+        ratio = f"{statistics.median(ratios):.2f}"
+        rows.append([codec.config.name, way, f"{median:.2f}", ratio, rounds])
     return rows
 
 
@@ -198,8 +199,10 @@ def main(
                 "differing_samples,share",
                 rows,
             )
-        startup = started(python, packs[0], folder / "0", rounds)
-        write("runtime_startup.csv", "process,median_s,ratio_to_import_torch,rounds", startup)
+        startup = []
+        for number, path in enumerate(packs):
+            startup += started(python, path, folder / str(number), rounds)
+        write("runtime_startup.csv", "codec,process,median_s,ratio_to_import_torch,rounds", startup)
         print(*startup, sep="\n")
 
 

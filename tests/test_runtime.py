@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import runtime as benchmark
 from lic_da.cli import main
 from lic_da.codecs.spec import MethodSpec
 from lic_da.errors import UserError
@@ -150,6 +151,19 @@ def test_torch_decodes_what_the_runtime_encodes(
             np.square(image - p.astype(float)).mean() for p in (decoded, codec.decompress(theirs))
         )
         assert error == pytest.approx(best, rel=0.01)
+
+
+def test_what_the_benchmark_runs_decodes_without_torch(
+    copied: Path, packs: Packs, photographs: list[RGB], tmp_path: Path
+) -> None:
+    streams = tmp_path / "streams"
+    streams.mkdir()
+    data = packs[CODEC][0].compress(photographs[0])
+    (streams / "a.lic").write_bytes(data)
+    script = [sys.executable, "-c", benchmark.DECODE, copied, streams]
+    subprocess.run(script, check=True, cwd=ROOT)
+    with np.load(streams / "a.npz") as decoded:
+        assert levels(decoded["image"], Decoder(copied).decompress(data)) == 0
 
 
 def test_a_signalled_v_is_written_and_used(tmp_path: Path, photographs: list[RGB]) -> None:
