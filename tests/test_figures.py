@@ -467,5 +467,48 @@ def test_the_table_of_the_ablation_is_that_of_its_file() -> None:
     assert f"| {' | '.join(columns)} |" in text
 
 
+def forgotten(row: Any) -> str:
+    """A line of the method table for one method and target."""
+    jointly = row.method != "adapters" and "+" in row.trained_on
+    usual = {"finetune_decoder": 250, "finetune": 250}.get(row.method, 500)
+    name = f"`{row.method}`"
+    name += {"weighted": ", weighted", "oracle": ", oracle", "adapted": ""}[row.blend]
+    name += ", jointly" if jointly else ""
+    name += (
+        f", {row.steps:,} steps"
+        if not jointly and (row.steps != usual or row.method == "scratch")
+        else ""
+    )
+    rates = []
+    for rate, decibels in (
+        (row.target_bd_rate, row.target_bd_psnr),
+        (row.source_bd_rate, row.source_bd_psnr),
+    ):
+        gained = "" if pd.isna(decibels) else f"; {signed(decibels, 2, 'dB')}"
+        rates.append(f"no BD-rate{gained}" if pd.isna(rate) else signed(rate))
+    rates[1] += " (0 in source mode)" if row.method == "cawf" else ""
+    change = row.psnr_of_old_streams_change
+    shown = "the same images" if row.method == "cawf" else signed(change, 2, "dB")
+    cells = [
+        *(name, *rates, f"{row.old_streams_decoded} of {row.images}"),
+        "–" if pd.isna(change) else shown,
+        *(f"{row.same_streams} of {row.images}", f"{row.trained_per_domain:,}"),
+        f"{row.stored_per_domain:,}",
+        "–" if pd.isna(row.decode_ratio) else f"{row.decode_ratio:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("target", ["sketch", "comic"])
+def test_the_method_tables_of_forgetting_are_those_of_its_file(target: str) -> None:
+    text = (ROOT / "experiments/forgetting/README.md").read_text()
+    table = pd.read_csv(ROOT / "experiments/forgetting/comparison.csv")
+    long = table.method.eq("adapters") & table.blend.eq("oracle") & table.steps.gt(500)
+    own = table[table.target.eq(target) & table.qualities.eq(4) & ~long]
+    lines = {forgotten(row) for row in own.itertuples()}
+    assert len(lines) == len(own) > 8
+    assert {line for line in lines if line not in text} == set()
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
