@@ -205,9 +205,10 @@ def methods() -> set[str]:
     )
 
 
-def stored(in_memory: bool) -> str:
+def stored(codec: str, in_memory: bool) -> str:
     """What a pack of 64 domains costs over one of 3 in memory."""
-    file, where = "benchmarks/results/stored.csv", {"domains": 64, "in_memory": in_memory}
+    file, where = "benchmarks/results/stored.csv", dict[str, Any]()
+    where |= {"codec": codec, "domains": 64, "in_memory": in_memory}
     assert 0.545 < value(file, "adapter_mib", mode="top1", **where) < 0.555
     cells = []
     for mode in ("weighted", "top1"):
@@ -263,7 +264,8 @@ def performance() -> set[str]:
         f"| {k} | {decoding['bmshj2018_factorized_n64', k]} | {decoding['zou2022', k]} |"
         for k in (1, 3, 9, 33, 65)
     }
-    rows |= {stored(True), stored(False)} | everyday()
+    many = product((BUNDLED[0], BUNDLED[2]), (True, False))
+    rows |= {stored(codec, in_memory) for codec, in_memory in many} | everyday()
     steps = pd.read_csv(ROOT / "benchmarks/results/training_cpu_no_amx.csv")
     for row in steps.itertuples():
         times = (
