@@ -75,9 +75,7 @@ class DoubleInEval(nn.Sequential):
     """
 
     single = False
-    _geometry: tiling.Geometry | None = (
-        None  # of the layers in double precision, once it was needed
-    )
+    _geometry: tiling.Geometry | None = None  # of the layers in double precision, when first used
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``nn.Sequential``; the result has the type of ``x``, rounded once."""
